@@ -1,0 +1,67 @@
+/** Composed operators: attention block, decoder layer, decoder with KV cache and sessions (spec.md 4 to 6). */
+#ifndef MR3D_MODEL_H
+#define MR3D_MODEL_H
+
+#include "mr3d/ops.h"
+#include "mr3d/tensor.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/** One layer's parameters in binary64, Hugging Face names below `model.layers.N.`; NULL where absent. */
+typedef struct mr3d_layer {
+  const double *input_layernorm, *post_attention_layernorm;                 /* [hidden] */
+  const double *q_weight, *q_bias, *k_weight, *k_bias, *v_weight, *v_bias;  /* [heads*D,hidden], [heads*D] */
+  const double *o_weight;                                                   /* [hidden,H*D] */
+  const double *gate_weight, *up_weight, *down_weight;                      /* [I,hidden], [I,hidden], [hidden,I] */
+  mr3d_rotary_parameters rotary_q, rotary_kv;
+} mr3d_layer;
+
+typedef struct mr3d_block_in {
+  int64_t B, q, L;
+  const double *hidden;                  /* [B,q,hidden] */
+  const double *past_key, *past_value;   /* [B,G,L,D] or NULL when L is 0 */
+  mr3d_mask_in mask;                     /* B, L, q filled in */
+  int64_t position_rows;                 /* 0: positions are L .. L+q-1 */
+  const int64_t *position_ids;
+  mr3d_points points;
+} mr3d_block_in;
+
+/** hidden [B,q,hidden]; key, value [B,G,L+q,D]: the whole cache, rotated keys. Ownership: caller's arrays. */
+typedef struct mr3d_block_out {
+  double *hidden, *key, *value;
+} mr3d_block_out;
+
+mr3d_status mr3d_attention_block(const mr3d_context *, const mr3d_config *, const mr3d_layer *, const mr3d_block_in *, mr3d_block_out *, mr3d_error *);
+mr3d_status mr3d_decoder_layer(const mr3d_context *, const mr3d_config *, const mr3d_layer *, const mr3d_block_in *, mr3d_block_out *, mr3d_error *);
+
+/**
+ * The operator table: composed operators call through it, so one entry can be replaced without the others knowing
+ * (tools/conform/mutants). mr3d_reference_operators is the reference; it is never changed.
+ */
+struct mr3d_operators {
+  mr3d_status (*splice)(const mr3d_context *, const mr3d_splice_in *, mr3d_splice_out *, mr3d_error *);
+  mr3d_status (*mask)(const mr3d_context *, const mr3d_mask_in *, bool *, mr3d_error *);
+  void (*rotary_table)(const mr3d_context *, int64_t, int64_t, double, const int64_t *, double *, double *);
+  void (*rope1d)(const mr3d_context *, const mr3d_rope1d_in *, double *);
+  void (*cis3d)(const mr3d_context *, const mr3d_cis3d_in *, double *, double *);
+  void (*rope3d)(const mr3d_context *, const mr3d_rope3d_in *, double *);
+  mr3d_status (*normalize_coords)(const mr3d_context *, const mr3d_config *, const mr3d_normalize_coords_in *, double *, mr3d_error *);
+  mr3d_status (*points_check)(const mr3d_points *, int64_t, int64_t, mr3d_error *);
+  mr3d_status (*mixed_rope)(const mr3d_context *, const mr3d_config *, const mr3d_mixed_rope_in *, double *, double *, mr3d_error *);
+  void (*rmsnorm)(const mr3d_context *, const mr3d_rmsnorm_in *, double *);
+  void (*linear)(const mr3d_context *, const mr3d_linear_in *, double *);
+  void (*swiglu)(const mr3d_context *, const mr3d_swiglu_in *, double *);
+  void (*attention)(const mr3d_context *, const mr3d_attention_in *, double *);
+  mr3d_status (*attention_block)(const mr3d_context *, const mr3d_config *, const mr3d_layer *, const mr3d_block_in *, mr3d_block_out *, mr3d_error *);
+  mr3d_status (*decoder_layer)(const mr3d_context *, const mr3d_config *, const mr3d_layer *, const mr3d_block_in *, mr3d_block_out *, mr3d_error *);
+  mr3d_status (*voxelize)(const mr3d_context *, const mr3d_config *, int64_t, int64_t, const double *, mr3d_voxelize_out *, mr3d_error *);
+  mr3d_status (*token_coords)(const mr3d_context *, int64_t, const int64_t *, int64_t, mr3d_token_coords_out *, mr3d_error *);
+};
+extern const mr3d_operators mr3d_reference_operators;
+
+#ifdef __cplusplus
+}
+#endif
+#endif

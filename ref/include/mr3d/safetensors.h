@@ -1,0 +1,42 @@
+/**
+ * Strict safetensors reader and writer (docs/protocol.md, "One format everywhere").
+ *
+ * Rules, each an error with a message of its own: header length at most 100,000,000 and within the file; header is one
+ * UTF-8 JSON object; no duplicate keys, at any depth; `__metadata__` maps strings to strings; a tensor has exactly `dtype`, `shape` and
+ * `data_offsets`; offsets tile the data section exactly (no hole, overlap or tail); size = product of shape times element
+ * size, overflow-checked; zero sizes and scalars are legal; rank at most MR3D_MAX_RANK.
+ */
+#ifndef MR3D_SAFETENSORS_H
+#define MR3D_SAFETENSORS_H
+
+#include "mr3d/tensor.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/** Default cap on the inflated size of a `.gz` file. */
+#define MR3D_INFLATE_CAP ((uint64_t)4 << 30)
+
+/**
+ * Opens a file: mapped for plain files, inflated (at most `inflate_cap` bytes, 0: MR3D_INFLATE_CAP) when the name ends in
+ * `.gz`. Ownership: on success *bundle is the caller's; errors name the path.
+ */
+mr3d_status mr3d_safetensors_open(const char *path, uint64_t inflate_cap, mr3d_bundle **bundle, mr3d_error *error);
+
+/** Parses bytes that stay the caller's and must outlive the bundle (tensor data is borrowed where aligned, else copied). */
+mr3d_status mr3d_safetensors_parse(const void *bytes, size_t size, mr3d_bundle **bundle, mr3d_error *error);
+
+/** Like parse, but takes the malloc'ed bytes over on success (freed with the bundle). */
+mr3d_status mr3d_safetensors_adopt(void *bytes, size_t size, mr3d_bundle **bundle, mr3d_error *error);
+
+/** Writes the container into fresh malloc'ed memory, the caller's. Header padded with spaces to 8 bytes, tensors in bundle order, largest alignment first. */
+mr3d_status mr3d_safetensors_serialize(const mr3d_bundle *bundle, void **bytes, size_t *size, mr3d_error *error);
+
+/** Writes a file: through a temporary name and rename, so a failed write leaves what was there; `.gz` is compressed. */
+mr3d_status mr3d_safetensors_save(const char *path, const mr3d_bundle *bundle, mr3d_error *error);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,50 @@
+/** The reference as a server of protocol requests: one bundle in, one bundle out (docs/protocol.md). */
+#ifndef MR3D_SERVER_H
+#define MR3D_SERVER_H
+
+#include "mr3d/model.h"
+#include "mr3d/tensor.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct mr3d_server mr3d_server;
+/** Weights files in use, opened once and shared by servers (the reference and its yardstick runs). Not thread-safe by itself. */
+typedef struct mr3d_weights_cache mr3d_weights_cache;
+
+mr3d_weights_cache *mr3d_weights_cache_new(void);
+void mr3d_weights_cache_free(mr3d_weights_cache **);
+
+typedef struct mr3d_server_options {
+  const mr3d_operators *operators;   /**< NULL: the reference */
+  mr3d_arithmetic arithmetic;
+  bool emulate;                      /**< use `arithmetic`; false: exact binary64 */
+  int threads;                       /**< 0: as many as the processor has */
+  mr3d_weights_cache *weights;       /**< NULL: the server's own */
+  bool with_scale;                   /**< add the judge's extra tensors, see mr3d_server_answer */
+} mr3d_server_options;
+
+/** A server with an empty session table. */
+mr3d_server *mr3d_server_new(const mr3d_server_options *options);
+void mr3d_server_free(mr3d_server **);
+
+/**
+ * Answers one request: metadata `op`, `tier`, `config`, `session`, ... and the input tensors.
+ *
+ * Outputs are F64 (or I64, BOOL as protocol.md says). A refused request changes nothing.
+ * With `with_scale` the answer also holds, for the judge: `scale:NAME` [like NAME] F64, the L0 error scale at the request's tier;
+ * `turn:NAME`, for rotations, the derivative to the angle; `skip:NAME` BOOL, one per leading index [B,q] (hidden, logits) or
+ * [B,1,K] (key, value), true on rows that belong to padding, where there are any.
+ * Returns MR3D_INVALID: must be refused, message says why; MR3D_UNSUPPORTED: an operator not offered.
+ * Ownership: on success *answer is the caller's.
+ */
+mr3d_status mr3d_server_answer(mr3d_server *, const mr3d_bundle *request, mr3d_bundle **answer, mr3d_error *error);
+
+/** NULL-terminated list of the operators answered. */
+const char *const *mr3d_server_ops(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
