@@ -1,0 +1,67 @@
+/**
+ * A backend: whatever answers requests. Four kinds behind one door (docs/writing-a-backend.md):
+ *   builtin:reference   the reference itself          mutant:SLUG/NAME  the reference with one mistake
+ *   exec:COMMAND        a process speaking frames     lib:PATH.so       a C plug-in, in the suite's host process
+ */
+#ifndef MR3D_CONFORM_BACKEND_H
+#define MR3D_CONFORM_BACKEND_H
+
+#include "mr3d/server.h"
+#include "mr3d/tensor.h"
+
+typedef struct mr3d_backend mr3d_backend;
+
+typedef struct mr3d_backend_options {
+  uint64_t frame_cap;            /**< largest frame, bytes; 0: 4 GiB */
+  int threads;                   /**< for builtin: and mutant:, 0: all */
+  mr3d_weights_cache *weights;   /**< for builtin: and mutant:, shared with the judge; may be NULL */
+} mr3d_backend_options;
+
+/** What a backend said of itself in its hello. Strings and arrays belong to the backend. */
+typedef struct mr3d_backend_info {
+  const char *spec, *name, *version;
+  int n_ops, n_tiers;
+  const char *const *ops;
+  const mr3d_tier *tiers;
+} mr3d_backend_info;
+
+typedef enum mr3d_reply_kind {
+  MR3D_REPLY_ANSWER,
+  MR3D_REPLY_ERROR,       /**< the backend refused the request */
+  MR3D_REPLY_UNSUPPORTED,
+  MR3D_REPLY_CRASH,       /**< ended by a signal or exited before it answered */
+  MR3D_REPLY_TIMEOUT,
+  MR3D_REPLY_MALFORMED,   /**< a frame that breaks the protocol: truncated, garbage, wrong id, wrong type ... */
+} mr3d_reply_kind;
+
+typedef struct mr3d_reply {
+  mr3d_reply_kind kind;
+  mr3d_bundle *answer;    /**< for MR3D_REPLY_ANSWER, else NULL */
+  char message[1024];     /**< what the backend, or the suite, says of it: "killed by signal 11 (Segmentation fault)" */
+  char *log;              /**< what it wrote to stderr during this request (bounded, see MR3D_LOG_CAP); may be "" */
+  double seconds;
+} mr3d_reply;
+
+#define MR3D_LOG_CAP 65536
+
+/**
+ * Starts the backend and shakes hands.
+ * Errors: unknown kind, command not found, no or malformed hello, another protocol number, unknown op or tier names: each says what
+ * was found and what to do.
+ */
+mr3d_status mr3d_backend_open(const char *spec, const mr3d_backend_options *, mr3d_backend **, mr3d_error *);
+/** Says bye, waits a moment, ends the process (and its group) if it must, frees. NULL is fine. */
+void mr3d_backend_close(mr3d_backend **);
+
+const mr3d_backend_info *mr3d_backend_info_of(const mr3d_backend *);
+
+/**
+ * Asks one request (metadata `op`, `tier`, `config` ... set; the backend layer adds `protocol`, `type`, `id`).
+ * Never fails: whatever happens is a reply. After a crash, timeout or malformed frame the process is ended, and started again at
+ * the next ask; `restarted` in the info is not needed: sessions are the caller's to replay (a case is asked from its first step).
+ * timeout in seconds, 0: none. Ownership: the reply's memory is the caller's; mr3d_reply_clear frees it.
+ */
+void mr3d_backend_ask(mr3d_backend *, const mr3d_bundle *request, double timeout, mr3d_reply *reply);
+void mr3d_reply_clear(mr3d_reply *);
+
+#endif

@@ -1,0 +1,72 @@
+/** The runner: cases x tiers against one backend, one result each; used by `mr3d check` and by the cmocka tests alike. */
+#ifndef MR3D_CONFORM_RUN_H
+#define MR3D_CONFORM_RUN_H
+
+#include "backend.h"
+#include "case.h"
+#include "judge.h"
+
+/** Which cases: NULL or 0 selects all. Globs as in fnmatch. */
+typedef struct mr3d_selection {
+  const char *case_glob, *op, *level, *pitfall, *tag;
+  uint32_t tiers;              /**< bit per tier; 0: those the backend announced */
+  bool without_slow;
+} mr3d_selection;
+
+typedef enum mr3d_verdict { MR3D_PASSED, MR3D_FAILED, MR3D_SKIPPED, MR3D_BROKEN } mr3d_verdict; /* BROKEN: the suite itself (golden, data) */
+
+typedef struct mr3d_step_result {
+  const char *op;
+  bool asked;
+  mr3d_reply reply;            /**< answer freed, the rest kept */
+  mr3d_judgement judgement;
+} mr3d_step_result;
+
+typedef struct mr3d_result {
+  const mr3d_case *test;
+  mr3d_tier tier;
+  uint64_t seed;
+  mr3d_verdict verdict;
+  char reason[1024];           /**< one line: what was wrong, where, expected; or why skipped */
+  char diagnosis[1024];        /**< "your output equals mask-length/unrepaired: ..." or what is certain instead, or "" */
+  char mistake[128];           /**< slug/name of the mutant it equals, or "" */
+  double golden_worst;         /**< reference against golden, over scale; NaN where there is none */
+  double seconds;
+  int n_steps;
+  mr3d_step_result *steps;
+} mr3d_result;
+
+typedef struct mr3d_run_options {
+  const char *backend;         /**< spec */
+  mr3d_selection selection;
+  uint64_t seed;
+  double timeout;              /**< seconds a request; 0: from the case's size */
+  int threads;
+  const char *golden_dir, *data_dir;
+} mr3d_run_options;
+
+typedef struct mr3d_run {
+  mr3d_backend_info info;      /**< copied strings */
+  mr3d_run_options options;
+  mr3d_suite *suite;
+  int n_results;
+  mr3d_result *results;
+  int passed, failed, skipped, broken;
+  double seconds;
+} mr3d_run;
+
+/**
+ * Runs the selection. `progress` (may be NULL) is called after each result.
+ * Errors (could not run, exit 1): backend does not start, golden set damaged, unknown selection words, an empty selection, nothing compared.
+ * Ownership: on success *run is the caller's; mr3d_run_free.
+ */
+mr3d_status mr3d_run_suite(const mr3d_run_options *, void (*progress)(void *user, const mr3d_run *so_far, int total), void *user, mr3d_run **, mr3d_error *);
+void mr3d_run_free(mr3d_run **);
+
+/** 0 compliant, 2 not, 1 could not run (nothing compared, or the suite itself is broken). */
+int mr3d_run_exit_status(const mr3d_run *);
+
+/** Which mistake explains a failing answer: fills diagnosis and mistake (tools/conform/diagnose.c). `requests` are the steps asked so far, the last one failed with `got`. */
+void mr3d_diagnose(mr3d_result *, int n_requests, mr3d_bundle *const requests[], const mr3d_reply *got, mr3d_weights_cache *, int threads);
+
+#endif
