@@ -26,13 +26,17 @@ typedef struct mr3d_operators mr3d_operators;
 
 /**
  * What every operator is handed: the table through which composed operators call others (the reference's own, or one in
- * which single entries are replaced), the arithmetic to emulate (NULL: exact binary64), the thread count.
+ * which single entries are replaced), the arithmetic to emulate (NULL: exact binary64), the thread count (0: all).
+ *
+ * `calls` numbers the roundings of an emulated run, so that layers do not share thresholds. The owner of the context sets it to where
+ * the run's numbers start (0, or the number of the request << 32) and keeps it for all operators of the run; NULL without an arithmetic.
  */
-typedef struct mr3d_context {
+struct mr3d_context {
   const mr3d_operators *op;
   const mr3d_arithmetic *arithmetic;
   int threads;
-} mr3d_context;
+  uint64_t *calls;
+};
 
 /* ---- splice (spec.md 2) ---- */
 typedef struct mr3d_splice_in {
