@@ -4,7 +4,8 @@
  * Rules, each an error with a message of its own: header length at most 100,000,000 and within the file; header is one
  * UTF-8 JSON object; no duplicate keys, at any depth; `__metadata__` maps strings to strings; a tensor has exactly `dtype`, `shape` and
  * `data_offsets`; offsets tile the data section exactly (no hole, overlap or tail); size = product of shape times element
- * size, overflow-checked; zero sizes and scalars are legal; rank at most MR3D_MAX_RANK.
+ * size, overflow-checked (zero sizes left out, so strides fit too); zero sizes and scalars are legal; rank at most MR3D_MAX_RANK;
+ * numbers are whole, unsigned and below 2^53; bytes of a BOOL are 0 or 1.
  */
 #ifndef MR3D_SAFETENSORS_H
 #define MR3D_SAFETENSORS_H
@@ -30,7 +31,8 @@ mr3d_status mr3d_safetensors_parse(const void *bytes, size_t size, mr3d_bundle *
 /** Like parse, but takes the malloc'ed bytes over on success (freed with the bundle). */
 mr3d_status mr3d_safetensors_adopt(void *bytes, size_t size, mr3d_bundle **bundle, mr3d_error *error);
 
-/** Writes the container into fresh malloc'ed memory, the caller's. Header padded with spaces to 8 bytes, tensors in bundle order, largest alignment first. */
+/** Writes the container into fresh malloc'ed memory, the caller's. The header lists tensors in bundle order and is padded
+    with spaces to 8 bytes; data lie largest element size first, so every tensor is aligned. Errors: names or metadata that are not UTF-8. */
 mr3d_status mr3d_safetensors_serialize(const mr3d_bundle *bundle, void **bytes, size_t *size, mr3d_error *error);
 
 /** Writes a file: through a temporary name and rename, so a failed write leaves what was there; `.gz` is compressed. */

@@ -34,7 +34,10 @@ typedef struct mr3d_error {
 /** Writes the message (truncated to fit; `error` may be NULL) and returns `status`, for `return mr3d_fail(...)`. */
 mr3d_status mr3d_fail(mr3d_error *error, mr3d_status status, const char *format, ...) MR3D_PRINTF(3, 4);
 
-/** Puts "prefix: " in front of the message already there and returns its status; says where an inner error happened. */
+/**
+ * Puts "prefix: " in front of the message already there and returns its status; says where an inner error happened.
+ * Without an `error` the kind is lost with the message: MR3D_INVALID.
+ */
 mr3d_status mr3d_fail_in(mr3d_error *error, const char *prefix, ...) MR3D_PRINTF(2, 3);
 
 /**
