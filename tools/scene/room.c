@@ -146,7 +146,7 @@ static void cast_ray(const scene *s, const mr3d_room_parameters *p, const double
 
 mr3d_room_parameters mr3d_room_canonical(void) {
   return (mr3d_room_parameters){
-      .seed = 0, .rays = 106328, .length = 4.6, .width = 3.9, .height = 2.6, .origin = {-1.37, -1.61, -1.45},
+      .seed = 0, .rays = 106328, .length = 5.96, .width = 3.54, .height = 2.75, .origin = {-1.37, -1.61, -1.45},
       .noise = 0.002, .noise_per_m2 = 0.0004, .dropout = 0.03};
 }
 
