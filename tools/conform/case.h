@@ -23,6 +23,7 @@ typedef struct mr3d_case {
 
 typedef struct mr3d_step {
   const char *op;
+  const char *weights;         /**< weight set of this `prefill` (its own or the case's); NULL for every other operator */
   bool expect_error;
   int n_message;
   const char *const *message;  /**< must be in the reference's message */
@@ -50,9 +51,11 @@ mr3d_status mr3d_case_request(const mr3d_suite *, const mr3d_case *, int step, m
                               mr3d_bundle *const truth[], mr3d_bundle **request, mr3d_error *);
 
 /**
- * Writes the case's weights file at the tier's storage type below `directory` once per (set, tier, seed) and gives its path.
- * `path` holds at least 4096 bytes.
+ * Writes the file of a weight set at the tier's storage type below `directory`, once per (set, tier, seed), and gives its path.
+ * `path` holds at least 4096 bytes. Requires: `set` is a step's `weights`.
  */
+mr3d_status mr3d_suite_weights(const mr3d_suite *, const char *set, mr3d_tier tier, uint64_t seed, const char *directory, char *path, mr3d_error *);
+/** The same for the case's own set. */
 mr3d_status mr3d_case_weights(const mr3d_suite *, const mr3d_case *, mr3d_tier tier, uint64_t seed, const char *directory, char *path, mr3d_error *);
 
 #endif
