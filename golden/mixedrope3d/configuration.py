@@ -261,8 +261,8 @@ class HeadSplit:
 
 def head_split(options: Options, head_dim: int) -> HeadSplit:
     """Section 3.3 and the first rows of section 8. Raises Refused where head_dim cannot be split as asked."""
-    if head_dim % 2:
-        raise Refused(f"head_dim {head_dim} is odd: rotations need pairs")
+    if head_dim % 2 or head_dim < 2:
+        raise Refused(f"head_dim is {head_dim}; rotations need pairs, so an even number of at least 2")
     strategy = options.spatial_temporal_separate_strategy
     ratio = {"half_spatial_half_temp": 0.5, "full_spatial": 1.0, "full_temporal": 0.0}.get(strategy, options.spatial_ratio)
     spatial = head_dim * ratio

@@ -203,6 +203,9 @@ class Points:
     mask: Tensor  # [B,q] bool
     coords: list[Tensor]  # each sample's [N_b,3], normalised; row k belongs to its k-th marked token
 
+    def any(self) -> bool:
+        return any(len(coords) for coords in self.coords)
+
 
 def gather_points(point_token_mask: Tensor, point_coords: Tensor, point_counts: list[int] | None, options: Options,
                   wide: torch.dtype) -> Points:
