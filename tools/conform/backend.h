@@ -13,7 +13,8 @@ typedef struct mr3d_backend mr3d_backend;
 
 typedef struct mr3d_backend_options {
   uint64_t frame_cap;            /**< largest frame, bytes; 0: 4 GiB */
-  int threads;                   /**< for builtin: and mutant:, 0: all */
+  double hello_timeout;          /**< seconds that exec: and lib: have to start; 0: 120 */
+  int threads;                   /**< for builtin:, mutant: and lib:, 0: all */
   mr3d_weights_cache *weights;   /**< for builtin: and mutant:, shared with the judge; may be NULL */
 } mr3d_backend_options;
 

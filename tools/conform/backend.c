@@ -1,0 +1,112 @@
+#include "backend_kind.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "frames.h"
+#include "process.h"
+#include "protocol.h"
+
+static char *copy(const char *text) {
+  size_t size = strlen(text) + 1;
+  return memcpy(mr3d_allocate((long long)size, 1), text, size);
+}
+
+void mr3d_backend_introduce(mr3d_backend *backend, const char *name, const char *version, int n_ops, const char *const ops[], int n_tiers, const mr3d_tier tiers[]) {
+  const char **op_copies = mr3d_allocate(n_ops, sizeof *op_copies);
+  mr3d_tier *tier_copies = mr3d_allocate(n_tiers, sizeof *tier_copies);
+  for (int i = 0; i < n_ops; i++) op_copies[i] = copy(ops[i]);
+  memcpy(tier_copies, tiers, (size_t)n_tiers * sizeof *tiers);
+  backend->info.name = copy(name);
+  backend->info.version = copy(version);
+  backend->info.n_ops = n_ops, backend->info.ops = op_copies;
+  backend->info.n_tiers = n_tiers, backend->info.tiers = tier_copies;
+}
+
+static void forget(mr3d_backend *backend) {
+  mr3d_backend_info *info = &backend->info;
+  for (int i = 0; i < info->n_ops; i++) free((char *)info->ops[i]);
+  free((void *)info->ops);
+  free((void *)info->tiers);
+  free((char *)info->name);
+  free((char *)info->version);
+  free((char *)info->spec);
+  free(backend);
+}
+
+/* The part after "kind:", or NULL. */
+static const char *after(const char *spec, const char *kind) {
+  size_t n = strlen(kind);
+  return strncmp(spec, kind, n) == 0 ? spec + n : NULL;
+}
+
+static mr3d_status open_mutant(mr3d_backend *backend, const char *name, mr3d_error *error) {
+  const mr3d_mutant *mutant = mr3d_mutant_named(name);
+  if (mutant) return mr3d_backend_open_builtin(backend, mutant, error);
+  char list[768] = "";
+  for (int i = 0; i < mr3d_mutant_count(); i++) {
+    const mr3d_mutant *m = mr3d_mutant_at(i);
+    size_t n = strlen(list);
+    if (n + strlen(m->slug) + strlen(m->name) + 8 > sizeof list) {
+      memcpy(list + n, " ...", 5);
+      break;
+    }
+    snprintf(list + n, sizeof list - n, "%s%s/%s", n ? ", " : "", m->slug, m->name);
+  }
+  return mr3d_fail(error, MR3D_INVALID, "there is no mutant \"%s\"; there are: %s", name, list);
+}
+
+static mr3d_status open_command(mr3d_backend *backend, const char *command, mr3d_error *error) {
+  char **words;
+  mr3d_status status = mr3d_words_split(command, &words, error);
+  if (status != MR3D_OK) return status;
+  status = mr3d_backend_open_exec(backend, words, error);
+  mr3d_words_free(&words);
+  return status;
+}
+
+mr3d_status mr3d_backend_open(const char *spec, const mr3d_backend_options *options, mr3d_backend **out, mr3d_error *error) {
+  mr3d_backend *backend = mr3d_allocate(1, sizeof *backend);
+  if (options) backend->options = *options;
+  if (backend->options.frame_cap == 0) backend->options.frame_cap = MR3D_FRAME_CAP;
+  backend->info.spec = copy(spec);
+
+  const char *rest;
+  mr3d_status status;
+  if (strcmp(spec, "builtin:reference") == 0) status = mr3d_backend_open_builtin(backend, NULL, error);
+  else if ((rest = after(spec, "mutant:"))) status = open_mutant(backend, rest, error);
+  else if ((rest = after(spec, "exec:"))) status = open_command(backend, rest, error);
+  else if ((rest = after(spec, "lib:"))) status = mr3d_backend_open_lib(backend, rest, error);
+  else
+    status = mr3d_fail(error, MR3D_INVALID, "unknown backend \"%s\"; expected builtin:reference, mutant:PITFALL/NAME, exec:COMMAND or lib:PATH.so", spec);
+  if (status != MR3D_OK) {
+    forget(backend);
+    return status;
+  }
+  *out = backend;
+  return MR3D_OK;
+}
+
+void mr3d_backend_close(mr3d_backend **backend) {
+  if (!*backend) return;
+  (*backend)->close(*backend);
+  forget(*backend);
+  *backend = NULL;
+}
+
+const mr3d_backend_info *mr3d_backend_info_of(const mr3d_backend *backend) { return &backend->info; }
+
+void mr3d_backend_ask(mr3d_backend *backend, const mr3d_bundle *request, double timeout, mr3d_reply *reply) {
+  *reply = (mr3d_reply){0};
+  double start = mr3d_now();
+  backend->ask(backend, request, timeout, reply);
+  reply->seconds = mr3d_now() - start;
+  if (!reply->log) reply->log = copy("");
+}
+
+void mr3d_reply_clear(mr3d_reply *reply) {
+  mr3d_bundle_free(&reply->answer);
+  free(reply->log);
+  *reply = (mr3d_reply){0};
+}

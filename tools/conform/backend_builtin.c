@@ -1,0 +1,74 @@
+/* builtin:reference and mutant:SLUG/NAME: the reference in this process, whole or with one mistake. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "backend_kind.h"
+#include "frames.h"
+
+#ifndef MR3D_VERSION
+#define MR3D_VERSION "unknown"
+#endif
+
+typedef struct builtin {
+  mr3d_server *server;
+  const mr3d_mutant *mutant;
+} builtin;
+
+/* Never answers: all that can be seen of it is the time that passes. */
+static void hang(double timeout, mr3d_reply *reply) {
+  if (timeout <= 0)
+    for (;;) pause();
+  double until = mr3d_now() + timeout;
+  for (double left; (left = until - mr3d_now()) > 0;)
+    nanosleep(&(struct timespec){(time_t)left, (long)(1e9 * (left - (double)(time_t)left))}, NULL);
+  reply->kind = MR3D_REPLY_TIMEOUT;
+  snprintf(reply->message, sizeof reply->message, "no answer within %g s", timeout);
+}
+
+static bool touches(const mr3d_mutant *mutant, const char *op) {
+  size_t n = strlen(op);
+  for (const char *at = mutant->ops; at && (at = strstr(at, op)); at += n)
+    if ((at == mutant->ops || at[-1] == ' ') && (at[n] == 0 || at[n] == ' ')) return true;
+  return false;
+}
+
+static void ask(mr3d_backend *backend, const mr3d_bundle *request, double timeout, mr3d_reply *reply) {
+  builtin *b = backend->state;
+  const char *op = mr3d_bundle_get(request, "op");
+  if (b->mutant && b->mutant->hangs && op && touches(b->mutant, op)) {
+    hang(timeout, reply);
+    return;
+  }
+  mr3d_bundle *decorated = b->mutant && b->mutant->decorate ? b->mutant->decorate(request) : NULL;
+  mr3d_error error = {0};
+  mr3d_status status = mr3d_server_answer(b->server, decorated ? decorated : request, &reply->answer, &error);
+  mr3d_bundle_free(&decorated);
+  reply->kind = status == MR3D_OK ? MR3D_REPLY_ANSWER : status == MR3D_UNSUPPORTED ? MR3D_REPLY_UNSUPPORTED : MR3D_REPLY_ERROR;
+  memcpy(reply->message, error.message, sizeof reply->message);
+}
+
+static void close_builtin(mr3d_backend *backend) {
+  builtin *b = backend->state;
+  mr3d_server_free(&b->server);
+  free(b);
+}
+
+mr3d_status mr3d_backend_open_builtin(mr3d_backend *backend, const mr3d_mutant *mutant, mr3d_error *error) {
+  (void)error;
+  builtin *b = mr3d_allocate(1, sizeof *b);
+  b->mutant = mutant;
+  b->server = mr3d_server_new(&(mr3d_server_options){
+    .operators = mutant ? &mutant->operators : NULL, .threads = backend->options.threads, .weights = backend->options.weights});
+  backend->state = b, backend->ask = ask, backend->close = close_builtin;
+
+  const char *const *ops = mr3d_server_ops();
+  int n_ops = 0;
+  while (ops[n_ops]) n_ops++;
+  mr3d_tier tiers[MR3D_N_TIERS];
+  for (int t = 0; t < MR3D_N_TIERS; t++) tiers[t] = (mr3d_tier)t;
+  mr3d_backend_introduce(backend, mutant ? "mutant" : "reference", MR3D_VERSION, n_ops, ops, MR3D_N_TIERS, tiers);
+  return MR3D_OK;
+}

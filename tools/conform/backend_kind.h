@@ -1,0 +1,29 @@
+/** The inside of a backend: what each kind implements behind the door of backend.h. */
+#ifndef MR3D_CONFORM_BACKEND_KIND_H
+#define MR3D_CONFORM_BACKEND_KIND_H
+
+#include "backend.h"
+#include "mutants.h"
+
+struct mr3d_backend {
+  mr3d_backend_info info;
+  mr3d_backend_options options;
+  /** Fills kind and message, and answer; the door fills the rest unless `log` is set. */
+  void (*ask)(mr3d_backend *, const mr3d_bundle *request, double timeout, mr3d_reply *);
+  void (*close)(mr3d_backend *);
+  void *state;
+};
+
+/** Each fills ask, close, state and info of a backend whose options are set; on failure they leave nothing to free. */
+mr3d_status mr3d_backend_open_builtin(mr3d_backend *, const mr3d_mutant *mutant_or_null, mr3d_error *);
+/** Takes a copy of the words. */
+mr3d_status mr3d_backend_open_exec(mr3d_backend *, char *const argv[], mr3d_error *);
+mr3d_status mr3d_backend_open_lib(mr3d_backend *, const char *path, mr3d_error *);
+
+/** Copies what a backend says of itself; ops and tiers too. */
+void mr3d_backend_introduce(mr3d_backend *, const char *name, const char *version, int n_ops, const char *const ops[], int n_tiers, const mr3d_tier tiers[]);
+
+/** The path of a program that belongs to the suite, malloc'ed, or NULL: $MR3D_HOST, the build tree, or libexec, as seen from the running program. */
+char *mr3d_backend_find_host(void);
+
+#endif

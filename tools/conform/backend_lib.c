@@ -1,0 +1,55 @@
+/* lib:PATH.so: a C plug-in (mr3d/backend.h) in the suite's own host process, which speaks frames like any other command. */
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "backend_kind.h"
+
+#ifndef MR3D_LIBEXECDIR
+#define MR3D_LIBEXECDIR "libexec"
+#endif
+
+/* Upwards from the running program: the build tree has it in tools/conform/host, an installation in libexec/mr3d. */
+char *mr3d_backend_find_host(void) {
+  const char *named = getenv("MR3D_HOST");
+  if (named && *named) return strdup(named);
+  static const char *const places[] = {"mr3d-host", "conform/host/mr3d-host", "tools/conform/host/mr3d-host", MR3D_LIBEXECDIR "/mr3d/mr3d-host"};
+  char folder[PATH_MAX];
+  ssize_t n = readlink("/proc/self/exe", folder, sizeof folder - 1);
+  if (n <= 0) return NULL;
+  folder[n] = 0;
+  for (int level = 0; level < 4; level++) {
+    char *slash = strrchr(folder, '/');
+    if (!slash) break;
+    *slash = 0;
+    for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+      char path[PATH_MAX + 64];
+      snprintf(path, sizeof path, "%s/%s", folder, places[i]);
+      struct stat s;
+      if (stat(path, &s) == 0 && S_ISREG(s.st_mode) && access(path, X_OK) == 0) return strdup(path);
+    }
+  }
+  return NULL;
+}
+
+mr3d_status mr3d_backend_open_lib(mr3d_backend *backend, const char *path, mr3d_error *error) {
+  char *whole = realpath(path, NULL);
+  if (!whole) return mr3d_fail(error, MR3D_IO, "plug-in %s: %s", *path ? path : "(empty path)", strerror(errno));
+  char *host = mr3d_backend_find_host();
+  mr3d_status status;
+  if (!host) {
+    status = mr3d_fail(error, MR3D_IO, "mr3d-host, which loads plug-ins, was not found beside this program nor in its build tree or %s/mr3d; "
+                       "set MR3D_HOST to its path", MR3D_LIBEXECDIR);
+  } else {
+    char threads[16];
+    snprintf(threads, sizeof threads, "%d", backend->options.threads);
+    status = mr3d_backend_open_exec(backend, (char *[]){host, (char[]){"--threads"}, threads, whole, NULL}, error);
+  }
+  free(host);
+  free(whole);
+  return status;
+}

@@ -1,0 +1,172 @@
+#include "frames.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <math.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+double mr3d_now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+enum { LENGTH = 8, CHUNK = 1 << 20 };
+
+typedef struct sending {
+  uint8_t length[LENGTH];
+  const uint8_t *bytes;
+  uint64_t size, sent; /* sent counts the length's bytes too */
+} sending;
+
+typedef struct receiving {
+  uint8_t length[LENGTH];
+  uint8_t *bytes;
+  uint64_t size, got;
+} receiving;
+
+static bool would_block(void) { return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR; }
+
+/* Writes what fits. Returns false when the other side reads no more. */
+static bool send_some(int fd, sending *s) {
+  struct iovec parts[2];
+  int n = 0;
+  if (s->sent < LENGTH) parts[n++] = (struct iovec){s->length + s->sent, (size_t)(LENGTH - s->sent)};
+  uint64_t done = s->sent > LENGTH ? s->sent - LENGTH : 0;
+  if (done < s->size) parts[n++] = (struct iovec){(void *)(uintptr_t)(s->bytes + done), (size_t)(s->size - done)};
+  ssize_t wrote = writev(fd, parts, n);
+  if (wrote > 0) s->sent += (uint64_t)wrote;
+  return wrote >= 0 || would_block();
+}
+
+static uint64_t length_of(const uint8_t bytes[LENGTH]) {
+  uint64_t length = 0;
+  for (int i = LENGTH - 1; i >= 0; i--) length = length << 8 | bytes[i];
+  return length;
+}
+
+/* Bytes that were printed where a frame belongs are recognised best by eye. */
+static void printable(const uint8_t *bytes, char text[LENGTH + 1]) {
+  for (int i = 0; i < LENGTH; i++) text[i] = isprint(bytes[i]) ? (char)bytes[i] : '.';
+  text[LENGTH] = 0;
+}
+
+/* Reads what is there. MR3D_FRAME_DONE means "go on". */
+static mr3d_frame_end receive_some(const mr3d_channel *channel, receiving *r, mr3d_error *error) {
+  uint8_t *target = r->got < LENGTH ? r->length + r->got : r->bytes + (r->got - LENGTH);
+  uint64_t missing = r->got < LENGTH ? LENGTH - r->got : r->size + LENGTH - r->got;
+  ssize_t n = read(channel->from, target, (size_t)(missing < CHUNK ? missing : CHUNK));
+  if (n < 0 && would_block()) return MR3D_FRAME_DONE;
+  if (n < 0) {
+    mr3d_fail(error, MR3D_IO, "could not be read: %s", strerror(errno));
+    return MR3D_FRAME_FAILED;
+  }
+  if (n == 0) {
+    if (r->got == 0) mr3d_fail(error, MR3D_FORMAT, "closed its output before any byte of a frame");
+    else if (r->got < LENGTH) mr3d_fail(error, MR3D_FORMAT, "closed its output after %d of the 8 bytes of a frame's length", (int)r->got);
+    else mr3d_fail(error, MR3D_FORMAT, "closed its output after %llu of %llu bytes of a frame", (unsigned long long)(r->got - LENGTH), (unsigned long long)r->size);
+    return MR3D_FRAME_CLOSED;
+  }
+  r->got += (uint64_t)n;
+  if (r->got == LENGTH) {
+    r->size = length_of(r->length);
+    if (r->size > channel->cap) {
+      char text[LENGTH + 1];
+      printable(r->length, text);
+      mr3d_fail(error, MR3D_FORMAT, "announced a frame of %llu bytes, at most %llu are accepted; its first 8 bytes are \"%s\": if that reads like text, "
+                "something prints to stdout, which carries frames only", (unsigned long long)r->size, (unsigned long long)channel->cap, text);
+      return MR3D_FRAME_GARBAGE;
+    }
+    size_t size = r->size > 0 ? (size_t)r->size : 1;
+    r->bytes = channel->allocate ? channel->allocate(size) : malloc(size);
+    if (!r->bytes) {
+      mr3d_fail(error, MR3D_IO, "announced a frame of %llu bytes, for which there is no memory", (unsigned long long)r->size);
+      return MR3D_FRAME_FAILED;
+    }
+  }
+  return MR3D_FRAME_DONE;
+}
+
+static bool all_sent(const sending *s) { return !s->bytes || s->sent == s->size + LENGTH; }
+static bool all_received(const receiving *r) { return r->got >= LENGTH && r->got == r->size + LENGTH; }
+
+static mr3d_frame_end run(const mr3d_channel *channel, sending *s, receiving *r, double deadline, mr3d_error *error) {
+  bool deaf = false; /* the other side reads no more, but may still have answered */
+  while (!(deaf || all_sent(s)) || (r && !all_received(r))) {
+    struct pollfd wait[3] = {
+      {.fd = !deaf && !all_sent(s) ? channel->to : -1, .events = POLLOUT},
+      {.fd = r && !all_received(r) ? channel->from : -1, .events = POLLIN},
+      {.fd = channel->process, .events = POLLIN},
+    };
+    int patience = -1;
+    if (deadline > 0) {
+      double left = deadline - mr3d_now();
+      if (left <= 0) {
+        if (!all_sent(s) && !deaf)
+          mr3d_fail(error, MR3D_FORMAT, "had read only %llu of the %llu bytes of the request", (unsigned long long)s->sent, (unsigned long long)(s->size + LENGTH));
+        else
+          mr3d_fail(error, MR3D_FORMAT, "had sent %llu bytes of its answer", r ? (unsigned long long)r->got : 0);
+        return MR3D_FRAME_TIMEOUT;
+      }
+      patience = left > 1e6 ? 1000000000 : (int)ceil(1e3 * left);
+    }
+    int ready = poll(wait, 3, patience);
+    if (ready < 0 && errno != EINTR) {
+      mr3d_fail(error, MR3D_IO, "could not be waited for: %s", strerror(errno));
+      return MR3D_FRAME_FAILED;
+    }
+    if (ready <= 0) continue;
+    if (wait[0].revents && !send_some(channel->to, s)) deaf = true;
+    if (wait[2].revents) {
+      deaf = true;
+      /* What it wrote last may have come after this poll looked. If nothing did, the pipe's end may never come: a process it left behind may hold it open. */
+      bool more = wait[1].fd >= 0 && poll(&wait[1], 1, 0) > 0;
+      if (!more && r && !all_received(r)) {
+        mr3d_fail(error, MR3D_FORMAT, "ended after %llu bytes of its answer", (unsigned long long)r->got);
+        return MR3D_FRAME_CLOSED;
+      }
+    }
+    if (wait[1].revents) {
+      mr3d_frame_end end = receive_some(channel, r, error);
+      if (end != MR3D_FRAME_DONE) return end;
+    }
+  }
+  if (deaf && !r) {
+    mr3d_fail(error, MR3D_FORMAT, "closed its input");
+    return MR3D_FRAME_CLOSED;
+  }
+  return MR3D_FRAME_DONE;
+}
+
+mr3d_frame_end mr3d_frame_exchange(const mr3d_channel *channel, const void *bytes, size_t size, mr3d_frame *frame, double deadline, mr3d_error *error) {
+  sending s = {.bytes = bytes, .size = size};
+  for (int i = 0; i < LENGTH; i++) s.length[i] = (uint8_t)((uint64_t)size >> (8 * i));
+  receiving r = {0};
+
+  /* A write to a process that has gone must be an error of this call, not the end of this program. */
+  sigset_t broken_pipe, before, pending;
+  sigemptyset(&broken_pipe);
+  sigaddset(&broken_pipe, SIGPIPE);
+  sigpending(&pending);
+  pthread_sigmask(SIG_BLOCK, &broken_pipe, &before);
+  mr3d_frame_end end = run(channel, &s, frame ? &r : NULL, deadline, error);
+  if (!sigismember(&pending, SIGPIPE))
+    while (sigtimedwait(&broken_pipe, NULL, &(struct timespec){0}) < 0 && errno == EINTR) {}
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+
+  if (frame) {
+    *frame = (mr3d_frame){.size = (size_t)r.size, .received = r.got, .bytes = r.bytes};
+    if (end != MR3D_FRAME_DONE) {
+      if (!channel->allocate) free(r.bytes);
+      frame->bytes = NULL;
+    }
+  }
+  return end;
+}
