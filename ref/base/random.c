@@ -6,8 +6,8 @@
 
 #include "hash.h"
 
-#define WORDS 4      /* of one Philox block */
-#define CHUNK 1024   /* elements drawn at a time: words and values stay in the first-level cache */
+#define WORDS 4          /* of one Philox block */
+#define CHUNK 1024       /* elements drawn at a time: words and values stay in the first-level cache */
 #define PARALLEL_FROM 64 /* chunks */
 
 __extension__ typedef unsigned __int128 uint128;
@@ -62,12 +62,16 @@ mr3d_dist mr3d_dist_named(const char *name) {
   return (mr3d_dist)dist;
 }
 
-/* 16-bit field of a word, the lowest first. */
-static inline double field(uint64_t word, int index) { return (double)(int32_t)(word >> 16 * index & 0xFFFF); } /* signed: one instruction */
+/* 16-bit field of a word, the lowest first; by way of a signed type, which converts in one instruction. */
+static inline double field(uint64_t word, int index) { return (double)(int32_t)(word >> 16 * index & 0xFFFF); }
 
-static inline double uniform(uint64_t word, double lo, double hi) { return lo + (hi - lo) * ((double)(int64_t)(word >> 11) * 0x1p-53); }
+static inline double uniform(uint64_t word, double lo, double hi) {
+  return lo + (hi - lo) * ((double)(int64_t)(word >> 11) * 0x1p-53);
+}
 
-static inline double normal(uint64_t w) { return (field(w, 0) + field(w, 1) + field(w, 2) + field(w, 3) - 131070) * 0x1.bb67ae86627e8p-16; }
+static inline double normal(uint64_t w) {
+  return (field(w, 0) + field(w, 1) + field(w, 2) + field(w, 3) - 131070) * 0x1.bb67ae86627e8p-16;
+}
 
 static inline double heavy(uint64_t w) {
   const double tail = 1 / sqrt((field(w, 3) + 0.5) / 65536);
@@ -75,7 +79,8 @@ static inline double heavy(uint64_t w) {
 }
 
 /* Elements first .. first+count-1 of the stream's row-major tensor with `rows` by `columns` in its last two axes. */
-static void draw_elements(const mr3d_draw *draw, mr3d_stream stream, int64_t first, int64_t count, int64_t rows, int64_t columns, double *value) {
+static void draw_elements(const mr3d_draw *draw, mr3d_stream stream, int64_t first, int64_t count, int64_t rows, int64_t columns,
+                          double *value) {
   uint64_t word[CHUNK];
   if (draw->dist != MR3D_CONST && draw->dist != MR3D_ONEHOT)
     mr3d_random_fill(stream, (uint64_t)first, count, word);
@@ -135,7 +140,11 @@ void mr3d_random_draw(const mr3d_draw *draw, mr3d_stream stream, mr3d_tensor *te
       }
       draw_elements(draw, stream, source, part, rows, columns, value + (i - start));
     }
-    mr3d_tensor piece = {.name = tensor->name, .dtype = tensor->dtype, .rank = 1, .shape = {end - start}, .data = (char *)tensor->data + (size_t)start * size};
+    mr3d_tensor piece = {.name = tensor->name,
+                         .dtype = tensor->dtype,
+                         .rank = 1,
+                         .shape = {end - start},
+                         .data = (char *)tensor->data + (size_t)start * size};
     mr3d_tensor_from_double(&piece, value);
   }
 }

@@ -17,9 +17,9 @@ static const struct {
   const char *name;
   size_t size;
 } types[MR3D_N_DTYPES] = {
-    [MR3D_BOOL] = {"BOOL", 1}, [MR3D_U8] = {"U8", 1},   [MR3D_I8] = {"I8", 1},   [MR3D_U16] = {"U16", 2},
-    [MR3D_I16] = {"I16", 2},   [MR3D_U32] = {"U32", 4}, [MR3D_I32] = {"I32", 4}, [MR3D_U64] = {"U64", 8},
-    [MR3D_I64] = {"I64", 8},   [MR3D_F16] = {"F16", 2}, [MR3D_BF16] = {"BF16", 2}, [MR3D_F32] = {"F32", 4},
+    [MR3D_BOOL] = {"BOOL", 1}, [MR3D_U8] = {"U8", 1},           [MR3D_I8] = {"I8", 1},           [MR3D_U16] = {"U16", 2},
+    [MR3D_I16] = {"I16", 2},   [MR3D_U32] = {"U32", 4},         [MR3D_I32] = {"I32", 4},         [MR3D_U64] = {"U64", 8},
+    [MR3D_I64] = {"I64", 8},   [MR3D_F16] = {"F16", 2},         [MR3D_BF16] = {"BF16", 2},       [MR3D_F32] = {"F32", 4},
     [MR3D_F64] = {"F64", 8},   [MR3D_F8_E4M3] = {"F8_E4M3", 1}, [MR3D_F8_E5M2] = {"F8_E5M2", 1},
 };
 
@@ -47,9 +47,7 @@ int64_t mr3d_tensor_count(const mr3d_tensor *tensor) {
   return count;
 }
 
-size_t mr3d_tensor_bytes(const mr3d_tensor *tensor) {
-  return (size_t)mr3d_tensor_count(tensor) * mr3d_dtype_size(tensor->dtype);
-}
+size_t mr3d_tensor_bytes(const mr3d_tensor *tensor) { return (size_t)mr3d_tensor_count(tensor) * mr3d_dtype_size(tensor->dtype); }
 
 char *mr3d_shape_text(int rank, const int64_t shape[], char text[96]) {
   size_t used = (size_t)snprintf(text, 96, "[");
@@ -65,21 +63,19 @@ char *mr3d_shape_text(int rank, const int64_t shape[], char text[96]) {
 /* E4M3 has no infinity, one NaN per sign, and one more octave of finite values in its place. */
 static double f8_e4m3_to_double(uint8_t code) {
   int exponent = code >> 3 & 15, fraction = code & 7;
-  double value = (code & 127) == 127 ? (double)NAN
-                 : exponent == 0     ? ldexp(fraction, -9)
-                                     : ldexp(8 + fraction, exponent - 10);
+  double value = (code & 127) == 127 ? (double)NAN : exponent == 0 ? ldexp(fraction, -9) : ldexp(8 + fraction, exponent - 10);
   return code & 128 ? -value : value;
 }
 
 #define PARALLEL_FROM 65536
-#define EACH(type, expression)                                                         \
-  do {                                                                                 \
-    const type *values = tensor->data;                                                 \
-    _Pragma("omp parallel for if (count >= PARALLEL_FROM)")                            \
-    for (int64_t i = 0; i < count; i++) {                                              \
-      const type value = values[i];                                                    \
-      out[i] = (expression);                                                           \
-    }                                                                                  \
+#define EACH(type, expression) \
+  do { \
+    const type *values = tensor->data; \
+    _Pragma("omp parallel for if (count >= PARALLEL_FROM)") \
+    for (int64_t i = 0; i < count; i++) { \
+      const type value = values[i]; \
+      out[i] = (expression); \
+    } \
   } while (0)
 
 void mr3d_tensor_to_double(const mr3d_tensor *tensor, double *out) {
@@ -126,14 +122,14 @@ static double whole(const mr3d_tensor *tensor, double value, double lowest, doub
   return value;
 }
 
-#define EACH(type, expression)                                                         \
-  do {                                                                                 \
-    type *out = tensor->data;                                                          \
-    _Pragma("omp parallel for if (count >= PARALLEL_FROM)")                            \
-    for (int64_t i = 0; i < count; i++) {                                              \
-      const double value = values[i];                                                  \
-      out[i] = (type)(expression);                                                     \
-    }                                                                                  \
+#define EACH(type, expression) \
+  do { \
+    type *out = tensor->data; \
+    _Pragma("omp parallel for if (count >= PARALLEL_FROM)") \
+    for (int64_t i = 0; i < count; i++) { \
+      const double value = values[i]; \
+      out[i] = (type)(expression); \
+    } \
   } while (0)
 
 void mr3d_tensor_from_double(mr3d_tensor *tensor, const double *values) {
@@ -157,7 +153,8 @@ void mr3d_tensor_from_double(mr3d_tensor *tensor, const double *values) {
     break;
   case MR3D_F8_E4M3:
   case MR3D_F8_E5M2:
-  case MR3D_N_DTYPES: bug("tensor %s: %s is a storage type, nothing is computed in it", tensor->name, mr3d_dtype_name(tensor->dtype));
+  case MR3D_N_DTYPES:
+    bug("tensor %s: %s is a storage type, nothing is computed in it", tensor->name, mr3d_dtype_name(tensor->dtype));
   }
 }
 #undef EACH
@@ -270,8 +267,7 @@ static void release_block(void *memory, size_t size) {
   free(memory);
 }
 
-mr3d_tensor *mr3d_bundle_borrow(mr3d_bundle *b, const char *name, mr3d_dtype dtype, int rank, const int64_t shape[],
-                                void *data) {
+mr3d_tensor *mr3d_bundle_borrow(mr3d_bundle *b, const char *name, mr3d_dtype dtype, int rank, const int64_t shape[], void *data) {
   if (lookup(&b->tensor_names, name) >= 0)
     bug("a bundle holds tensor %s already", name);
   if (rank < 0 || rank > MR3D_MAX_RANK)

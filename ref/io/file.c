@@ -25,7 +25,8 @@ mr3d_status mr3d_map(const char *path, void **bytes, size_t *size, mr3d_error *e
   if (fstat(file, &about) != 0)
     status = refused(error, path, "examine it");
   else if (!S_ISREG(about.st_mode))
-    status = mr3d_fail(error, MR3D_IO, "%s: %s, not a regular file", path, S_ISDIR(about.st_mode) ? "a folder" : "a device or pipe");
+    status =
+        mr3d_fail(error, MR3D_IO, "%s: %s, not a regular file", path, S_ISDIR(about.st_mode) ? "a folder" : "a device or pipe");
   else if (about.st_size == 0) {
     *bytes = nothing;
     *size = 0;

@@ -5,7 +5,7 @@
 
 #include "file.h"
 
-#define GZIP_ONLY (15 + 16) /* windowBits: largest window, gzip wrapper */
+#define GZIP_ONLY (15 + 16)     /* windowBits: largest window, gzip wrapper */
 #define CHUNK ((size_t)1 << 30) /* zlib counts in 32 bits */
 
 static uInt at_most_chunk(size_t size) { return (uInt)(size < CHUNK ? size : CHUNK); }
@@ -53,9 +53,11 @@ mr3d_status mr3d_gunzip(const void *bytes, size_t size, uint64_t cap, void **inf
       inflateReset(&stream);
     } else if (result != Z_OK && result != Z_BUF_ERROR) {
       if (members > 0 && stream.total_out == 0)
-        status = mr3d_fail(error, MR3D_FORMAT, "bytes that are no gzip member follow the last one (near byte %zu of %zu)", at, size);
+        status =
+            mr3d_fail(error, MR3D_FORMAT, "bytes that are no gzip member follow the last one (near byte %zu of %zu)", at, size);
       else
-        status = mr3d_fail(error, MR3D_FORMAT, "not valid gzip data near byte %zu of %zu: %s", at, size, stream.msg ? stream.msg : "damaged");
+        status = mr3d_fail(error, MR3D_FORMAT, "not valid gzip data near byte %zu of %zu: %s", at, size,
+                           stream.msg ? stream.msg : "damaged");
       break;
     } else if (in_left == 0 && stream.avail_out > 0) {
       status = mr3d_fail(error, MR3D_FORMAT, "gzip data is cut short after %zu bytes", size);

@@ -16,7 +16,9 @@ typedef struct checker {
   mr3d_error *error;
 } checker;
 
-static mr3d_status wrong(checker *c, const char *what) { return mr3d_fail(c->error, MR3D_FORMAT, "JSON: byte %zu: %s", c->at, what); }
+static mr3d_status wrong(checker *c, const char *what) {
+  return mr3d_fail(c->error, MR3D_FORMAT, "JSON: byte %zu: %s", c->at, what);
+}
 
 /* The byte at `at`, or -1 behind the end. */
 static int peek(const checker *c) { return c->at < c->size ? c->text[c->at] : -1; }
@@ -30,10 +32,12 @@ static void skip_blanks(checker *c) {
 static size_t utf8_sequence(const unsigned char *s, size_t size) {
   if (s[0] < 0x80)
     return 1;
-  const size_t length = s[0] >= 0xC2 && s[0] <= 0xDF ? 2 : s[0] >= 0xE0 && s[0] <= 0xEF ? 3 : s[0] >= 0xF0 && s[0] <= 0xF4 ? 4 : 0;
-  if (length == 0 || size < length)
+  if (s[0] < 0xC2 || s[0] > 0xF4)
     return 0;
-  const unsigned char lowest = s[0] == 0xE0 ? 0xA0 : s[0] == 0xF0 ? 0x90 : 0x80; /* below: overlong */
+  const size_t length = s[0] < 0xE0 ? 2 : s[0] < 0xF0 ? 3 : 4;
+  if (size < length)
+    return 0;
+  const unsigned char lowest = s[0] == 0xE0 ? 0xA0 : s[0] == 0xF0 ? 0x90 : 0x80;  /* below: overlong */
   const unsigned char highest = s[0] == 0xED ? 0x9F : s[0] == 0xF4 ? 0x8F : 0xBF; /* above: surrogates, or beyond U+10FFFF */
   if (s[1] < lowest || s[1] > highest)
     return 0;
@@ -59,11 +63,11 @@ static int hex4(const checker *c) {
   if (c->size - c->at < 4)
     return -1;
   for (size_t i = c->at; i < c->at + 4; i++) {
-    const int d = c->text[i];
-    const int digit = d >= '0' && d <= '9' ? d - '0' : d >= 'a' && d <= 'f' ? d - 'a' + 10 : d >= 'A' && d <= 'F' ? d - 'A' + 10 : -1;
-    if (digit < 0)
+    static const char digits[] = "0123456789abcdef";
+    const char *const digit = c->text[i] != '\0' ? strchr(digits, c->text[i] | 0x20) : NULL; /* 0x20: lower case */
+    if (digit == NULL)
       return -1;
-    value = value * 16 + digit;
+    value = value * 16 + (int)(digit - digits);
   }
   return value;
 }
@@ -267,7 +271,8 @@ mr3d_status mr3d_json_parse(const char *text, size_t size, mr3d_json_numbers num
 }
 
 bool mr3d_json_is_count(const cJSON *value, int64_t *count) {
-  if (!cJSON_IsNumber(value) || !(value->valuedouble >= 0 && value->valuedouble < 0x1p53) || value->valuedouble != trunc(value->valuedouble))
+  if (!cJSON_IsNumber(value) || !(value->valuedouble >= 0 && value->valuedouble < 0x1p53) ||
+      value->valuedouble != trunc(value->valuedouble))
     return false;
   *count = (int64_t)value->valuedouble;
   return true;

@@ -29,7 +29,8 @@ static mr3d_status unknown_dtype(const char *name, const char *dtype, mr3d_error
   char known[160] = "";
   for (int i = 0; i < MR3D_N_DTYPES; i++)
     snprintf(known + strlen(known), sizeof known - strlen(known), "%s%s", i > 0 ? " " : "", mr3d_dtype_name((mr3d_dtype)i));
-  return mr3d_fail(error, MR3D_FORMAT, "tensor \"%.200s\": dtype \"%.32s\" is not supported; supported are %s", name, dtype, known);
+  return mr3d_fail(error, MR3D_FORMAT, "tensor \"%.200s\": dtype \"%.32s\" is not supported; supported are %s", name, dtype,
+                   known);
 }
 
 /* Bytes of the tensor. Sizes are bounded even beside a zero one, so that strides can be computed without overflow. */
@@ -58,7 +59,8 @@ static mr3d_status read_entry(const cJSON *member, int64_t data_size, entry *e, 
     else if (strcmp(field->string, "data_offsets") == 0)
       offsets = field;
     else
-      return mr3d_fail(error, MR3D_FORMAT, "tensor \"%.200s\": unknown field \"%.64s\"; expected dtype, shape and data_offsets", name, field->string);
+      return mr3d_fail(error, MR3D_FORMAT, "tensor \"%.200s\": unknown field \"%.64s\"; expected dtype, shape and data_offsets",
+                       name, field->string);
   }
   if (!cJSON_IsString(dtype))
     return mr3d_fail(error, MR3D_FORMAT, "tensor \"%.200s\": dtype is %s", name, dtype == NULL ? "missing" : "not a string");
@@ -72,17 +74,22 @@ static mr3d_status read_entry(const cJSON *member, int64_t data_size, entry *e, 
   e->rank = 0;
   for (const cJSON *size = shape->child; size != NULL; size = size->next, e->rank++) {
     if (e->rank == MR3D_MAX_RANK)
-      return mr3d_fail(error, MR3D_FORMAT, "tensor \"%.200s\": rank %d; at most %d is possible", name, cJSON_GetArraySize(shape), MR3D_MAX_RANK);
+      return mr3d_fail(error, MR3D_FORMAT, "tensor \"%.200s\": rank %d; at most %d is possible", name, cJSON_GetArraySize(shape),
+                       MR3D_MAX_RANK);
     if (!mr3d_json_is_count(size, &e->shape[e->rank]))
-      return mr3d_fail(error, MR3D_FORMAT, "tensor \"%.200s\": size %d of shape is not a whole number of 0 .. 2^53-1", name, e->rank);
+      return mr3d_fail(error, MR3D_FORMAT, "tensor \"%.200s\": size %d of shape is not a whole number of 0 .. 2^53-1", name,
+                       e->rank);
   }
 
   if (!cJSON_IsArray(offsets))
-    return mr3d_fail(error, MR3D_FORMAT, "tensor \"%.200s\": data_offsets is %s", name, offsets == NULL ? "missing" : "not an array");
-  if (cJSON_GetArraySize(offsets) != 2 || !mr3d_json_is_count(offsets->child, &e->begin) || !mr3d_json_is_count(offsets->child->next, &e->end))
+    return mr3d_fail(error, MR3D_FORMAT, "tensor \"%.200s\": data_offsets is %s", name,
+                     offsets == NULL ? "missing" : "not an array");
+  if (cJSON_GetArraySize(offsets) != 2 || !mr3d_json_is_count(offsets->child, &e->begin) ||
+      !mr3d_json_is_count(offsets->child->next, &e->end))
     return mr3d_fail(error, MR3D_FORMAT, "tensor \"%.200s\": data_offsets is not a pair of whole numbers of 0 .. 2^53-1", name);
   if (e->begin > e->end || e->end > data_size)
-    return mr3d_fail(error, MR3D_FORMAT, "tensor \"%.200s\": data_offsets [%lld,%lld] do not lie within the data section of %lld bytes", name,
+    return mr3d_fail(error, MR3D_FORMAT,
+                     "tensor \"%.200s\": data_offsets [%lld,%lld] do not lie within the data section of %lld bytes", name,
                      (long long)e->begin, (long long)e->end, (long long)data_size);
 
   int64_t bytes;
@@ -91,9 +98,9 @@ static mr3d_status read_entry(const cJSON *member, int64_t data_size, entry *e, 
     return mr3d_fail(error, MR3D_FORMAT, "tensor \"%.200s\": shape %s of %s is larger than any file", name,
                      mr3d_shape_text(e->rank, e->shape, text), mr3d_dtype_name(e->dtype));
   if (bytes != e->end - e->begin)
-    return mr3d_fail(error, MR3D_FORMAT, "tensor \"%.200s\": shape %s of %s needs %lld bytes, data_offsets [%lld,%lld] hold %lld", name,
-                     mr3d_shape_text(e->rank, e->shape, text), mr3d_dtype_name(e->dtype), (long long)bytes, (long long)e->begin,
-                     (long long)e->end, (long long)(e->end - e->begin));
+    return mr3d_fail(error, MR3D_FORMAT, "tensor \"%.200s\": shape %s of %s needs %lld bytes, data_offsets [%lld,%lld] hold %lld",
+                     name, mr3d_shape_text(e->rank, e->shape, text), mr3d_dtype_name(e->dtype), (long long)bytes,
+                     (long long)e->begin, (long long)e->end, (long long)(e->end - e->begin));
   return MR3D_OK;
 }
 
@@ -114,11 +121,13 @@ static mr3d_status check_tiling(entry *entries, int count, int64_t data_size, mr
   int64_t reached = 0;
   for (int i = 0; i < count && status == MR3D_OK; reached = sorted[i++]->end)
     if (sorted[i]->begin != reached)
-      status = mr3d_fail(error, MR3D_FORMAT, "tensor \"%.200s\": data begins at %lld, but the data before it ends at %lld: %s", sorted[i]->name,
-                         (long long)sorted[i]->begin, (long long)reached, sorted[i]->begin < reached ? "tensors overlap" : "there is a hole");
+      status = mr3d_fail(error, MR3D_FORMAT, "tensor \"%.200s\": data begins at %lld, but the data before it ends at %lld: %s",
+                         sorted[i]->name, (long long)sorted[i]->begin, (long long)reached,
+                         sorted[i]->begin < reached ? "tensors overlap" : "there is a hole");
   if (status == MR3D_OK && reached != data_size)
-    status = mr3d_fail(error, MR3D_FORMAT, "%lld bytes follow the last tensor: the data section has %lld bytes, tensors fill %lld",
-                       (long long)(data_size - reached), (long long)data_size, (long long)reached);
+    status =
+        mr3d_fail(error, MR3D_FORMAT, "%lld bytes follow the last tensor: the data section has %lld bytes, tensors fill %lld",
+                  (long long)(data_size - reached), (long long)data_size, (long long)reached);
   free(sorted);
   return status;
 }
@@ -141,7 +150,8 @@ static mr3d_status add_entry(mr3d_bundle *bundle, const entry *e, const unsigned
   if (e->dtype == MR3D_BOOL)
     for (size_t i = 0; i < size; i++)
       if (bytes[i] > 1)
-        return mr3d_fail(error, MR3D_FORMAT, "tensor \"%.200s\": element %zu of BOOL holds %d; only 0 and 1 are possible", e->name, i, bytes[i]);
+        return mr3d_fail(error, MR3D_FORMAT, "tensor \"%.200s\": element %zu of BOOL holds %d; only 0 and 1 are possible",
+                         e->name, i, bytes[i]);
   if (size > 0 && (uintptr_t)bytes % mr3d_dtype_size(e->dtype) == 0)
     mr3d_bundle_borrow(bundle, e->name, e->dtype, e->rank, e->shape, (void *)bytes);
   else
@@ -149,7 +159,8 @@ static mr3d_status add_entry(mr3d_bundle *bundle, const entry *e, const unsigned
   return MR3D_OK;
 }
 
-static mr3d_status read_header(const cJSON *header, const unsigned char *data, int64_t data_size, mr3d_bundle *bundle, mr3d_error *error) {
+static mr3d_status read_header(const cJSON *header, const unsigned char *data, int64_t data_size, mr3d_bundle *bundle,
+                               mr3d_error *error) {
   int count = 0;
   mr3d_status status = MR3D_OK;
   entry *entries = mr3d_allocate(cJSON_GetArraySize(header), sizeof *entries);
@@ -174,9 +185,11 @@ mr3d_status mr3d_safetensors_parse(const void *bytes, size_t size, mr3d_bundle *
   for (int i = 7; i >= 0; i--)
     header_size = header_size << 8 | file[i];
   if (header_size > MAX_HEADER)
-    return mr3d_fail(error, MR3D_FORMAT, "header length %llu is above the limit of %d; is this a safetensors file?", (unsigned long long)header_size, MAX_HEADER);
+    return mr3d_fail(error, MR3D_FORMAT, "header length %llu is above the limit of %d; is this a safetensors file?",
+                     (unsigned long long)header_size, MAX_HEADER);
   if (header_size > size - 8)
-    return mr3d_fail(error, MR3D_FORMAT, "header length is %llu, but only %zu bytes follow: the file is cut short", (unsigned long long)header_size, size - 8);
+    return mr3d_fail(error, MR3D_FORMAT, "header length is %llu, but only %zu bytes follow: the file is cut short",
+                     (unsigned long long)header_size, size - 8);
   if (header_size == 0 || file[8] != '{')
     return mr3d_fail(error, MR3D_FORMAT, "the header does not start with '{'");
 
@@ -236,10 +249,11 @@ mr3d_status mr3d_safetensors_open(const char *path, uint64_t inflate_cap, mr3d_b
 
 static bool add_text(cJSON *object, const char *key, const char *value, mr3d_error *error) {
   size_t at;
-  const char *const bad = !mr3d_utf8_valid(key, strlen(key), &at) ? "name" : !mr3d_utf8_valid(value, strlen(value), &at) ? "value" : NULL;
-  if (bad != NULL)
-    mr3d_fail(error, MR3D_INVALID, "cannot write \"%.200s\": its %s is not UTF-8 at byte %zu", key, bad, at);
-  return bad == NULL && cJSON_AddStringToObject(object, key, value) != NULL;
+  if (!mr3d_utf8_valid(key, strlen(key), &at) || !mr3d_utf8_valid(value, strlen(value), &at)) {
+    mr3d_fail(error, MR3D_INVALID, "cannot write metadata \"%.200s\": it is not UTF-8 at byte %zu of its name or value", key, at);
+    return false;
+  }
+  return cJSON_AddStringToObject(object, key, value) != NULL;
 }
 
 static bool add_numbers(cJSON *object, const char *key, const int64_t *numbers, int count) {

@@ -49,6 +49,8 @@ typedef struct mr3d_config {
 /**
  * Parses a JSON object (the text of a checkpoint's config.json, or a request's `config`).
  *
+ * null counts as absent. Unknown keys are ignored unless they look like a misspelt known one.
+ *
  * Errors (MR3D_INVALID): not an object; duplicate key; misspelt key (names the key meant); a value of another type or outside its list
  * (lists the valid ones); numbers out of range; heads not divisible by KV heads; options that do not fit each other.
  */
@@ -61,8 +63,10 @@ mr3d_status mr3d_config_parse(const char *json, mr3d_config *config, mr3d_error 
 mr3d_status mr3d_config_need(const mr3d_config *config, const char *key, mr3d_error *error);
 
 /**
- * Whether two configurations give every key that `json` holds the same value (protocol.md, "Sessions"). Errors: MR3D_INVALID,
- * names the first key that differs, with both values.
+ * Whether a session's configuration gives every key that `json` holds the same value (protocol.md, "Sessions"); keys that
+ * `session_json` lacks have their default there. Ignored keys and null for a key without default claim nothing, nor does
+ * `tie_word_embeddings` where the session leaves it to its weights.
+ * Errors: MR3D_INVALID, names the first key that differs, with both values.
  */
 mr3d_status mr3d_config_agrees(const char *json, const char *session_json, mr3d_error *error);
 
@@ -72,7 +76,10 @@ typedef struct mr3d_split {
   int64_t *spatial, *temporal; /**< [Ds], [Dt]; owned, freed by mr3d_split_free */
 } mr3d_split;
 
-/** Errors: Ds or Dt odd, ratio missing or outside 0..1, an interleaved unit longer than 8 - with the numbers. */
+/**
+ * Splits a head of D dimensions. D times `spatial_ratio` counts as whole within 1e-9 of D (0.58 times 100 is not 58 in binary64).
+ * Errors: Ds or Dt odd, ratio missing or outside 0..1, an interleaved unit longer than 8 - with the numbers.
+ */
 mr3d_status mr3d_split_head(const mr3d_config *config, int64_t D, mr3d_split *split, mr3d_error *error);
 void mr3d_split_free(mr3d_split *split);
 
