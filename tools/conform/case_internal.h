@@ -43,4 +43,7 @@ mr3d_status mr3d_recipe_check(const cJSON *recipe, mr3d_error *error);
 /** Adds the tensor `name` that a recipe describes to `into`. Errors: as above; MR3D_UNSUPPORTED when the data folder is needed and missing. */
 mr3d_status mr3d_recipe_make(const mr3d_recipe_context *context, const cJSON *recipe, const char *name, mr3d_bundle *into, mr3d_error *error);
 
+/** The greedy token of the last row of each sample: logits [B,K,V], K >= 1, tokens [B]; the lowest id where several are largest. */
+void mr3d_greedy_tokens(const mr3d_tensor *logits, double *tokens);
+
 #endif

@@ -402,20 +402,26 @@ static mr3d_status fill_argmax(const mr3d_recipe_context *context, const cJSON *
   int step = is_whole(source->child, 0) && cJSON_GetArraySize(source) == 1 ? (int)source->child->valuedouble : context->n_truth;
   const mr3d_tensor *logits = step < context->n_truth && context->truth && context->truth[step] ? mr3d_bundle_find(context->truth[step], "logits") : NULL;
   if (!logits || logits->rank != 3 || logits->shape[1] < 1) return mr3d_fail(error, MR3D_FORMAT, "\"argmax\" must be [STEP], an earlier step that gives logits");
-  int64_t B = logits->shape[0], K = logits->shape[1], V = logits->shape[2];
+  int64_t B = logits->shape[0];
   mr3d_status status = check_count("argmax", (double)B, tensor, error);
   if (status != MR3D_OK) return status;
-  double *values = mr3d_allocate(mr3d_tensor_count(logits), sizeof *values), *greedy = mr3d_allocate(B, sizeof *greedy);
+  double *greedy = mr3d_allocate(B, sizeof *greedy);
+  mr3d_greedy_tokens(logits, greedy);
+  status = store(greedy, tensor, error);
+  free(greedy);
+  return status;
+}
+
+void mr3d_greedy_tokens(const mr3d_tensor *logits, double *tokens) {
+  int64_t B = logits->shape[0], K = logits->shape[1], V = logits->shape[2];
+  double *values = mr3d_allocate(mr3d_tensor_count(logits), sizeof *values);
   mr3d_tensor_to_double(logits, values);
   for (int64_t b = 0; b < B; b++) {
     const double *row = values + (b * K + K - 1) * V;
     int64_t best = 0;
     for (int64_t v = 1; v < V; v++)
       if (row[v] > row[best]) best = v;
-    greedy[b] = (double)best;
+    tokens[b] = (double)best;
   }
-  status = store(greedy, tensor, error);
   free(values);
-  free(greedy);
-  return status;
 }

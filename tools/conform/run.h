@@ -6,7 +6,7 @@
 #include "case.h"
 #include "judge.h"
 
-/** Which cases: NULL or 0 selects all. Globs as in fnmatch. */
+/** Which cases: NULL or 0 selects all. The glob is fnmatch's; the others are words joined by commas. */
 typedef struct mr3d_selection {
   const char *case_glob, *op, *level, *pitfall, *tag;
   uint32_t tiers;              /**< bit per tier; 0: those the backend announced */
@@ -52,12 +52,17 @@ typedef struct mr3d_run {
   int n_results;
   mr3d_result *results;
   int passed, failed, skipped, broken;
+  int n_golden_files;          /**< verified by SHA-256 before anything ran */
   double seconds;
+  char silence_diagnosis[1024], silence_mistake[128]; /**< of the last timeout; given to requests not asked after it */
 } mr3d_run;
+
+bool mr3d_case_selected(const mr3d_case *, const mr3d_selection *);
 
 /**
  * Runs the selection. `progress` (may be NULL) is called after each result.
- * Errors (could not run, exit 1): backend does not start, golden set damaged, unknown selection words, an empty selection, nothing compared.
+ * Errors (could not run, exit 1): backend does not start, golden set damaged, unknown selection words, an empty selection.
+ * A run in which nothing was compared is a run, with exit status 1: its report says what was skipped, and why.
  * Ownership: on success *run is the caller's; mr3d_run_free.
  */
 mr3d_status mr3d_run_suite(const mr3d_run_options *, void (*progress)(void *user, const mr3d_run *so_far, int total), void *user, mr3d_run **, mr3d_error *);
@@ -65,6 +70,9 @@ void mr3d_run_free(mr3d_run **);
 
 /** 0 compliant, 2 not, 1 could not run (nothing compared, or the suite itself is broken). */
 int mr3d_run_exit_status(const mr3d_run *);
+
+/** The reason for which most results were skipped, or "". */
+const char *mr3d_run_common_skip(const mr3d_run *);
 
 /** Which mistake explains a failing answer: fills diagnosis and mistake (tools/conform/diagnose.c). `requests` are the steps asked so far, the last one failed with `got`. */
 void mr3d_diagnose(mr3d_result *, int n_requests, mr3d_bundle *const requests[], const mr3d_reply *got, mr3d_weights_cache *, int threads);

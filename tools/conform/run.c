@@ -1,0 +1,541 @@
+/** The runner: golden agreement first, then the backend, step by step, under the judge (docs/concepts.md, "How a verdict comes about"). */
+#include "run.h"
+
+#include <fnmatch.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+
+#include "case_internal.h"
+#include "golden.h"
+#include "pitfalls.h"
+#include "scratch.h"
+#include "words.h"
+
+/** After so many requests of one operator without a reply, the operator is not asked again. */
+#define MR3D_TIMEOUTS_PER_OP 2
+
+enum { NOT_COMPARED, AGREES, PARTS };
+
+/** Whether the reference agrees with a case's golden: found out once, needed at every tier. */
+struct agreement {
+  int state;
+  double worst;
+  char message[1024];
+};
+
+struct silent_op {
+  const char *op;
+  int timeouts;
+};
+
+struct runner {
+  mr3d_run *run;
+  mr3d_backend *backend;
+  mr3d_weights_cache *weights;
+  const char *scratch;
+  int n_silent;
+  struct silent_op silent[64];
+};
+
+/** One case at one tier under way. */
+struct session {
+  struct runner *runner;
+  const mr3d_case *test;
+  mr3d_tier tier;
+  uint64_t seed;
+  mr3d_truth *truth;
+  mr3d_golden *golden;             /**< to compare the reference with, or NULL */
+  double golden_worst;
+  mr3d_bundle **requests, **answers; /**< [n_steps]; answers are the truth's */
+  double weight_elements;          /**< of the largest weights file so far */
+};
+
+static double now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* ---- selection ---- */
+
+static bool any_selected(const char *list, int count, const char *const words[]) {
+  for (int i = 0; i < count; i++)
+    if (mr3d_word_selected(list, words[i])) return true;
+  return list == NULL;
+}
+
+bool mr3d_case_selected(const mr3d_case *test, const mr3d_selection *selection) {
+  if (selection->case_glob && fnmatch(selection->case_glob, test->id, 0) != 0) return false;
+  if (!mr3d_word_selected(selection->level, test->level)) return false;
+  if (!any_selected(selection->pitfall, test->n_pitfalls, test->pitfalls) || !any_selected(selection->tag, test->n_tags, test->tags)) return false;
+  if (selection->without_slow && any_selected("slow", test->n_tags, test->tags)) return false;
+  bool op = selection->op == NULL;
+  for (int s = 0; s < test->n_steps && !op; s++) op = mr3d_word_selected(selection->op, test->steps[s].op);
+  return op;
+}
+
+/** Every comma-separated word of `list` must be known, or a typing error would select nothing and pass. */
+static mr3d_status check_words(const char *option, const char *list, int count, const char *const known[], mr3d_error *error) {
+  char word[128];
+  for (const char *at = list; at; at = strchr(at, ',') ? strchr(at, ',') + 1 : NULL) {
+    int length = (int)strcspn(at, ",");
+    snprintf(word, sizeof word, "%.*s", length, at);
+    bool found = false;
+    for (int i = 0; i < count; i++) found = found || strcmp(word, known[i]) == 0;
+    if (found) continue;
+    const char *meant = mr3d_word_meant(word, count, known);
+    return mr3d_fail(error, MR3D_INVALID, "%s \"%s\": no case has that%s%s%s; `mr3d list` shows what there is", option, word, meant ? "; did you mean \"" : "", meant ? meant : "", meant ? "\"?" : "");
+  }
+  return MR3D_OK;
+}
+
+/** The distinct words of one kind over all cases, in order of appearance. */
+struct words {
+  int count;
+  const char **list;
+};
+
+static void add_word(struct words *words, const char *word) {
+  for (int i = 0; i < words->count; i++)
+    if (strcmp(words->list[i], word) == 0) return;
+  words->list = realloc(words->list, (size_t)(words->count + 1) * sizeof *words->list);
+  words->list[words->count++] = word;
+}
+
+static mr3d_status check_selection(const mr3d_suite *suite, const mr3d_selection *selection, mr3d_error *error) {
+  struct words ops = {0}, levels = {0}, pitfalls = {0}, tags = {0};
+  for (int p = 0; p < mr3d_pitfall_count(); p++) add_word(&pitfalls, mr3d_pitfall_at(p)->slug);
+  for (int i = 0; i < suite->n_cases; i++) {
+    const mr3d_case *test = &suite->cases[i];
+    add_word(&levels, test->level);
+    for (int s = 0; s < test->n_steps; s++) add_word(&ops, test->steps[s].op);
+    for (int t = 0; t < test->n_tags; t++) add_word(&tags, test->tags[t]);
+  }
+  mr3d_status status = check_words("--op", selection->op, ops.count, ops.list, error);
+  if (status == MR3D_OK) status = check_words("--level", selection->level, levels.count, levels.list, error);
+  if (status == MR3D_OK) status = check_words("--pitfall", selection->pitfall, pitfalls.count, pitfalls.list, error);
+  if (status == MR3D_OK) status = check_words("--tag", selection->tag, tags.count, tags.list, error);
+  free(ops.list), free(levels.list), free(pitfalls.list), free(tags.list);
+  if (status == MR3D_OK && suite->n_cases == 0) status = mr3d_fail(error, MR3D_INVALID, "%s/cases.json holds no case", suite->golden_dir);
+  if (status != MR3D_OK) return status;
+
+  for (int i = 0; i < suite->n_cases; i++)
+    if (mr3d_case_selected(&suite->cases[i], selection)) return MR3D_OK;
+  char what[512] = "";
+  const struct { const char *option, *value; } given[] = {{"--case", selection->case_glob}, {"--op", selection->op}, {"--level", selection->level},
+                                                         {"--pitfall", selection->pitfall}, {"--tag", selection->tag}};
+  for (size_t i = 0; i < sizeof given / sizeof *given; i++)
+    if (given[i].value) snprintf(what + strlen(what), sizeof what - strlen(what), " %s %s", given[i].option, given[i].value);
+  const char *meant = NULL;
+  if (selection->case_glob) {
+    struct words ids = {0};
+    for (int i = 0; i < suite->n_cases; i++) add_word(&ids, suite->cases[i].id);
+    meant = mr3d_word_meant(selection->case_glob, ids.count, ids.list);
+    free(ids.list);
+  }
+  return mr3d_fail(error, MR3D_INVALID, "the selection is empty: none of the %d cases matches%s%s%s%s; `mr3d list cases` shows them", suite->n_cases, what, meant ? "; did you mean --case " : "",
+                   meant ? meant : "", meant ? "?" : "");
+}
+
+static bool announces_op(const mr3d_backend_info *info, const char *op) {
+  for (int i = 0; i < info->n_ops; i++)
+    if (strcmp(info->ops[i], op) == 0) return true;
+  return false;
+}
+
+static uint32_t announced_tiers(const mr3d_backend_info *info) {
+  uint32_t tiers = 0;
+  for (int i = 0; i < info->n_tiers; i++) tiers |= 1u << info->tiers[i];
+  return tiers;
+}
+
+/* ---- one step ---- */
+
+static double bundle_elements(const mr3d_bundle *bundle) {
+  double count = 0;
+  for (int i = 0; i < mr3d_bundle_count(bundle); i++) count += (double)mr3d_tensor_count(mr3d_bundle_at(bundle, i));
+  return count;
+}
+
+/** Generous: 20 s, in which an interpreter may still be compiling, and 1 s a million elements of input and weights. */
+static double timeout_of(const struct session *s, const mr3d_bundle *request) {
+  const mr3d_run_options *options = &s->runner->run->options;
+  return options->timeout > 0 ? options->timeout : 20 + 1e-6 * (bundle_elements(request) + s->weight_elements);
+}
+
+static mr3d_status make_request(struct session *s, int step, mr3d_error *error) {
+  const mr3d_suite *suite = s->runner->run->suite;
+  const char *set = s->test->steps[step].weights;
+  char path[4096];
+  if (set) {
+    mr3d_status status = mr3d_suite_weights(suite, set, s->tier, s->seed, s->runner->scratch, path, error);
+    if (status != MR3D_OK) return status;
+    struct stat file;
+    if (stat(path, &file) == 0) s->weight_elements = fmax(s->weight_elements, (double)file.st_size / (double)mr3d_dtype_size(mr3d_tier_storage(s->tier)));
+  }
+  return mr3d_case_request(suite, s->test, step, s->tier, s->seed, set ? path : NULL, s->answers, &s->requests[step], error);
+}
+
+/** The reference's part of a step: it must do as the case expects, and agree with the golden. `error` holds its refusal where it refused. */
+static mr3d_status ask_reference(struct session *s, int step, mr3d_error *refusal, mr3d_error *error) {
+  const mr3d_step *expected = &s->test->steps[step];
+  const mr3d_bundle *answer = NULL;
+  mr3d_status status = mr3d_truth_step(s->truth, s->requests[step], &answer, refusal);
+  if (status != MR3D_OK && !expected->expect_error) return mr3d_fail(error, MR3D_INVALID, "the reference refuses step %d (%s), an answer is expected: %.700s", step, expected->op, refusal->message);
+  if (status == MR3D_OK && expected->expect_error) return mr3d_fail(error, MR3D_INVALID, "the reference answers step %d (%s), which must be refused", step, expected->op);
+  for (int i = 0; i < expected->n_message; i++)
+    if (!strstr(refusal->message, expected->message[i]))
+      return mr3d_fail(error, MR3D_INVALID, "the reference's message at step %d lacks \"%s\": %.600s", step, expected->message[i], refusal->message);
+  s->answers[step] = (mr3d_bundle *)answer; /* read only from here on; the array's type is that of mr3d_case_request */
+  if (!s->golden) return MR3D_OK;
+  double worst = 0;
+  status = mr3d_golden_compare(s->golden, s->test, step, s->requests[step], answer, &worst, error);
+  if (worst > s->golden_worst) s->golden_worst = worst;
+  return status;
+}
+
+/** The greedy tokens of the reference against those of PyTorch's own generate(). */
+static mr3d_status check_tokens(const struct session *s, mr3d_error *error) {
+  int step = 0;
+  const char *golden = mr3d_golden_tokens(s->golden, &step);
+  if (!golden) return MR3D_OK;
+  char tokens[4096] = "";
+  for (; step < s->test->n_steps; step++) {
+    const mr3d_tensor *logits = s->answers[step] ? mr3d_bundle_find(s->answers[step], "logits") : NULL;
+    if (!logits || logits->shape[0] != 1 || logits->shape[1] < 1) continue;
+    double token;
+    mr3d_greedy_tokens(logits, &token);
+    snprintf(tokens + strlen(tokens), sizeof tokens - strlen(tokens), "%s%.0f", *tokens ? "," : "", token);
+  }
+  if (strcmp(tokens, golden) == 0) return MR3D_OK;
+  return mr3d_fail(error, MR3D_INVALID, "reference and golden part: greedy tokens are %.400s, PyTorch's generate() gave %.400s", tokens, golden);
+}
+
+static struct silent_op *silence_of(struct runner *r, const char *op) {
+  for (int i = 0; i < r->n_silent; i++)
+    if (strcmp(r->silent[i].op, op) == 0) return &r->silent[i];
+  if (r->n_silent == (int)(sizeof r->silent / sizeof *r->silent)) return &r->silent[0];
+  r->silent[r->n_silent] = (struct silent_op){op, 0};
+  return &r->silent[r->n_silent++];
+}
+
+/** The first broken rule of a judgement, in one line. */
+static void describe_judgement(const mr3d_judgement *judgement, int step, const char *op, char *reason, size_t size) {
+  for (int t = 0; t < judgement->n_tensors; t++) {
+    const mr3d_tensor_verdict *v = &judgement->tensors[t];
+    if (v->passed) continue;
+    int n = snprintf(reason, size, "step %d (%s): \"%s\": %s", step, op, v->name, v->problem);
+    if (v->index[0] && n > 0 && n < (int)size)
+      snprintf(reason + n, size - (size_t)n, "; worst at %s: got %.9g, expected %.9g, bound %.3g; %lld of %lld elements out of bounds", v->index, v->got, v->expected, v->bound, (long long)v->wrong,
+               (long long)v->elements);
+    return;
+  }
+  snprintf(reason, size, "step %d (%s): the judge refused the answer", step, op);
+}
+
+/** The backend's part of a step: asked, and its reply judged. */
+static mr3d_verdict ask_backend(struct session *s, int step, const mr3d_error *refusal, mr3d_result *result) {
+  const mr3d_step *expected = &s->test->steps[step];
+  mr3d_step_result *out = &result->steps[step];
+  struct silent_op *silence = silence_of(s->runner, expected->op);
+  result->n_steps = step + 1;
+  out->op = expected->op;
+  if (silence->timeouts >= MR3D_TIMEOUTS_PER_OP) {
+    snprintf(result->reason, sizeof result->reason, "step %d (%s): not asked, because %d requests of %s had no reply in time", step, expected->op, silence->timeouts, expected->op);
+    snprintf(result->diagnosis, sizeof result->diagnosis, "%s", s->runner->run->silence_diagnosis);
+    snprintf(result->mistake, sizeof result->mistake, "%s", s->runner->run->silence_mistake);
+    return MR3D_FAILED;
+  }
+  double timeout = timeout_of(s, s->requests[step]);
+  out->asked = true;
+  mr3d_backend_ask(s->runner->backend, s->requests[step], timeout, &out->reply);
+  const mr3d_reply *reply = &out->reply;
+  mr3d_verdict verdict = MR3D_FAILED;
+  char *reason = result->reason;
+  size_t size = sizeof result->reason;
+
+  switch (reply->kind) {
+  case MR3D_REPLY_ANSWER:
+    if (expected->expect_error) {
+      snprintf(reason, size, "step %d (%s): must be refused: %.600s; the backend answered", step, expected->op, refusal->message);
+      break;
+    }
+    mr3d_judge(s->truth, reply->answer, &out->judgement);
+    if (out->judgement.passed) verdict = MR3D_PASSED;
+    else describe_judgement(&out->judgement, step, expected->op, reason, size);
+    break;
+  case MR3D_REPLY_ERROR:
+    if (expected->expect_error) verdict = MR3D_PASSED;
+    else snprintf(reason, size, "step %d (%s): refused a request that must be answered: %.700s", step, expected->op, reply->message);
+    break;
+  case MR3D_REPLY_UNSUPPORTED:
+    if (expected->expect_error) snprintf(reason, size, "step %d (%s): must be refused: %.500s; the backend says \"unsupported\": %.300s", step, expected->op, refusal->message, reply->message);
+    else {
+      verdict = MR3D_SKIPPED;
+      snprintf(reason, size, "step %d (%s): unsupported: %.700s", step, expected->op, reply->message);
+    }
+    break;
+  case MR3D_REPLY_TIMEOUT:
+    silence->timeouts++;
+    snprintf(reason, size, "step %d (%s): no reply within %.3g s (--timeout): %.700s", step, expected->op, timeout, reply->message);
+    break;
+  case MR3D_REPLY_CRASH: snprintf(reason, size, "step %d (%s): the backend crashed: %.700s", step, expected->op, reply->message); break;
+  case MR3D_REPLY_MALFORMED: snprintf(reason, size, "step %d (%s): malformed reply: %.700s", step, expected->op, reply->message); break;
+  }
+  if (verdict == MR3D_FAILED) {
+    mr3d_diagnose(result, step + 1, s->requests, reply, s->runner->weights, s->runner->run->options.threads);
+    if (reply->kind == MR3D_REPLY_TIMEOUT) {
+      snprintf(s->runner->run->silence_diagnosis, sizeof s->runner->run->silence_diagnosis, "%s", result->diagnosis);
+      snprintf(s->runner->run->silence_mistake, sizeof s->runner->run->silence_mistake, "%s", result->mistake);
+    }
+  }
+  mr3d_bundle_free(&out->reply.answer);
+  return verdict;
+}
+
+/* ---- one case at one tier ---- */
+
+static void close_session(struct session *s) {
+  mr3d_truth_free(&s->truth); /* borrows the requests, so first */
+  for (int i = 0; i < s->test->n_steps; i++) mr3d_bundle_free(&s->requests[i]);
+  free(s->requests);
+  free(s->answers);
+  mr3d_golden_close(&s->golden);
+}
+
+static void open_session(struct session *s, struct runner *r, const mr3d_case *test, mr3d_tier tier, uint64_t seed) {
+  *s = (struct session){.runner = r, .test = test, .tier = tier, .seed = seed};
+  s->truth = mr3d_truth_new(tier, NULL, r->weights, r->run->options.threads);
+  s->requests = mr3d_allocate(test->n_steps, sizeof *s->requests);
+  s->answers = mr3d_allocate(test->n_steps, sizeof *s->answers);
+}
+
+/** Compares the reference alone with the golden. MR3D_UNSUPPORTED: the data folder is needed. */
+static mr3d_status compare_with_golden(struct runner *r, const mr3d_case *test, double *worst, mr3d_error *error) {
+  struct session s;
+  mr3d_error refusal = {0};
+  open_session(&s, r, test, MR3D_FP64, 0);
+  mr3d_status status = mr3d_golden_open(r->run->suite, test, &s.golden, error);
+  for (int step = 0; step < test->n_steps && status == MR3D_OK; step++) {
+    status = make_request(&s, step, error);
+    if (status == MR3D_OK) status = ask_reference(&s, step, &refusal, error);
+  }
+  if (status == MR3D_OK) status = check_tokens(&s, error);
+  *worst = s.golden_worst;
+  close_session(&s);
+  return status;
+}
+
+/** Asks and judges all steps; compares the reference with the golden on the way where this is the golden's tier and seed. */
+static mr3d_verdict run_steps(struct runner *r, mr3d_result *result, struct agreement *agreement) {
+  struct session s;
+  mr3d_error error = {0};
+  open_session(&s, r, result->test, result->tier, result->seed);
+  mr3d_verdict verdict = MR3D_PASSED;
+  mr3d_status status = MR3D_OK;
+  bool compare = agreement->state == NOT_COMPARED; /* run_case has settled it for any other tier and seed */
+  if (compare) status = mr3d_golden_open(r->run->suite, result->test, &s.golden, &error);
+  int step = 0;
+  for (; step < result->test->n_steps && status == MR3D_OK && verdict == MR3D_PASSED; step++) {
+    mr3d_error refusal = {0};
+    status = make_request(&s, step, &error);
+    if (status == MR3D_OK) status = ask_reference(&s, step, &refusal, &error);
+    if (status == MR3D_OK) verdict = ask_backend(&s, step, &refusal, result);
+  }
+  if (status == MR3D_OK && compare && verdict == MR3D_PASSED) {
+    status = check_tokens(&s, &error);
+    if (status == MR3D_OK) *agreement = (struct agreement){AGREES, s.golden_worst, ""};
+  }
+  if (compare) result->golden_worst = s.golden_worst;
+  if (status != MR3D_OK) {
+    verdict = status == MR3D_UNSUPPORTED ? MR3D_SKIPPED : MR3D_BROKEN;
+    snprintf(result->reason, sizeof result->reason, "%s", error.message);
+    if (compare && verdict == MR3D_BROKEN) {
+      agreement->state = PARTS;
+      snprintf(agreement->message, sizeof agreement->message, "%s", error.message);
+    }
+  }
+  close_session(&s);
+  return verdict;
+}
+
+static mr3d_verdict run_case(struct runner *r, mr3d_result *result, struct agreement *agreement) {
+  const mr3d_backend_info *info = mr3d_backend_info_of(r->backend);
+  if (!(announced_tiers(info) >> result->tier & 1)) {
+    snprintf(result->reason, sizeof result->reason, "the backend does not offer tier %s", mr3d_tier_name(result->tier));
+    return MR3D_SKIPPED;
+  }
+  for (int s = 0; s < result->test->n_steps; s++)
+    if (!announces_op(info, result->test->steps[s].op)) {
+      snprintf(result->reason, sizeof result->reason, "the backend does not offer %s", result->test->steps[s].op);
+      return MR3D_SKIPPED;
+    }
+  if (result->test->needs_data && !r->run->suite->data_dir) {
+    snprintf(result->reason, sizeof result->reason, "needs the data folder (prompt_ids.json): give --data DIR or set MR3D_DATA");
+    return MR3D_SKIPPED;
+  }
+  if (agreement->state == NOT_COMPARED && !(result->tier == MR3D_FP64 && result->seed == 0)) {
+    mr3d_error error = {0};
+    mr3d_status status = compare_with_golden(r, result->test, &agreement->worst, &error);
+    if (status == MR3D_UNSUPPORTED) {
+      snprintf(result->reason, sizeof result->reason, "%s", error.message);
+      return MR3D_SKIPPED;
+    }
+    agreement->state = status == MR3D_OK ? AGREES : PARTS;
+    snprintf(agreement->message, sizeof agreement->message, "%s", error.message);
+  }
+  if (agreement->state == AGREES) result->golden_worst = agreement->worst;
+  if (agreement->state == PARTS) {
+    snprintf(result->reason, sizeof result->reason, "%s", agreement->message);
+    return MR3D_BROKEN;
+  }
+  return run_steps(r, result, agreement);
+}
+
+/* ---- the run ---- */
+
+/** Removes the weights files of the sets that no later case of the selection needs. */
+static void drop_weights(const mr3d_run *run, int index) {
+  const mr3d_case *test = &run->suite->cases[index];
+  for (int s = 0; s < test->n_steps; s++) {
+    const char *set = test->steps[s].weights;
+    bool needed = set == NULL;
+    for (int i = index + 1; i < run->suite->n_cases && !needed; i++)
+      for (int t = 0; t < run->suite->cases[i].n_steps && !needed; t++)
+        needed = run->suite->cases[i].steps[t].weights && strcmp(run->suite->cases[i].steps[t].weights, set) == 0 && mr3d_case_selected(&run->suite->cases[i], &run->options.selection);
+    char prefix[256];
+    snprintf(prefix, sizeof prefix, "%s.", set ? set : "");
+    if (!needed) mr3d_scratch_clear(prefix);
+  }
+}
+
+static int count_selected(const mr3d_run *run, uint32_t tiers) {
+  int total = 0;
+  for (int i = 0; i < run->suite->n_cases; i++)
+    if (mr3d_case_selected(&run->suite->cases[i], &run->options.selection))
+      for (int tier = 0; tier < MR3D_N_TIERS; tier++) total += (int)(tiers & run->suite->cases[i].tiers) >> tier & 1;
+  return total;
+}
+
+static void copy_info(mr3d_run *run, const mr3d_backend_info *info) {
+  const char **ops = mr3d_allocate(info->n_ops, sizeof *ops);
+  mr3d_tier *tiers = mr3d_allocate(info->n_tiers, sizeof *tiers);
+  for (int i = 0; i < info->n_ops; i++) ops[i] = strdup(info->ops[i]);
+  for (int i = 0; i < info->n_tiers; i++) tiers[i] = info->tiers[i];
+  run->info = (mr3d_backend_info){strdup(info->spec), strdup(info->name ? info->name : ""), strdup(info->version ? info->version : ""), info->n_ops, info->n_tiers, ops, tiers};
+}
+
+static void run_all(struct runner *r, uint32_t tiers, int total, void (*progress)(void *, const mr3d_run *, int), void *user) {
+  mr3d_run *run = r->run;
+  for (int i = 0; i < run->suite->n_cases; i++) {
+    const mr3d_case *test = &run->suite->cases[i];
+    if (!mr3d_case_selected(test, &run->options.selection)) continue;
+    struct agreement agreement = {0};
+    for (int tier = 0; tier < MR3D_N_TIERS; tier++) {
+      if (!(tiers & test->tiers & 1u << tier)) continue;
+      mr3d_result *result = &run->results[run->n_results];
+      *result = (mr3d_result){.test = test, .tier = (mr3d_tier)tier, .seed = run->options.seed, .golden_worst = NAN};
+      result->steps = mr3d_allocate(test->n_steps, sizeof *result->steps);
+      double start = now();
+      result->verdict = run_case(r, result, &agreement);
+      result->seconds = now() - start;
+      run->n_results++;
+      *(result->verdict == MR3D_PASSED ? &run->passed : result->verdict == MR3D_FAILED ? &run->failed : result->verdict == MR3D_SKIPPED ? &run->skipped : &run->broken) += 1;
+      if (progress) progress(user, run, total);
+    }
+    drop_weights(run, i);
+  }
+}
+
+static char *copied(const char *text) { return text ? strdup(text) : NULL; }
+
+static void copy_options(mr3d_run *run, const mr3d_run_options *options) {
+  run->options = *options;
+  mr3d_selection *selection = &run->options.selection;
+  run->options.backend = copied(options->backend);
+  run->options.golden_dir = copied(options->golden_dir);
+  run->options.data_dir = copied(options->data_dir);
+  selection->case_glob = copied(selection->case_glob);
+  selection->op = copied(selection->op);
+  selection->level = copied(selection->level);
+  selection->pitfall = copied(selection->pitfall);
+  selection->tag = copied(selection->tag);
+}
+
+mr3d_status mr3d_run_suite(const mr3d_run_options *options, void (*progress)(void *user, const mr3d_run *so_far, int total), void *user, mr3d_run **out, mr3d_error *error) {
+  mr3d_run *run = mr3d_allocate(1, sizeof *run);
+  struct runner r = {.run = run};
+  double start = now();
+  copy_options(run, options);
+  mr3d_status status = mr3d_golden_verify(options->golden_dir, NULL, NULL, &run->n_golden_files, error);
+  if (status == MR3D_OK) status = mr3d_suite_open(options->golden_dir, options->data_dir, &run->suite, error);
+  if (status == MR3D_OK) status = check_selection(run->suite, &options->selection, error);
+  if (status == MR3D_OK) status = mr3d_scratch_open(&r.scratch, error);
+  if (status == MR3D_OK) {
+    r.weights = mr3d_weights_cache_new();
+    status = mr3d_backend_open(options->backend, &(mr3d_backend_options){.threads = options->threads, .weights = r.weights}, &r.backend, error);
+  }
+  if (status == MR3D_OK) {
+    const mr3d_backend_info *info = mr3d_backend_info_of(r.backend);
+    uint32_t tiers = options->selection.tiers ? options->selection.tiers : announced_tiers(info);
+    int total = count_selected(run, tiers);
+    copy_info(run, info);
+    run->results = mr3d_allocate(total, sizeof *run->results);
+    if (total == 0) status = mr3d_fail(error, MR3D_INVALID, "the selection is empty: no selected case runs at the selected tiers");
+    else run_all(&r, tiers, total, progress, user);
+  }
+  mr3d_backend_close(&r.backend);
+  if (r.weights) mr3d_weights_cache_free(&r.weights);
+  if (r.scratch) mr3d_scratch_close();
+  run->seconds = now() - start;
+  if (status == MR3D_OK) *out = run;
+  else mr3d_run_free(&run);
+  return status;
+}
+
+void mr3d_run_free(mr3d_run **pointer) {
+  mr3d_run *run = *pointer;
+  if (!run) return;
+  for (int i = 0; i < run->n_results; i++) {
+    mr3d_result *result = &run->results[i];
+    for (int s = 0; s < result->test->n_steps; s++) {
+      mr3d_reply_clear(&result->steps[s].reply);
+      mr3d_judgement_clear(&result->steps[s].judgement);
+    }
+    free(result->steps);
+  }
+  free(run->results);
+  for (int i = 0; i < run->info.n_ops; i++) free((void *)run->info.ops[i]);
+  free((void *)run->info.ops);
+  free((void *)run->info.tiers);
+  free((void *)run->info.spec);
+  free((void *)run->info.name);
+  free((void *)run->info.version);
+  mr3d_suite_close(&run->suite);
+  const mr3d_selection *selection = &run->options.selection;
+  const char *const texts[] = {run->options.backend, run->options.golden_dir, run->options.data_dir, selection->case_glob, selection->op, selection->level, selection->pitfall, selection->tag};
+  for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) free((void *)texts[i]);
+  free(run);
+  *pointer = NULL;
+}
+
+int mr3d_run_exit_status(const mr3d_run *run) {
+  if (run->broken || run->passed + run->failed == 0) return 1;
+  return run->failed ? 2 : 0;
+}
+
+const char *mr3d_run_common_skip(const mr3d_run *run) {
+  const char *common = "";
+  int most = 0;
+  for (int i = 0; i < run->n_results; i++) {
+    if (run->results[i].verdict != MR3D_SKIPPED) continue;
+    int same = 0;
+    for (int j = i; j < run->n_results; j++) same += run->results[j].verdict == MR3D_SKIPPED && strcmp(run->results[i].reason, run->results[j].reason) == 0;
+    if (same > most) most = same, common = run->results[i].reason;
+  }
+  return common;
+}
