@@ -165,8 +165,8 @@ void mr3d_linear(const mr3d_context *, const mr3d_linear_in *, double *y);
 void mr3d_linear_scale(const mr3d_units *, const mr3d_linear_in *, double *scale);
 
 typedef struct mr3d_swiglu_in {
-  int64_t count;
-  const double *gate, *up;
+  int64_t rows, n;
+  const double *gate, *up; /* [rows,n] */
 } mr3d_swiglu_in;
 void mr3d_swiglu(const mr3d_context *, const mr3d_swiglu_in *, double *y);
 void mr3d_swiglu_scale(const mr3d_units *, const mr3d_swiglu_in *, double *scale);

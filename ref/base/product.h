@@ -1,0 +1,40 @@
+/**
+ * The matrix product all of the reference goes through: the one place written for speed (private header).
+ *
+ * Each output is one sum in index order, each term rounded, each addition rounded, no fused multiply-add: the bits are those of
+ *
+ *     sum = 0;  for i = 0 .. in-1:  sum = sum + x[r][i] * w[o][i];  y[r][o] = sum
+ *
+ * on every processor and at every thread count, because the loop is vectorised across outputs and never along a sum.
+ */
+#ifndef MR3D_PRODUCT_H
+#define MR3D_PRODUCT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/** x[r][i] lies at x[r * x_row + i], w[o][i] at w[o * w_out + i * w_in], y[r][o] at y[r * y_row + o]. */
+typedef struct mr3d_product_in {
+  int64_t rows, in, out;
+  const double *x;
+  int64_t x_row;
+  const double *w;
+  int64_t w_out, w_in;
+  int64_t y_row;
+} mr3d_product_in;
+
+void mr3d_product(const mr3d_product_in *, int threads, double *y);
+
+/**
+ * squares[r][o] = sum_i (x[r][i] * w[o][i])^2 in binary32: what an emulated accumulation's noise is made of. Terms whose square is below
+ * binary32's range count as 0.
+ */
+void mr3d_product_squares(const mr3d_product_in *, int threads, float *squares);
+
+/** Whether to leave out the processor's wider instruction set, so that tests can compare the two. */
+void mr3d_product_portable(bool only);
+
+/** Threads for a context's count: 0 means all processors. */
+int mr3d_thread_count(int threads);
+
+#endif

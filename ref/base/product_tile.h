@@ -1,0 +1,73 @@
+/**
+ * The product for one element type and one instruction set, made by including this file with
+ *
+ *   TILE_REAL      double or float              TILE_OF(w)    what is packed for a weight: w, or its square
+ *   TILE_BYTES     bytes of a vector register   TILE_TARGET   target attribute of the functions, or nothing
+ *   TILE_SUMS      name of the inner function   TILE_BLOCK    name of the outer one
+ */
+
+/**
+ * sums[r][o] += x[r][i] * packed[i][o] for i = 0 .. in-1 in order, o = 0 .. width-1. The sums stay in registers; `rows` is 1 or TILE_ROWS.
+ */
+TILE_TARGET static void TILE_SUMS(int64_t rows, int64_t in, const TILE_REAL *x, int64_t x_row, const TILE_REAL *packed, TILE_REAL *sums) {
+  typedef TILE_REAL vector __attribute__((vector_size(TILE_BYTES), aligned(sizeof(TILE_REAL)), may_alias));
+  enum { lanes = TILE_BYTES / sizeof(TILE_REAL), width = lanes * TILE_VECTORS };
+  if (rows == 1) {
+    vector sum[TILE_VECTORS];
+    UNROLLED for (int v = 0; v < TILE_VECTORS; v++)
+      sum[v] = *(const vector *)(sums + v * lanes);
+    for (int64_t i = 0; i < in; i++)
+      UNROLLED for (int v = 0; v < TILE_VECTORS; v++)
+        sum[v] = sum[v] + x[i] * *(const vector *)(packed + i * width + v * lanes);
+    UNROLLED for (int v = 0; v < TILE_VECTORS; v++)
+      *(vector *)(sums + v * lanes) = sum[v];
+    return;
+  }
+  vector sum[TILE_ROWS][TILE_VECTORS];
+  UNROLLED for (int r = 0; r < TILE_ROWS; r++)
+    UNROLLED for (int v = 0; v < TILE_VECTORS; v++)
+      sum[r][v] = *(const vector *)(sums + r * width + v * lanes);
+  for (int64_t i = 0; i < in; i++)
+    UNROLLED for (int r = 0; r < TILE_ROWS; r++)
+      UNROLLED for (int v = 0; v < TILE_VECTORS; v++)
+        sum[r][v] = sum[r][v] + x[r * x_row + i] * *(const vector *)(packed + i * width + v * lanes);
+  UNROLLED for (int r = 0; r < TILE_ROWS; r++)
+    UNROLLED for (int v = 0; v < TILE_VECTORS; v++)
+      *(vector *)(sums + r * width + v * lanes) = sum[r][v];
+}
+
+/**
+ * Outputs first .. first+count-1 of all rows, TILE_DEPTH terms at a time: y carries the sums from one stretch of terms to the next.
+ * packed holds BLOCK_OUTPUTS * TILE_DEPTH elements.
+ */
+TILE_TARGET static void TILE_BLOCK(const mr3d_product_in *p, const TILE_REAL *x, int64_t x_row, int64_t first, int64_t count,
+                                   TILE_REAL *packed, TILE_REAL *y) {
+  enum { width = TILE_BYTES / sizeof(TILE_REAL) * TILE_VECTORS };
+  for (int64_t start = 0; start == 0 || start < p->in; start += TILE_DEPTH) {
+    const int64_t depth = p->in - start < TILE_DEPTH ? p->in - start : TILE_DEPTH;
+    for (int64_t o = 0; o < BLOCK_OUTPUTS && o < (count + width - 1) / width * width; o++) {
+      const double *w = p->w + (first + o) * p->w_out + start * p->w_in;
+      TILE_REAL *lane = packed + o / width * width * TILE_DEPTH + o % width;
+      for (int64_t i = 0; i < depth; i++)
+        lane[i * width] = o < count ? TILE_OF(w[i * p->w_in]) : 0;
+    }
+    for (int64_t r = 0, rows; r < p->rows; r += rows) {
+      rows = p->rows - r >= TILE_ROWS ? TILE_ROWS : 1;
+      for (int64_t o = 0; o < count; o += width) {
+        TILE_REAL sums[TILE_ROWS * width] = {0};
+        const size_t bytes = sizeof(TILE_REAL) * (size_t)(count - o < width ? count - o : width);
+        for (int64_t k = 0; k < rows && start > 0; k++)
+          memcpy(sums + k * width, y + (r + k) * p->y_row + first + o, bytes);
+        TILE_SUMS(rows, depth, x + r * x_row + start, x_row, packed + o * TILE_DEPTH, sums);
+        for (int64_t k = 0; k < rows; k++)
+          memcpy(y + (r + k) * p->y_row + first + o, sums + k * width, bytes);
+      }
+    }
+  }
+}
+#undef TILE_REAL
+#undef TILE_OF
+#undef TILE_BYTES
+#undef TILE_TARGET
+#undef TILE_SUMS
+#undef TILE_BLOCK

@@ -1,0 +1,209 @@
+/** Grouped-query attention over visible keys (spec.md sections 4 and 6). */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../base/product.h"
+#include "mr3d/ops.h"
+
+enum { QUERY_TILE = 64 }; /* queries of one head worked on together; any number gives the same bits */
+
+/** All roundings of one call, in the order of the computation. */
+typedef struct roundings {
+  mr3d_rounder score_noise, score, softmax_noise, probability, probability_input, context_noise, context;
+} roundings;
+
+/** The keys that matter to some query of a tile: all up to the last one visible. */
+static int64_t last_visible(const bool *visible, int64_t queries, int64_t K) {
+  int64_t end = 0;
+  for (int64_t i = 0; i < queries; i++)
+    for (int64_t j = K; j > end; j--)
+      if (visible[i * K + j - 1])
+        end = j;
+  return end;
+}
+
+/**
+ * Scores to probabilities, over visible keys: p = exp(s - max) / sum, the sum in key order; 0 for hidden keys, and everywhere in a row without
+ * visible keys.
+ */
+static void softmax(const bool *visible, int64_t keys, const roundings *r, int64_t batch, int64_t head, int64_t row, double *s) {
+  double max = -INFINITY, sum = 0;
+  for (int64_t j = 0; j < keys; j++)
+    if (visible[j] && s[j] > max)
+      max = s[j];
+  for (int64_t j = 0; j < keys; j++) {
+    const double below = s[j] - max;
+    s[j] = visible[j] ? exp(below) : 0;
+    if (r->softmax_noise.on && visible[j])
+      s[j] *= 1 + r->softmax_noise.ua * (1 + fabs(below)) * mr3d_noise_at(&r->softmax_noise, batch, head, row, r->softmax_noise.shared ? 0 : j);
+    sum = sum + s[j];
+  }
+  for (int64_t j = 0; j < keys; j++)
+    s[j] = visible[j] ? s[j] / sum : 0;
+  mr3d_round_row(&r->probability, batch, head, row, keys, s);
+  mr3d_round_row(&r->probability_input, batch, head, row, keys, s);
+}
+
+/** Queries first .. first+queries-1 of one head. */
+static void attend(const mr3d_attention_in *in, const roundings *r, int64_t b, int64_t h, int64_t first, int64_t queries, double *y) {
+  const int64_t D = in->D, K = in->K, kv = (b * in->G + h / (in->H / in->G)) * K * D;
+  const bool *visible = in->visible + (b * in->q + first) * K;
+  const int64_t keys = last_visible(visible, queries, K);
+  double *scores = mr3d_allocate(queries * keys, sizeof *scores);
+  float *squares = r->score_noise.on && r->score_noise.stochastic ? mr3d_allocate(queries * (keys > D ? keys : D), sizeof *squares) : NULL;
+
+  const mr3d_product_in dot = {.rows = queries, .in = D, .out = keys, .x = in->query + ((b * in->H + h) * in->q + first) * D, .x_row = D,
+                               .w = in->key + kv, .w_out = D, .w_in = 1, .y_row = keys};
+  mr3d_product(&dot, 1, scores);
+  if (squares != NULL)
+    mr3d_product_squares(&dot, 1, squares);
+  for (int64_t i = 0; i < queries; i++) {
+    double *s = scores + i * keys;
+    if (squares != NULL)
+      mr3d_noise_add(&r->score_noise, b, h, first + i, keys, D, squares + i * keys, NULL, s);
+    for (int64_t j = 0; j < keys; j++)
+      s[j] = s[j] / sqrt((double)D);
+    mr3d_round_row(&r->score, b, h, first + i, keys, s);
+    softmax(visible + i * K, keys, r, b, h, first + i, s);
+  }
+
+  double *context = y + ((b * in->H + h) * in->q + first) * D;
+  const mr3d_product_in mix = {.rows = queries, .in = keys, .out = D, .x = scores, .x_row = keys, .w = in->value + kv, .w_out = 1, .w_in = D, .y_row = D};
+  mr3d_product(&mix, 1, context);
+  if (squares != NULL)
+    mr3d_product_squares(&mix, 1, squares);
+  for (int64_t i = 0; i < queries; i++) {
+    if (squares != NULL)
+      mr3d_noise_add(&r->context_noise, b, h, first + i, D, keys, squares + i * D, NULL, context + i * D);
+    mr3d_round_row(&r->context, b, h, first + i, D, context + i * D);
+  }
+  free(scores);
+  free(squares);
+}
+
+static double *rounded_copy(const mr3d_context *context, int64_t B, int64_t heads, int64_t rows, int64_t D, const double *x) {
+  double *copy = mr3d_allocate(B * heads * rows * D, sizeof *copy);
+  memcpy(copy, x, (size_t)(B * heads * rows * D) * sizeof *copy);
+  mr3d_round(context, MR3D_AT_PRODUCT_INPUT, B, heads, rows, D, copy);
+  return copy;
+}
+
+/**
+ * y [B,H,q,D]: query head h reads key/value head h / (H/G), integer division.
+ *
+ *     s[i,j] = (sum over d of query[i,d] key[j,d]) / sqrt(D)
+ *     p[i,j] = exp(s[i,j] - max) / sum over visible j of exp(s[i,j] - max);  0 for hidden keys
+ *     y[i,d] = sum over j of p[i,j] value[j,d]
+ *
+ * max and sums over visible keys, each sum in index order. A query without visible keys gives zeros. Requires: H is a multiple of G; values are
+ * finite, behind hidden keys too (their products are +-0 and change no sum).
+ *
+ * Emulated: product inputs, scores, probabilities and the context are stored; both products accumulate with noise; each exponential is off by a
+ * relative ua (1 + |s - max|). Error: mr3d_attention_scale with u = ua = 2^-53.
+ */
+void mr3d_attention(const mr3d_context *context, const mr3d_attention_in *in, double *y) {
+  mr3d_attention_in rounded = *in;
+  double *copies[3] = {NULL, NULL, NULL};
+  if (context->arithmetic != NULL) {
+    rounded.query = copies[0] = rounded_copy(context, in->B, in->H, in->q, in->D, in->query);
+    rounded.key = copies[1] = rounded_copy(context, in->B, in->G, in->K, in->D, in->key);
+    rounded.value = copies[2] = rounded_copy(context, in->B, in->G, in->K, in->D, in->value);
+  }
+  roundings r = {
+      .score_noise = mr3d_rounder_at(context, MR3D_AT_ACCUMULATION), .score = mr3d_rounder_at(context, MR3D_AT_SCORE),
+      .softmax_noise = mr3d_rounder_at(context, MR3D_AT_ACCUMULATION), .probability = mr3d_rounder_at(context, MR3D_AT_PROBABILITY),
+      .probability_input = mr3d_rounder_at(context, MR3D_AT_PRODUCT_INPUT), .context_noise = mr3d_rounder_at(context, MR3D_AT_ACCUMULATION),
+      .context = mr3d_rounder_at(context, MR3D_AT_CONTEXT)};
+  r.score_noise.equal_columns = r.softmax_noise.equal_columns = r.probability_input.equal_columns = true;
+
+  const int64_t tiles = (in->q + QUERY_TILE - 1) / QUERY_TILE;
+#pragma omp parallel for num_threads(mr3d_thread_count(context->threads)) schedule(dynamic)
+  for (int64_t task = 0; task < in->B * in->H * tiles; task++) {
+    const int64_t first = task % tiles * QUERY_TILE, left = in->q - first;
+    attend(&rounded, &r, task / tiles / in->H, task / tiles % in->H, first, left < QUERY_TILE ? left : QUERY_TILE, y);
+  }
+  for (int i = 0; i < 3; i++)
+    free(copies[i]);
+}
+
+/** Buffers of one query's scale: p, delta [K]; y, spread, size, squares, norm [D]. */
+typedef struct scale_work {
+  double *p, *delta, *y, *spread, *size, *squares, *norm;
+} scale_work;
+
+static void scale_row(const mr3d_units *units, const mr3d_attention_in *in, const double *query, const double *key, const double *value,
+                      const bool *visible, const scale_work *work, double *scale) {
+  const int64_t D = in->D, K = in->K;
+  const double u = units->u, ua = units->ua, up = units->up, root = sqrt((double)D);
+  double *p = work->p, *delta = work->delta, *y = work->y, *spread = work->spread, *size = work->size, *squares = work->squares, *norm = work->norm;
+  double max = -INFINITY, sum = 0;
+  int64_t n = 0;
+  for (int64_t j = 0; j < K; j++) {
+    if (!visible[j])
+      continue;
+    double dot = 0, dot_size = 0, dot_squares = 0;
+    for (int64_t d = 0; d < D; d++) {
+      const double term = query[d] * key[j * D + d];
+      dot += term;
+      dot_size += fabs(term);
+      dot_squares += term * term;
+    }
+    p[j] = dot / root;
+    delta[j] = ua * (2 * dot_size / root + 2) + u * fabs(p[j]) + up * (2 * fabs(dot) + sqrt(dot_squares)) / root;
+    max = fmax(max, p[j]);
+    n++;
+  }
+  for (int64_t j = 0; j < K; j++)
+    if (visible[j]) {
+      delta[j] += ua * 2 * fabs(p[j] - max);
+      p[j] = exp(p[j] - max);
+      sum += p[j];
+    }
+  for (int64_t d = 0; d < D; d++)
+    y[d] = spread[d] = size[d] = squares[d] = norm[d] = 0;
+  for (int64_t j = 0; j < K; j++) {
+    if (!visible[j])
+      continue;
+    p[j] /= sum;
+    for (int64_t d = 0; d < D; d++) {
+      const double v = value[j * D + d], term = p[j] * v;
+      y[d] += term;
+      size[d] += fabs(term);
+      squares[d] += term * term;
+      norm[d] += v * v;
+    }
+  }
+  for (int64_t j = 0; j < K; j++) {
+    if (!visible[j])
+      continue;
+    const double factor = p[j] * p[j] * delta[j] * delta[j];
+    for (int64_t d = 0; d < D; d++)
+      spread[d] += factor * (value[j * D + d] - y[d]) * (value[j * D + d] - y[d]);
+  }
+  for (int64_t d = 0; d < D; d++)
+    scale[d] = n == 0 ? 0
+                      : (units->narrow ? u * fabs(y[d]) : 0) + sqrt(spread[d] + u * u * squares[d] + units->eta * units->eta * norm[d]) +
+                            ua * (4 + sqrt((double)n) / 2) * size[d] + up * (2 * fabs(y[d]) + sqrt(squares[d])) + units->eta;
+}
+
+/**
+ * scale = u |y| + sqrt(sum_j p_j^2 (delta_j |v_j - y|)^2 + ((u p_j + eta) v_j)^2) + ua (4 + sqrt(n) / 2) sum p |v| + up (...) + eta
+ * delta_j = ua (2 sum |q k| / sqrt D + 2 + 2 |s_j - max|) + u |s_j| + up (2 |q k| + sqrt(sum (q k)^2)) / sqrt D,   n visible keys
+ *
+ * An error delta_j of a score moves y by p_j (v_j - y) delta_j, independently for each key: delta_j holds the product's accumulation, the
+ * exponential and its argument, and the stored score (eager stacks: 62 without). (u p_j + eta) v_j: probabilities stored in the tier (SDPA: 720 without).
+ * ua (4 + sqrt(n)/2): both sums over keys and the division. up as in mr3d_linear_scale. Without visible keys: 0, zeros are demanded.
+ */
+void mr3d_attention_scale(const mr3d_units *units, const mr3d_attention_in *in, double *scale) {
+  const int64_t D = in->D, K = in->K, q = in->q;
+#pragma omp parallel for schedule(dynamic)
+  for (int64_t head = 0; head < in->B * in->H; head++) {
+    const int64_t b = head / in->H, kv = (b * in->G + head % in->H / (in->H / in->G)) * K * D;
+    double *memory = mr3d_allocate(2 * K + 5 * D, sizeof *memory), *rest = memory + 2 * K;
+    const scale_work work = {memory, memory + K, rest, rest + D, rest + 2 * D, rest + 3 * D, rest + 4 * D};
+    for (int64_t i = 0; i < q; i++)
+      scale_row(units, in, in->query + (head * q + i) * D, in->key + kv, in->value + kv, in->visible + (b * q + i) * K, &work, scale + (head * q + i) * D);
+    free(memory);
+  }
+}

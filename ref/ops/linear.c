@@ -1,0 +1,96 @@
+/** Matrix product with an optional bias (spec.md section 6). */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../base/product.h"
+#include "linear.h"
+#include "mr3d/ops.h"
+
+void mr3d_linear_plain(const mr3d_linear_in *in, double *y) {
+  for (int64_t r = 0; r < in->rows; r++)
+    for (int64_t o = 0; o < in->out; o++) {
+      double sum = 0;
+      for (int64_t i = 0; i < in->in; i++)
+        sum = sum + in->x[r * in->in + i] * in->weight[o * in->in + i];
+      y[r * in->out + o] = in->bias != NULL ? sum + in->bias[o] : sum;
+    }
+}
+
+static mr3d_product_in product_of(const mr3d_linear_in *in) {
+  return (mr3d_product_in){.rows = in->rows, .in = in->in, .out = in->out, .x = in->x, .x_row = in->in, .w = in->weight, .w_out = in->in, .w_in = 1, .y_row = in->out};
+}
+
+/**
+ * y [rows,out] = sum over i, in index order, of x[r,i] * weight[o,i], then + bias[o]. The same bits as mr3d_linear_plain, which is the
+ * definition.
+ *
+ * Emulated: the inputs as the tier's product takes them (stored weights are in the tier's type already, so only tf32 narrows them), the
+ * accumulation's noise, the product stored, the biased sum stored. Error: mr3d_linear_scale with u = ua = 2^-53.
+ */
+void mr3d_linear(const mr3d_context *context, const mr3d_linear_in *in, double *y) {
+  mr3d_product_in product = product_of(in);
+  if (context->arithmetic == NULL) {
+    mr3d_product(&product, context->threads, y);
+    for (int64_t r = 0; r < in->rows && in->bias != NULL; r++)
+      for (int64_t o = 0; o < in->out; o++)
+        y[r * in->out + o] = y[r * in->out + o] + in->bias[o];
+    return;
+  }
+
+  double *x = mr3d_allocate(in->rows * in->in, sizeof *x), *weight = NULL;
+  memcpy(x, in->x, (size_t)(in->rows * in->in) * sizeof *x);
+  mr3d_round(context, MR3D_AT_PRODUCT_INPUT, 1, 1, in->rows, in->in, x);
+  product.x = x;
+  if (context->arithmetic->units.up > context->arithmetic->units.u) {
+    weight = mr3d_allocate(in->out * in->in, sizeof *weight);
+    memcpy(weight, in->weight, (size_t)(in->out * in->in) * sizeof *weight);
+    /* rows of a weight are outputs, not tokens: never one threshold for all of them */
+    mr3d_round(context, MR3D_AT_PRODUCT_INPUT, 1, in->out, 1, in->in, weight);
+    product.w = weight;
+  }
+  mr3d_product(&product, context->threads, y);
+
+  const mr3d_rounder noise = mr3d_rounder_at(context, MR3D_AT_ACCUMULATION);
+  if (noise.on && noise.stochastic) {
+    float *squares = mr3d_allocate(in->rows * in->out, sizeof *squares);
+    mr3d_product_squares(&product, context->threads, squares);
+#pragma omp parallel for num_threads(mr3d_thread_count(context->threads))
+    for (int64_t r = 0; r < in->rows; r++)
+      mr3d_noise_add(&noise, 0, 0, r, in->out, in->in, squares + r * in->out, in->bias, y + r * in->out);
+    free(squares);
+  }
+  mr3d_round(context, MR3D_AT_PRODUCT, 1, 1, in->rows, in->out, y);
+  if (in->bias != NULL) {
+    for (int64_t r = 0; r < in->rows; r++)
+      for (int64_t o = 0; o < in->out; o++)
+        y[r * in->out + o] += in->bias[o];
+    mr3d_round(context, MR3D_AT_BIASED, 1, 1, in->rows, in->out, y);
+  }
+  free(x);
+  free(weight);
+}
+
+/**
+ * scale = u (|y| + |xw| if there is a bias) + ua c (sum |x w| + |bias|) + up (2 |xw| + sqrt(sum (x w)^2)) + eta
+ *
+ * u: y is stored, with a bias often the product xw before it too. c: the accumulation of K terms, a random walk of sqrt K in binary32; below it
+ * tensor cores that truncate, K/16. The bias stands in the sum because an accumulator may start from it. up (tf32): inputs rounded to nearest
+ * err independently, sqrt(sum (x w)^2); hardware that drops their low bits loses up to 2 up of the whole product, with one sign.
+ */
+void mr3d_linear_scale(const mr3d_units *units, const mr3d_linear_in *in, double *scale) {
+  const double K = (double)in->in, c = units->narrow ? fmax(sqrt(K), K / 16) : sqrt(K), u = units->narrow ? units->u : 0;
+  for (int64_t r = 0; r < in->rows; r++)
+    for (int64_t o = 0; o < in->out; o++) {
+      double xw = 0, size = 0, squares = 0;
+      for (int64_t i = 0; i < in->in; i++) {
+        const double term = in->x[r * in->in + i] * in->weight[o * in->in + i];
+        xw += term;
+        size += fabs(term);
+        squares += term * term;
+      }
+      const double bias = in->bias != NULL ? in->bias[o] : 0;
+      scale[r * in->out + o] = u * (fabs(xw + bias) + (in->bias != NULL ? fabs(xw) : 0)) + units->ua * c * (size + fabs(bias)) +
+                               units->up * (2 * fabs(xw) + sqrt(squares)) + units->eta;
+    }
+}
