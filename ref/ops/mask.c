@@ -3,11 +3,12 @@
 
 #include "mr3d/ops.h"
 
-static mr3d_status check_mask(const char *name, const int64_t *mask, int64_t B, int64_t columns, int64_t keys, bool prefill, mr3d_error *error) {
+static mr3d_status check_mask(const char *name, const int64_t *mask, int64_t columns, const mr3d_mask_in *in, mr3d_error *error) {
+  const int64_t B = in->B, keys = in->L + in->q;
   if (columns > keys)
-    return mr3d_fail(error, MR3D_INVALID, "%s has %lld columns, but there are only %lld keys (past and new): a mask covers at most all keys", name,
-                     (long long)columns, (long long)keys);
-  if (columns < keys && prefill)
+    return mr3d_fail(error, MR3D_INVALID, "%s has %lld columns, at most %lld = past %lld + new %lld keys can be masked", name, (long long)columns,
+                     (long long)keys, (long long)in->L, (long long)in->q);
+  if (columns < keys && in->L == 0)
     return mr3d_fail(error, MR3D_INVALID,
                      "%s has %lld columns for %lld tokens at prefill: expected one per token (only a decode step's mask may be shorter)", name,
                      (long long)columns, (long long)keys);
@@ -38,9 +39,9 @@ mr3d_status mr3d_mask(const mr3d_context *context, const mr3d_mask_in *in, bool 
     return mr3d_fail(error, MR3D_INVALID, "prefill_mask is given, but decode_mask is \"pad_end\": it has a meaning only with decode_mask \"spliced\"");
   mr3d_status status = MR3D_OK;
   if (in->key_mask != NULL)
-    status = check_mask("key_mask", in->key_mask, in->B, in->M, keys, in->L == 0, error);
+    status = check_mask(in->key_mask_name != NULL ? in->key_mask_name : "key_mask", in->key_mask, in->M, in, error);
   if (status == MR3D_OK && in->prefill_mask != NULL)
-    status = check_mask("prefill_mask", in->prefill_mask, in->B, in->L0, keys, in->L == 0, error);
+    status = check_mask("prefill_mask", in->prefill_mask, in->L0, in, error);
   if (status != MR3D_OK)
     return status;
 

@@ -65,6 +65,7 @@ typedef struct mr3d_mask_in {
   int64_t B, L, q;
   int64_t M;                   /* columns of key_mask */
   const int64_t *key_mask;     /* [B,M] or NULL: all keys present */
+  const char *key_mask_name;   /* the name its caller knows it by, for messages; NULL: "key_mask" */
   int64_t L0;                  /* columns of prefill_mask */
   const int64_t *prefill_mask; /* [B,L0] or NULL */
   mr3d_decode_mask rule;

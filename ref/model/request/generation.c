@@ -59,7 +59,7 @@ static mr3d_status prefill(mr3d_request *r, const char *name, mr3d_weights *weig
   in.q = mr3d_request_size(r, "q");
   in.L = mr3d_request_size(r, "L");
   in.position_rows = mr3d_request_position_rows(r);
-  in.mask = (mr3d_mask_in){.B = in.B, .L = in.L, .q = in.q, .M = in.L + in.q, .key_mask = in.mask.key_mask, .rule = r->config.decode_mask};
+  in.mask = (mr3d_mask_in){.B = in.B, .L = in.L, .q = in.q, .M = in.L + in.q, .key_mask = in.mask.key_mask, .key_mask_name = "attention_mask", .rule = r->config.decode_mask};
   decoder.has_points = r->has_points;
   if (keep == 0 || keep > in.q) keep = in.q;
 
@@ -129,7 +129,7 @@ mr3d_status mr3d_answer_decode(mr3d_request *r) {
   MR3D_TRY(mr3d_request_done(r));
 
   mr3d_block_in in = {.B = session->B, .q = mr3d_request_size(r, "q"), .L = session->cache.L};
-  in.mask = (mr3d_mask_in){.B = in.B, .L = in.L, .q = in.q, .key_mask = tensors.attention_mask, .rule = r->config.decode_mask};
+  in.mask = (mr3d_mask_in){.B = in.B, .L = in.L, .q = in.q, .key_mask = tensors.attention_mask, .key_mask_name = "attention_mask", .rule = r->config.decode_mask};
   if (tensors.attention_mask) in.mask.M = mr3d_request_size(r, "M");
   if (in.mask.rule == MR3D_SPLICED) {
     in.mask.prefill_mask = session->prefill_mask;
