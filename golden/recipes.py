@@ -174,8 +174,9 @@ def scene():
     if not _scene:
         import torch
         from mixedrope3d import operators
+        from mixedrope3d.configuration import Options
         points = read_ply(HERE / "scene" / "canonical.ply")
-        grid, _ = operators.voxelize(torch.from_numpy(points))
+        grid, _ = operators.voxelize(torch.from_numpy(points), Options({}))
         coords, _ = operators.token_coords(grid, 4)
         _scene.update(points=points, grid=grid.numpy(), coords=coords.numpy())
     return _scene
