@@ -287,7 +287,7 @@ static mr3d_verdict ask_backend(struct session *s, int step, const mr3d_error *r
   case MR3D_REPLY_MALFORMED: snprintf(reason, size, "step %d (%s): malformed reply: %.700s", step, expected->op, reply->message); break;
   }
   if (verdict == MR3D_FAILED) {
-    mr3d_diagnose(result, step + 1, s->requests, reply, s->runner->weights, s->runner->run->options.threads);
+    mr3d_diagnose(result, s->truth, step + 1, s->requests, reply, s->runner->weights, s->runner->run->options.threads);
     if (reply->kind == MR3D_REPLY_TIMEOUT) {
       snprintf(s->runner->run->silence_diagnosis, sizeof s->runner->run->silence_diagnosis, "%s", result->diagnosis);
       snprintf(s->runner->run->silence_mistake, sizeof s->runner->run->silence_mistake, "%s", result->mistake);

@@ -74,7 +74,10 @@ int mr3d_run_exit_status(const mr3d_run *);
 /** The reason for which most results were skipped, or "". */
 const char *mr3d_run_common_skip(const mr3d_run *);
 
-/** Which mistake explains a failing answer: fills diagnosis and mistake (tools/conform/diagnose.c). `requests` are the steps asked so far, the last one failed with `got`. */
-void mr3d_diagnose(mr3d_result *, int n_requests, mr3d_bundle *const requests[], const mr3d_reply *got, mr3d_weights_cache *, int threads);
+/**
+ * Which mistake explains a failing answer: fills diagnosis and mistake (tools/conform/diagnose.c). `requests` are the steps asked so far, the last one failed
+ * with `got`; `truth` is the case's, stepped and, where there was an answer to judge, judged as far.
+ */
+void mr3d_diagnose(mr3d_result *, mr3d_truth *truth, int n_requests, mr3d_bundle *const requests[], const mr3d_reply *got, mr3d_weights_cache *, int threads);
 
 #endif

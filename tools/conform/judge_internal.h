@@ -1,0 +1,74 @@
+/** What the files of the judge share: one output tensor under judgement, its verdict, the yardstick's runs. */
+#ifndef MR3D_CONFORM_JUDGE_INTERNAL_H
+#define MR3D_CONFORM_JUDGE_INTERNAL_H
+
+#include "judge.h"
+
+#define MR3D_FEW_RUNS 8   /* emulated runs of a first judgement */
+#define MR3D_MANY_RUNS 32 /* and before a failure is declared, */
+#define MR3D_HOPELESS 8   /* unless a statistic is so many times its limit */
+
+/** One emulated server: its errors against the reference at the latest step. */
+typedef struct mr3d_emulated {
+  mr3d_server *server;
+  int done;       /* requests answered */
+  int n_outputs;
+  float **errors; /* [n_outputs] by index in the reference's answer, NULL for integers; kept for the latest step only */
+} mr3d_emulated;
+
+struct mr3d_truth {
+  mr3d_tier tier;
+  const mr3d_operators *operators;
+  mr3d_weights_cache *weights;
+  int threads;
+  mr3d_server *plain;          /* single operators, without their scales */
+  mr3d_server *server;         /* composed operators and, when a judgement asks for it, scales */
+  int n_steps;                 /* accepted requests */
+  const mr3d_bundle **requests;
+  mr3d_bundle **answers;
+  mr3d_bundle *scaled;         /* the latest answer again with scale: and turn:, or NULL */
+  mr3d_emulated runs[MR3D_MANY_RUNS];
+};
+
+/** The latest answer with its `scale:` and `turn:` tensors. */
+const mr3d_bundle *mr3d_truth_scaled(mr3d_truth *);
+/** Metadata `op` of the latest request. */
+const char *mr3d_truth_op(const mr3d_truth *);
+/** Brings the first `n_runs` emulated servers to the latest step. */
+void mr3d_truth_emulate(mr3d_truth *, int n_runs);
+
+/** An output tensor seen as rows (last axis) of heads; arrays hold rows * cols values. */
+typedef struct mr3d_output {
+  const mr3d_tensor *expected;
+  mr3d_units units;
+  mr3d_tier tier;
+  int64_t rows, cols;
+  int64_t heads, per_head; /* row r belongs to head (r / per_head) % heads */
+  bool has_heads;
+  bool columns_share;      /* errors are shared along columns too: cis3d, where one frequency serves all rows */
+  bool any_zero;           /* a zero of either sign is exact: attention rows without a visible key */
+  double *got;             /* owned */
+  const double *ref, *scale, *turn;
+  bool *skip;              /* [rows] or NULL, owned: padding, only checked for being finite */
+  bool *point;             /* [rows] or NULL, owned: rows rotated in 3D */
+} mr3d_output;
+
+/** The output as the latest step's truth has it, beside the backend's. Requires: both floating and of one shape. */
+void mr3d_output_open(mr3d_truth *, const mr3d_tensor *expected, const mr3d_tensor *got, mr3d_output *);
+void mr3d_output_close(mr3d_output *);
+
+/** Adds one rule's outcome; when it fails first, the printf text becomes the verdict's problem. */
+void mr3d_verdict_add(mr3d_tensor_verdict *, const char *rule, double value, double limit, bool tested, const char *format, ...)
+    MR3D_PRINTF(6, 7);
+/** Writes "[0,3,17,5]" of a flat element index, or of a row when `row` ("[0,3,17,:]"). */
+char *mr3d_index_text(const mr3d_tensor *tensor, int64_t index, bool row, char text[96]);
+
+/** The rules of single operators: error in units of the operator's scale (docs/tolerance.md, "Single operators"). */
+void mr3d_judge_by_scale(const mr3d_output *, mr3d_tensor_verdict *);
+/** The rules of composed operators: error in units of what honest arithmetic strays (docs/tolerance.md, "The yardstick"). */
+void mr3d_judge_by_yardstick(const mr3d_output *, const char *name, int n_runs, float *const runs[], mr3d_tensor_verdict *);
+
+/** The k-th smallest of n values, which are reordered. */
+double mr3d_select(double *values, int64_t n, int64_t k);
+
+#endif

@@ -1,0 +1,227 @@
+/**
+ * Judging a single operator by its error scale (docs/tolerance.md, "Single operators").
+ *
+ * e = (got - ref) / scale, element by element. Each rule looks for another kind of mistake: `element` for a wrong value,
+ * `slice` for a wrong row, `tensor` for an arithmetic that is too coarse, `gain` for a factor or an offset hidden below one
+ * rounding, `angle` for a rotation that turns too far in one frequency bin. Rules that average need independent units: rows
+ * that differ, not elements.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "judge_internal.h"
+
+#define ELEMENT_LIMIT 4.0
+#define SLICE_LIMIT 2.0
+#define TENSOR_LIMIT 1.0
+#define MIN_SLICE 16     /* elements: below, a root mean square says no more than its largest element */
+#define MIN_TENSOR 64
+#define BIAS_FLOOR 0.1   /* gain and angle: what honest stacks show over many rows */
+#define BIAS_SIGMAS 4.0
+#define ROW_SHARE 0.25   /* of a row's error is one factor common to the row (a norm's reciprocal) */
+#define MIN_ROWS 32
+#define MIN_ELEMENTS 1024
+
+static double error_of(const mr3d_output *output, int64_t i) {
+  double got = output->got[i], ref = output->ref[i], scale = output->scale[i];
+  if (got == ref) {
+    bool signs_differ = signbit(got) != signbit(ref);
+    return signs_differ && scale == 0 && !output->any_zero ? INFINITY : 0;
+  }
+  return (got - ref) / scale; /* infinite where the scale is 0: there the answer must be exact */
+}
+
+/** Marks rows that no earlier row (of the same head, when `by_head`) equals bit for bit in the reference. */
+static int64_t mark_distinct(const mr3d_output *output, bool by_head, bool *first) {
+  int64_t capacity = 16, n = 0;
+  while (capacity < 2 * output->rows) capacity *= 2;
+  uint64_t *table = mr3d_allocate(capacity, sizeof *table);
+  for (int64_t r = 0; r < output->rows; r++) {
+    uint64_t hash = by_head ? (uint64_t)(r / output->per_head % output->heads) + 1 : 0;
+    for (int64_t i = 0; i < output->cols; i++) {
+      uint64_t bits;
+      memcpy(&bits, &output->ref[r * output->cols + i], sizeof bits);
+      hash = (hash ^ bits) * 0x9E3779B97F4A7C15u;
+      hash ^= hash >> 29;
+    }
+    hash |= 1; /* 0 marks an empty place */
+    int64_t at = (int64_t)((hash >> 1) % (uint64_t)capacity);
+    while (table[at] && table[at] != hash) at = (at + 1) % capacity;
+    first[r] = table[at] == 0;
+    table[at] = hash;
+    n += first[r];
+  }
+  free(table);
+  return n;
+}
+
+/** A mean of e, signed by something, over one group of rows or columns. */
+typedef struct bias {
+  double sum, squares, allowance;
+  int64_t n, rows;
+} bias;
+
+static double bias_limit(const bias *group, int64_t units) {
+  double rms = sqrt(group->squares / (double)group->n);
+  return BIAS_FLOOR + BIAS_SIGMAS * fmax(rms / sqrt((double)group->n), ROW_SHARE / sqrt((double)units)) +
+         group->allowance / (double)group->n;
+}
+
+/** The group nearest to or furthest beyond its limit. */
+typedef struct worst {
+  double value, limit;
+  bool tested;
+  int64_t head, column, rows;
+  const char *what;
+} worst;
+
+static void take(worst *so_far, const bias *group, int64_t units, int64_t head, int64_t column, const char *what) {
+  double value = fabs(group->sum / (double)group->n), limit = bias_limit(group, units);
+  if (so_far->tested && value / limit <= so_far->value / so_far->limit) return;
+  *so_far = (worst){value, limit, true, head, column, group->rows, what};
+}
+
+/** " of head 3", or nothing. */
+static const char *head_text(const worst *found, char text[32]) {
+  snprintf(text, 32, found->head >= 0 ? " of head %lld" : "", (long long)found->head);
+  return text;
+}
+
+static double sign_of(double x) { return (x > 0) - (x < 0); }
+
+/** How many columns differ: where errors are shared along columns, they are units as well (few bins, many coordinates). */
+static int64_t distinct_columns(const mr3d_output *output, int64_t head) {
+  int64_t n = 0, total = (head < 0 ? output->heads : 1) * output->cols;
+  uint64_t *hashes = mr3d_allocate(total, sizeof *hashes);
+  for (int64_t c = 0; c < total; c++) {
+    int64_t h = head < 0 ? c / output->cols : head;
+    for (int64_t s = 0; s < output->per_head; s++) {
+      uint64_t bits;
+      memcpy(&bits, &output->ref[(h * output->per_head + s) * output->cols + c % output->cols], sizeof bits);
+      hashes[c] = (hashes[c] ^ bits) * 0x9E3779B97F4A7C15u;
+      hashes[c] ^= hashes[c] >> 29;
+    }
+    bool known = false;
+    for (int64_t d = 0; d < c && !known; d++) known = hashes[d] == hashes[c];
+    n += !known;
+  }
+  free(hashes);
+  return n;
+}
+
+/** gain: mean of e * sign(ref), a factor; and mean of e, an offset. Over the tensor and over each head. */
+static void judge_gain(const mr3d_output *output, const double *e, bool *first, mr3d_tensor_verdict *verdict) {
+  worst found = {.limit = BIAS_FLOOR, .head = -1, .what = ""};
+  for (int by_head = 0; by_head <= (output->has_heads && output->heads > 1); by_head++) {
+    int64_t n_groups = by_head ? output->heads : 1;
+    mark_distinct(output, by_head, first);
+    for (int64_t g = 0; g < n_groups; g++) {
+      bias factor = {0}, offset = {0};
+      for (int64_t r = 0; r < output->rows; r++) {
+        if (!first[r] || (by_head && r / output->per_head % output->heads != g)) continue;
+        factor.rows++;
+        for (int64_t i = r * output->cols; i < (r + 1) * output->cols; i++) {
+          factor.sum += e[i] * sign_of(output->ref[i]);
+          offset.sum += e[i];
+          factor.squares += e[i] * e[i];
+          factor.n++;
+        }
+      }
+      offset.squares = factor.squares;
+      offset.n = factor.n;
+      offset.rows = factor.rows;
+      if (factor.rows < MIN_ROWS || factor.n < MIN_ELEMENTS) continue;
+      int64_t units = factor.rows;
+      if (output->columns_share) {
+        int64_t columns = distinct_columns(output, by_head ? g : -1);
+        if (columns < units) units = columns;
+      }
+      take(&found, &factor, units, by_head ? g : -1, -1, "magnitudes");
+      take(&found, &offset, units, by_head ? g : -1, -1, "values");
+    }
+  }
+  char head[32];
+  mr3d_verdict_add(verdict, "gain", found.value, found.limit, found.tested,
+                   "%s%s are biased: mean signed error %.3g of the scale over %lld differing rows, at most %.3g allowed", found.what,
+                   head_text(&found, head), found.value, (long long)found.rows, found.limit);
+}
+
+/**
+ * angle: mean of e * sign(turn) in one column, over all heads and in each: a bin that turns too far. What the scale
+ * grants the angle itself (an inverse frequency's rounding is shared by all positions) is granted here too.
+ */
+static void judge_angle(const mr3d_output *output, const double *e, bool *first, mr3d_tensor_verdict *verdict) {
+  worst found = {.limit = BIAS_FLOOR, .head = -1, .what = ""};
+  double storage = 3 * output->units.ua + (output->units.narrow ? output->units.u : 0);
+  for (int by_head = 0; by_head <= (output->has_heads && output->heads > 1); by_head++) {
+    int64_t n_groups = (by_head ? output->heads : 1) * output->cols;
+    bias *groups = mr3d_allocate(2 * n_groups, sizeof *groups); /* text, then points */
+    mark_distinct(output, by_head, first);
+    for (int64_t r = 0; r < output->rows; r++) {
+      if (!first[r]) continue;
+      int64_t head = by_head ? r / output->per_head % output->heads : 0, kind = output->point && output->point[r];
+      for (int64_t c = 0; c < output->cols; c++) {
+        int64_t i = r * output->cols + c;
+        double radius = hypot(output->ref[i], output->turn[i]);
+        if (output->turn[i] == 0 || radius == 0) continue;
+        bias *group = &groups[kind * n_groups + head * output->cols + c];
+        double angle_part = output->scale[i] - storage * radius - output->units.eta;
+        group->sum += e[i] * sign_of(output->turn[i]);
+        group->squares += e[i] * e[i];
+        if (angle_part > 0) group->allowance += angle_part / output->scale[i] * fabs(output->turn[i]) / radius;
+        group->n++;
+        group->rows++;
+      }
+    }
+    for (int64_t g = 0; g < 2 * n_groups; g++)
+      if (groups[g].rows >= MIN_ROWS)
+        take(&found, &groups[g], groups[g].rows, by_head ? g % n_groups / output->cols : -1, g % output->cols, "angle");
+    free(groups);
+  }
+  char head[32];
+  mr3d_verdict_add(verdict, "angle", found.value, found.limit, found.tested,
+                   "dimension %lld%s is turned by another angle: mean error along the turn %.3g of the scale over %lld rows, at most %.3g allowed",
+                   (long long)found.column, head_text(&found, head), found.value, (long long)found.rows, found.limit);
+}
+
+void mr3d_judge_by_scale(const mr3d_output *output, mr3d_tensor_verdict *verdict) {
+  int64_t count = output->rows * output->cols, worst_element = 0, worst_row = 0;
+  double *e = mr3d_allocate(count, sizeof *e), worst_e = -1, worst_slice = 0, squares = 0;
+  for (int64_t r = 0; r < output->rows; r++) {
+    double row_squares = 0;
+    for (int64_t i = r * output->cols; i < (r + 1) * output->cols; i++) {
+      e[i] = error_of(output, i);
+      if (!(fabs(e[i]) <= worst_e)) worst_e = fabs(e[i]), worst_element = i;
+      if (!(fabs(e[i]) <= ELEMENT_LIMIT)) verdict->wrong++;
+      row_squares += e[i] * e[i];
+    }
+    double slice = sqrt(row_squares / (double)output->cols);
+    if (!(slice <= worst_slice)) worst_slice = slice, worst_row = r;
+    squares += row_squares;
+  }
+  double tensor = count ? sqrt(squares / (double)count) : 0;
+  char row[96];
+  mr3d_index_text(output->expected, worst_row, true, row);
+  if (count > 0) {
+    mr3d_index_text(output->expected, worst_element, false, verdict->index);
+    verdict->got = output->got[worst_element];
+    verdict->expected = output->ref[worst_element];
+    verdict->bound = ELEMENT_LIMIT * output->scale[worst_element];
+  }
+  mr3d_verdict_add(verdict, "element", count ? worst_e : 0, ELEMENT_LIMIT, count > 0,
+                   count > 0 && output->scale[worst_element] == 0 ? "must be exact, the sign of zero included"
+                                                                  : "one element's error is %.3g times its scale, at most %g allowed",
+                   worst_e, ELEMENT_LIMIT);
+  mr3d_verdict_add(verdict, "slice", worst_slice, SLICE_LIMIT, output->cols >= MIN_SLICE && output->rows > 0,
+                   "row %s: root mean square error %.3g of the scale, at most %.3g allowed", row, worst_slice, SLICE_LIMIT);
+  mr3d_verdict_add(verdict, "tensor", tensor, TENSOR_LIMIT, count >= MIN_TENSOR,
+                   "root mean square error %.3g of the scale, at most %.3g allowed: the arithmetic is coarser than its tier", tensor,
+                   TENSOR_LIMIT);
+  bool *first = mr3d_allocate(output->rows, sizeof *first);
+  judge_gain(output, e, first, verdict);
+  if (output->turn) judge_angle(output, e, first, verdict);
+  free(first);
+  free(e);
+}

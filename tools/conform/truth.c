@@ -1,0 +1,130 @@
+/** Truth about a case at one tier: the reference server and, on demand, the emulated servers of its yardstick. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "judge_internal.h"
+
+const char *mr3d_truth_op(const mr3d_truth *truth) {
+  const char *op = truth->n_steps > 0 ? mr3d_bundle_get(truth->requests[truth->n_steps - 1], "op") : NULL;
+  return op ? op : "";
+}
+
+/** Composed operators are judged by the yardstick; the others have an error scale. */
+static bool is_composed(const char *op) {
+  static const char *const composed[] = {"attention_block", "decoder_layer", "prefill", "decode", "drop_session"};
+  for (size_t i = 0; i < sizeof composed / sizeof *composed; i++)
+    if (op && strcmp(op, composed[i]) == 0) return true;
+  return false;
+}
+
+static mr3d_server *new_server(const mr3d_truth *truth, bool with_scale) {
+  mr3d_server_options options = {
+      .operators = truth->operators, .threads = truth->threads, .weights = truth->weights, .with_scale = with_scale};
+  return mr3d_server_new(&options);
+}
+
+mr3d_truth *mr3d_truth_new(mr3d_tier tier, const mr3d_operators *operators, mr3d_weights_cache *weights, int threads) {
+  mr3d_truth *truth = mr3d_allocate(1, sizeof *truth);
+  truth->tier = tier;
+  truth->operators = operators;
+  truth->weights = weights;
+  truth->threads = threads;
+  truth->plain = new_server(truth, false);
+  truth->server = new_server(truth, true);
+  return truth;
+}
+
+static void clear_errors(mr3d_emulated *run) {
+  for (int i = 0; i < run->n_outputs; i++) free(run->errors[i]);
+  free(run->errors);
+  run->errors = NULL;
+  run->n_outputs = 0;
+}
+
+void mr3d_truth_free(mr3d_truth **truth_pointer) {
+  mr3d_truth *truth = *truth_pointer;
+  if (!truth) return;
+  for (int r = 0; r < MR3D_MANY_RUNS; r++) {
+    clear_errors(&truth->runs[r]);
+    if (truth->runs[r].server) mr3d_server_free(&truth->runs[r].server);
+  }
+  for (int s = 0; s < truth->n_steps; s++) mr3d_bundle_free(&truth->answers[s]);
+  mr3d_bundle_free(&truth->scaled);
+  free(truth->answers);
+  free(truth->requests);
+  mr3d_server_free(&truth->plain);
+  mr3d_server_free(&truth->server);
+  free(truth);
+  *truth_pointer = NULL;
+}
+
+/** The array with room for one more element. */
+static void *grown(void *array, int n, size_t size) {
+  void *larger = mr3d_allocate(n + 1, size);
+  if (n > 0) memcpy(larger, array, (size_t)n * size);
+  free(array);
+  return larger;
+}
+
+mr3d_status mr3d_truth_step(mr3d_truth *truth, const mr3d_bundle *request, const mr3d_bundle **answer, mr3d_error *error) {
+  mr3d_bundle *fresh = NULL;
+  mr3d_server *server = is_composed(mr3d_bundle_get(request, "op")) ? truth->server : truth->plain;
+  mr3d_status status = mr3d_server_answer(server, request, &fresh, error);
+  if (status != MR3D_OK) return status; /* a refused request changes nothing, so the emulated servers need not see it */
+  mr3d_bundle_free(&truth->scaled);
+  for (int r = 0; r < MR3D_MANY_RUNS; r++) clear_errors(&truth->runs[r]);
+  int n = truth->n_steps++;
+  truth->requests = grown(truth->requests, n, sizeof *truth->requests);
+  truth->answers = grown(truth->answers, n, sizeof *truth->answers);
+  truth->requests[n] = request;
+  truth->answers[n] = fresh;
+  *answer = fresh;
+  return MR3D_OK;
+}
+
+const mr3d_bundle *mr3d_truth_scaled(mr3d_truth *truth) {
+  int latest = truth->n_steps - 1;
+  if (is_composed(mr3d_truth_op(truth))) return truth->answers[latest];
+  mr3d_error error = {0};
+  if (!truth->scaled && mr3d_server_answer(truth->server, truth->requests[latest], &truth->scaled, &error) != MR3D_OK)
+    return truth->answers[latest]; /* without scales, which the judge then reports */
+  return truth->scaled;
+}
+
+/** Keeps answer - reference of every floating output as binary32; what isn't finite stays so and marks the run unusable. */
+static void keep_errors(mr3d_emulated *run, const mr3d_bundle *reference, const mr3d_bundle *answer) {
+  run->n_outputs = mr3d_bundle_count(reference);
+  run->errors = mr3d_allocate(run->n_outputs, sizeof *run->errors);
+  for (int i = 0; i < run->n_outputs; i++) {
+    const mr3d_tensor *expected = mr3d_bundle_at(reference, i);
+    const mr3d_tensor *got = mr3d_bundle_find(answer, expected->name);
+    if (!got || expected->dtype != MR3D_F64 || got->dtype != MR3D_F64 || strchr(expected->name, ':')) continue;
+    int64_t count = mr3d_tensor_count(expected);
+    const double *a = got->data, *b = expected->data;
+    float *errors = run->errors[i] = mr3d_allocate(count, sizeof *errors);
+    for (int64_t j = 0; j < count; j++) errors[j] = (float)(a[j] - b[j]);
+  }
+}
+
+void mr3d_truth_emulate(mr3d_truth *truth, int n_runs) {
+  for (int r = 0; r < n_runs; r++) {
+    mr3d_emulated *run = &truth->runs[r];
+    if (run->errors) continue;
+    if (!run->server) {
+      /* Half of the runs share one threshold among all tokens: equal tokens round equally in real stacks. */
+      mr3d_server_options options = {.operators = truth->operators,
+                                     .arithmetic = mr3d_arithmetic_of(truth->tier, MR3D_STOCHASTIC, r % 2 == 1, (uint64_t)r + 1),
+                                     .emulate = true,
+                                     .threads = truth->threads,
+                                     .weights = truth->weights};
+      run->server = mr3d_server_new(&options);
+    }
+    for (; run->done < truth->n_steps; run->done++) {
+      mr3d_bundle *answer = NULL;
+      mr3d_error error = {0};
+      mr3d_status status = mr3d_server_answer(run->server, truth->requests[run->done], &answer, &error);
+      if (run->done == truth->n_steps - 1 && status == MR3D_OK) keep_errors(run, truth->answers[run->done], answer);
+      mr3d_bundle_free(&answer);
+    }
+  }
+}
