@@ -76,11 +76,11 @@ class Backend:
     def answer(self, request: Request) -> dict:
         return getattr(self, request.op)(request)
 
-    def decode(self, dtype: str, shape: list[int], data: bytes):
+    def read_tensor(self, dtype: str, shape: list[int], data: bytes):
         """The tensor of a type name of safetensors, a shape and little-endian bytes.
 
         numpy has no bfloat16: BF16 arrives as float32, which holds it exactly, and may be answered as float32. Override
-        this and `encode` to use another library's tensors.
+        this and `write_tensor` to use another library's tensors.
         """
         if dtype == "BF16":
             return (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4").reshape(shape)
@@ -88,11 +88,11 @@ class Backend:
             raise Refused(f"tensors of type {dtype} cannot be read here")
         return np.frombuffer(data, NUMPY_TYPES[dtype]).reshape(shape)
 
-    def encode(self, tensor) -> tuple[str, list[int], bytes]:
-        """The reverse of `decode`."""
+    def write_tensor(self, tensor) -> tuple[str, list[int], bytes]:
+        """The reverse of `read_tensor`."""
         array = np.asarray(tensor)
         for name, code in NUMPY_TYPES.items():
-            if array.dtype == np.dtype(code):
+            if array.dtype.newbyteorder("<") == np.dtype(code):
                 return name, list(array.shape), array.astype(code, order="C").tobytes()
         raise TypeError(f"an array of type {array.dtype} has no name in safetensors")
 
@@ -162,7 +162,7 @@ def make_request(backend: Backend, meta: dict[str, str], tensors: list) -> Reque
         raise Unsupported(f'op "{meta["op"]}" is not among {", ".join(backend.ops())}')
     if meta["tier"] not in backend.tiers:
         raise Unsupported(f'tier "{meta["tier"]}" is not among {", ".join(backend.tiers)}')
-    arrays = {name: backend.decode(t["dtype"], t["shape"], t["data"]) for name, t in tensors}
+    arrays = {name: backend.read_tensor(t["dtype"], t["shape"], t["data"]) for name, t in tensors}
     return Request(meta["id"], meta["op"], meta["tier"], config, meta, arrays)
 
 
@@ -170,7 +170,7 @@ def reply(backend: Backend, meta: dict[str, str], tensors: list) -> tuple[dict[s
     """(metadata, tensors) of the frame that answers a request."""
     try:
         answer = backend.answer(make_request(backend, meta, tensors))
-        return {"type": "answer"}, {name: backend.encode(tensor) for name, tensor in answer.items()}
+        return {"type": "answer"}, {name: backend.write_tensor(tensor) for name, tensor in answer.items()}
     except Refused as reason:
         return {"type": "error", "message": str(reason)}, {}
     except Unsupported as reason:

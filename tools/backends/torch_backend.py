@@ -48,14 +48,14 @@ class TorchBackend(Backend):
         except answer.Unsupported as reason:
             raise Unsupported(str(reason)) from reason
 
-    def decode(self, dtype: str, shape: list[int], data: bytes) -> torch.Tensor:
+    def read_tensor(self, dtype: str, shape: list[int], data: bytes) -> torch.Tensor:
         if dtype not in TYPES:
             raise Refused(f"tensors of type {dtype} cannot be read here")
         if not data:  # frombuffer takes no empty buffer
             return torch.empty(shape, dtype=TYPES[dtype])
         return torch.frombuffer(bytearray(data), dtype=TYPES[dtype]).reshape(shape)
 
-    def encode(self, tensor: torch.Tensor) -> tuple[str, list[int], bytes]:
+    def write_tensor(self, tensor: torch.Tensor) -> tuple[str, list[int], bytes]:
         flat = tensor.contiguous().reshape(-1)
         return NAMES[tensor.dtype], list(tensor.shape), flat.view(torch.uint8).numpy().tobytes() if len(flat) else b""
 
