@@ -46,7 +46,8 @@ static mr3d_rounder rounder_of(const mr3d_arithmetic *arithmetic, mr3d_rounding_
                                                                               : units->u;
   const int digits = -ilogb(unit);
   return (mr3d_rounder){
-      .on = arithmetic->points >> point & 1,
+      /* where storage is narrower, an accumulator's noise is below a hundredth of the storage's rounding: left out, it costs a product */
+      .on = (arithmetic->points >> point & 1) && !(point == MR3D_AT_ACCUMULATION && units->narrow),
       .stochastic = arithmetic->rounding == MR3D_STOCHASTIC,
       .shared = arithmetic->shared,
       .equal_columns = point == MR3D_AT_SCORE || point == MR3D_AT_PROBABILITY,

@@ -71,6 +71,13 @@ void mr3d_linear(const mr3d_context *context, const mr3d_linear_in *in, double *
   free(weight);
 }
 
+static double *sizes_of(int64_t count, const double *x) {
+  double *sizes = mr3d_allocate(count, sizeof *sizes);
+  for (int64_t i = 0; i < count; i++)
+    sizes[i] = fabs(x[i]);
+  return sizes;
+}
+
 /**
  * scale = u (|y| + |xw| if there is a bias) + ua c (sum |x w| + |bias|) + up (2 |xw| + sqrt(sum (x w)^2)) + eta
  *
@@ -80,17 +87,25 @@ void mr3d_linear(const mr3d_context *context, const mr3d_linear_in *in, double *
  */
 void mr3d_linear_scale(const mr3d_units *units, const mr3d_linear_in *in, double *scale) {
   const double K = (double)in->in, c = units->narrow ? fmax(sqrt(K), K / 16) : sqrt(K), u = units->narrow ? units->u : 0;
-  for (int64_t r = 0; r < in->rows; r++)
-    for (int64_t o = 0; o < in->out; o++) {
-      double xw = 0, size = 0, squares = 0;
-      for (int64_t i = 0; i < in->in; i++) {
-        const double term = in->x[r * in->in + i] * in->weight[o * in->in + i];
-        xw += term;
-        size += fabs(term);
-        squares += term * term;
-      }
-      const double bias = in->bias != NULL ? in->bias[o] : 0;
-      scale[r * in->out + o] = u * (fabs(xw + bias) + (in->bias != NULL ? fabs(xw) : 0)) + units->ua * c * (size + fabs(bias)) +
-                               units->up * (2 * fabs(xw) + sqrt(squares)) + units->eta;
-    }
+  const int64_t count = in->rows * in->out;
+  double *xw = mr3d_allocate(count, sizeof *xw), *size = mr3d_allocate(count, sizeof *size);
+  double *x_size = sizes_of(in->rows * in->in, in->x), *weight_size = sizes_of(in->out * in->in, in->weight);
+  float *squares = mr3d_allocate(count, sizeof *squares);
+  mr3d_product_in product = product_of(in);
+  mr3d_product(&product, 0, xw);
+  if (units->up > 0)
+    mr3d_product_squares(&product, 0, squares);
+  product.x = x_size;
+  product.w = weight_size;
+  mr3d_product(&product, 0, size);
+  for (int64_t i = 0; i < count; i++) {
+    const double bias = in->bias != NULL ? in->bias[i % in->out] : 0, stored = in->bias != NULL ? fabs(xw[i]) : 0;
+    scale[i] = u * (fabs(xw[i] + bias) + stored) + units->ua * c * (size[i] + fabs(bias)) +
+               units->up * (2 * fabs(xw[i]) + sqrt((double)squares[i])) + units->eta;
+  }
+  free(xw);
+  free(size);
+  free(x_size);
+  free(weight_size);
+  free(squares);
 }

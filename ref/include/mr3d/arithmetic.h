@@ -80,7 +80,8 @@ void mr3d_round(const mr3d_context *, mr3d_rounding_point, int64_t batches, int6
 /**
  * Adds to sums of K terms what their accumulation loses: normal, sigma^2 = (ua^2 / 3) K (start^2 + sum of squares of the terms / 2).
  * `squares` holds the sums of squares of one row, `start` what each sum started from (a bias) or NULL. (Each of the K partial sums is
- * rounded, with variance ua^2/3 of its square at most; they grow from start^2 to start^2 + squares, in the mean by half.)
+ * rounded, with variance ua^2/3 of its square at most; they grow from start^2 to start^2 + squares, in the mean by half.) Nothing at bf16
+ * and fp16, where storing the result costs a hundred times as much.
  */
 void mr3d_noise_add(const mr3d_rounder *, int64_t batch, int64_t group, int64_t row, int64_t columns, int64_t K, const float *squares,
                     const double *start, double *y);
