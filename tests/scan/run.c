@@ -1,0 +1,175 @@
+/** `mr3d run` as a user starts it: what it prints for the canonical scene, real scans when the data folder is given, and its errors. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+
+#include <cmocka.h>
+
+#include "mr3d/random.h"
+#include "mr3d/safetensors.h"
+
+static char output[65536];
+
+/** Runs `mr3d WORDS` through the shell, keeps its output (both streams) and gives the exit status. */
+static int mr3d(const char *format, ...) MR3D_PRINTF(1, 2);
+static int mr3d(const char *format, ...) {
+  char words[3000], command[8000];
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(words, sizeof words, format, arguments);
+  va_end(arguments);
+  snprintf(command, sizeof command, "'%s' %s 2>&1", getenv("MR3D"), words);
+  FILE *pipe = popen(command, "r");
+  assert_non_null(pipe);
+  output[fread(output, 1, sizeof output - 1, pipe)] = '\0';
+  const int status = pclose(pipe);
+  assert_true(WIFEXITED(status));
+  return WEXITSTATUS(status);
+}
+
+static void assert_said(const char *text) {
+  if (!strstr(output, text)) fail_msg("\"%s\" was not said, but: %s", text, output);
+}
+
+static const char *scene(void) {
+  static char path[4096];
+  snprintf(path, sizeof path, "%s/canonical.ply", getenv("MR3D_SCENE"));
+  return path;
+}
+
+static void canonical_scene_gives_556_tokens(void **state) {
+  (void)state;
+  assert_int_equal(mr3d("run --scan '%s'", scene()), 0);
+  assert_said("106328 rows, 5161 dropped as non-finite, 101167 kept");
+  assert_said("68442 occupied cells of 0.025 m");
+  assert_said("556 point tokens of 16^3 cells");
+}
+
+static void json_output_holds_the_same_numbers(void **state) {
+  (void)state;
+  assert_int_equal(mr3d("run --json --scan '%s'", scene()), 0);
+  assert_said("\"rows\":\t106328");
+  assert_said("\"dropped\":\t5161");
+  assert_said("\"point_tokens\":\t556");
+}
+
+/** A model small enough to run in a moment, and a prompt of 231 tokens with its markers where the real one has them. */
+static void write_model(const char *folder) {
+  char path[4096];
+  const struct { const char *name; int rank; int64_t shape[2]; } tensors[] = {
+      {"model.embed_tokens.weight", 2, {300, 32}}, {"model.norm.weight", 1, {32}},
+      {"model.layers.0.input_layernorm.weight", 1, {32}}, {"model.layers.0.post_attention_layernorm.weight", 1, {32}},
+      {"model.layers.0.self_attn.q_proj.weight", 2, {64, 32}}, {"model.layers.0.self_attn.q_proj.bias", 1, {64}},
+      {"model.layers.0.self_attn.k_proj.weight", 2, {32, 32}}, {"model.layers.0.self_attn.k_proj.bias", 1, {32}},
+      {"model.layers.0.self_attn.v_proj.weight", 2, {32, 32}}, {"model.layers.0.self_attn.v_proj.bias", 1, {32}},
+      {"model.layers.0.self_attn.o_proj.weight", 2, {32, 64}},
+      {"model.layers.0.mlp.gate_proj.weight", 2, {48, 32}}, {"model.layers.0.mlp.up_proj.weight", 2, {48, 32}},
+      {"model.layers.0.mlp.down_proj.weight", 2, {32, 48}}};
+  mr3d_bundle *weights = mr3d_bundle_new();
+  const mr3d_draw draw = {.dist = MR3D_NORMAL, .scale = 0.3};
+  for (size_t i = 0; i < sizeof tensors / sizeof *tensors; i++)
+    mr3d_random_draw(&draw, mr3d_stream_named(0, tensors[i].name), mr3d_bundle_add(weights, tensors[i].name, MR3D_F32, tensors[i].rank, tensors[i].shape));
+  snprintf(path, sizeof path, "%s/model.safetensors", folder);
+  mr3d_error error = {0};
+  if (mr3d_safetensors_save(path, weights, &error)) fail_msg("%s", error.message);
+  mr3d_bundle_free(&weights);
+
+  snprintf(path, sizeof path, "%s/config.json", folder);
+  FILE *file = fopen(path, "w");
+  assert_non_null(file);
+  fputs("{\"hidden_size\": 32, \"intermediate_size\": 48, \"num_hidden_layers\": 1, \"num_attention_heads\": 2, \"num_key_value_heads\": 1, \"head_dim\": 32,"
+        "\"vocab_size\": 300, \"rope_theta\": 1000000, \"rms_norm_eps\": 1e-6, \"rope_mixed_3d\": false,"
+        "\"point_start_token_id\": 297, \"point_end_token_id\": 298, \"point_token_id\": 299}", file);
+  fclose(file);
+  snprintf(path, sizeof path, "%s/prompts.json", folder);
+  file = fopen(path, "w");
+  assert_non_null(file);
+  fputs("{\"chat\": [", file);
+  for (int i = 0; i < 231; i++) fprintf(file, "%s%d", i ? "," : "", i == 24 ? 297 : i == 25 ? 299 : i == 26 ? 298 : i);
+  fputs("], \"bare\": [1, 2, 3]}", file);
+  fclose(file);
+}
+
+static int make_folder(void **state) {
+  static char folder[] = "/tmp/mr3d-run-XXXXXX";
+  *state = mkdtemp(folder);
+  if (*state) write_model(*state);
+  return *state ? 0 : -1;
+}
+
+static int remove_folder(void **state) {
+  char command[200];
+  snprintf(command, sizeof command, "rm -rf '%s'", (char *)*state);
+  return system(command);
+}
+
+static void scan_prompt_and_weights_go_on_to_generation(void **state) {
+  const char *folder = *state;
+  assert_int_equal(mr3d("run --scan '%s' --prompt %s/prompts.json:chat --weights %s/model.safetensors --config %s/config.json --steps 2 --trace %s/trace.safetensors",
+                        scene(), folder, folder, folder, folder), 0);
+  assert_said("T = 231 text tokens");
+  assert_said("S = 786 tokens, 556 of them points");
+  assert_said("L = 786: caller's mask of 232 columns, extended by 555 ones to 787 keys");
+  assert_said("L = 787: caller's mask of 233 columns, extended by 555 ones to 788 keys");
+
+  char path[4096];
+  snprintf(path, sizeof path, "%s/trace.safetensors", folder);
+  mr3d_bundle *trace = NULL;
+  mr3d_error error = {0};
+  if (mr3d_safetensors_open(path, 0, &trace, &error)) fail_msg("%s", error.message);
+  const struct { const char *name; int64_t rows; } points[] = {{"0.model.point_coords", 556}, {"0.model.grid", 68442}, {"0.model.input_ids", 1}, {"0.model.inputs_embeds", 1}, {"0.model.hidden", 1}, {"2.model.logits", 1}};
+  for (size_t i = 0; i < sizeof points / sizeof *points; i++) {
+    const mr3d_tensor *tensor = mr3d_bundle_find(trace, points[i].name);
+    if (!tensor) fail_msg("the trace lacks %s", points[i].name);
+    assert_int_equal(tensor->shape[0], points[i].rows);
+  }
+  assert_int_equal(mr3d_bundle_find(trace, "0.model.inputs_embeds")->shape[1], 786);
+  mr3d_bundle_free(&trace);
+}
+
+static void errors_say_what_to_do(void **state) {
+  const char *folder = *state;
+  assert_int_equal(mr3d("run"), 1);
+  assert_said("--scan is missing");
+  assert_int_equal(mr3d("run --scan %s/none.ply", folder), 1);
+  assert_said("none.ply");
+  assert_int_equal(mr3d("run --scan %s/config.json", folder), 1);
+  assert_said("config.json");
+  assert_int_equal(mr3d("run --scan '%s' --prompt %s/prompts.json:nobody", scene(), folder), 1);
+  assert_said("holds no prompt \"nobody\"");
+  assert_int_equal(mr3d("run --scan '%s' --prompt %s/prompts.json:bare --config %s/config.json", scene(), folder, folder), 1);
+  assert_said("prompt");
+  assert_int_equal(mr3d("run --scan '%s' --weights %s/model.safetensors", scene(), folder), 1);
+  assert_said("--weights also needs --prompt and --config");
+  assert_int_equal(mr3d("run --scan '%s' --prompt %s/prompts.json:chat --weights %s/model.safetensors --config %s/config.json --features %s/model.safetensors", scene(),
+                        folder, folder, folder, folder), 1);
+  assert_said("expected a floating tensor features [556,32]");
+}
+
+static void two_real_scans_give_their_known_counts(void **state) {
+  (void)state;
+  const char *data = getenv("MR3D_DATA");
+  if (!data) {
+    print_message("skipped: MR3D_DATA names no data folder\n");
+    skip();
+  }
+  assert_int_equal(mr3d("run --scan '%s/scans/office1.ply'", data), 0);
+  assert_said("307200 rows, 52744 dropped as non-finite, 254456 kept");
+  assert_int_equal(mr3d("run --scan '%s/scans/five_people.ply' --prompt qwen25/all", data), 0);
+  assert_said("T = 231 text tokens");
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(canonical_scene_gives_556_tokens),
+      cmocka_unit_test(json_output_holds_the_same_numbers),
+      cmocka_unit_test(scan_prompt_and_weights_go_on_to_generation),
+      cmocka_unit_test(errors_say_what_to_do),
+      cmocka_unit_test(two_real_scans_give_their_known_counts),
+  };
+  return cmocka_run_group_tests(tests, make_folder, remove_folder);
+}
