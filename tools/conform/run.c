@@ -106,7 +106,7 @@ static void add_word(struct words *words, const char *word) {
   words->list[words->count++] = word;
 }
 
-static mr3d_status check_selection(const mr3d_suite *suite, const mr3d_selection *selection, mr3d_error *error) {
+mr3d_status mr3d_selection_check(const mr3d_suite *suite, const mr3d_selection *selection, mr3d_error *error) {
   struct words ops = {0}, levels = {0}, pitfalls = {0}, tags = {0};
   for (int p = 0; p < mr3d_pitfall_count(); p++) add_word(&pitfalls, mr3d_pitfall_at(p)->slug);
   for (int i = 0; i < suite->n_cases; i++) {
@@ -473,7 +473,7 @@ mr3d_status mr3d_run_suite(const mr3d_run_options *options, void (*progress)(voi
   copy_options(run, options);
   mr3d_status status = mr3d_golden_verify(options->golden_dir, NULL, NULL, &run->n_golden_files, error);
   if (status == MR3D_OK) status = mr3d_suite_open(options->golden_dir, options->data_dir, &run->suite, error);
-  if (status == MR3D_OK) status = check_selection(run->suite, &options->selection, error);
+  if (status == MR3D_OK) status = mr3d_selection_check(run->suite, &options->selection, error);
   if (status == MR3D_OK) status = mr3d_scratch_open(&r.scratch, error);
   if (status == MR3D_OK) {
     r.weights = mr3d_weights_cache_new();

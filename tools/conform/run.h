@@ -58,6 +58,8 @@ typedef struct mr3d_run {
 } mr3d_run;
 
 bool mr3d_case_selected(const mr3d_case *, const mr3d_selection *);
+/** Errors: a word that no case has (with the one that was meant), a selection that is empty. */
+mr3d_status mr3d_selection_check(const mr3d_suite *, const mr3d_selection *, mr3d_error *);
 
 /**
  * Runs the selection. `progress` (may be NULL) is called after each result.

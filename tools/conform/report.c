@@ -1,0 +1,180 @@
+#include "report.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "file.h"
+#include "json.h"
+
+const char *mr3d_verdict_name(mr3d_verdict verdict) {
+  static const char *const names[] = {"passed", "failed", "skipped", "broken"};
+  return names[verdict];
+}
+
+const char *mr3d_reply_name(mr3d_reply_kind kind) {
+  static const char *const names[] = {"answer", "error", "unsupported", "crash", "timeout", "malformed"};
+  return names[kind];
+}
+
+const char *mr3d_run_verdict(const mr3d_run *run, char why[512]) {
+  int compared = run->passed + run->failed;
+  if (run->broken) {
+    snprintf(why, 512, "the suite itself is broken in %d result%s: reference and golden set do not agree, so nobody is judged", run->broken, run->broken == 1 ? "" : "s");
+    return "COULD NOT JUDGE";
+  }
+  if (compared == 0) {
+    snprintf(why, 512, "nothing was compared: all %d selected results were skipped, most of them because %.300s", run->skipped, mr3d_run_common_skip(run));
+    return "COULD NOT JUDGE";
+  }
+  if (run->failed) {
+    snprintf(why, 512, "%d of %d compared results failed", run->failed, compared);
+    return "NOT COMPLIANT";
+  }
+  snprintf(why, 512, "all %d compared results passed%s", compared, run->skipped ? "; what was skipped is not judged" : "");
+  return "COMPLIANT";
+}
+
+mr3d_worst mr3d_result_worst(const mr3d_result *result) {
+  mr3d_worst worst = {0};
+  for (int s = 0; s < result->n_steps; s++)
+    for (int t = 0; t < result->steps[s].judgement.n_tensors; t++) {
+      const mr3d_tensor_verdict *v = &result->steps[s].judgement.tensors[t];
+      for (int i = 0; i < v->n_statistics; i++) {
+        const mr3d_statistic *statistic = &v->statistics[i];
+        double share = statistic->value / statistic->limit;
+        if (statistic->tested && statistic->limit > 0 && (!worst.rule || !(share <= worst.share))) worst = (mr3d_worst){share, statistic->rule, v->name};
+      }
+    }
+  return worst;
+}
+
+/** An array with room for one more element. */
+static void *grown(void *array, int count, size_t size) {
+  void *larger = mr3d_allocate(count + 1, size);
+  if (count) memcpy(larger, array, (size_t)count * size);
+  free(array);
+  return larger;
+}
+
+mr3d_operator_row *mr3d_operator_rows(const mr3d_run *run, int *n_rows) {
+  mr3d_operator_row *rows = NULL;
+  int n = 0;
+  for (int i = 0; i < run->n_results; i++) {
+    const mr3d_result *result = &run->results[i];
+    int r = 0;
+    while (r < n && strcmp(rows[r].op, mr3d_case_op(result->test)) != 0) r++;
+    if (r == n) {
+      rows = grown(rows, n++, sizeof *rows);
+      rows[r].op = mr3d_case_op(result->test);
+    }
+    rows[r].count[result->tier][result->verdict]++;
+    mr3d_worst worst = mr3d_result_worst(result);
+    if (worst.rule && (!rows[r].where || !(worst.share <= rows[r].worst.share))) rows[r].worst = worst, rows[r].where = result;
+  }
+  *n_rows = n;
+  return rows;
+}
+
+mr3d_finding *mr3d_findings(const mr3d_run *run, int *n_findings) {
+  mr3d_finding *findings = NULL;
+  int n = 0;
+  for (int i = 0; i < run->n_results; i++) {
+    const mr3d_result *result = &run->results[i];
+    if (result->verdict != MR3D_FAILED && result->verdict != MR3D_BROKEN) continue;
+    const char *name = result->verdict == MR3D_BROKEN ? "the suite itself" : result->mistake[0] ? result->mistake : mr3d_case_op(result->test);
+    int f = 0;
+    while (f < n && strcmp(findings[f].name, name) != 0) f++;
+    if (f == n) {
+      findings = grown(findings, n++, sizeof *findings);
+      findings[f].name = name;
+    }
+    findings[f].results = grown(findings[f].results, findings[f].n_results, sizeof *findings[f].results);
+    findings[f].results[findings[f].n_results++] = result;
+  }
+  *n_findings = n;
+  return findings;
+}
+
+void mr3d_findings_free(mr3d_finding **findings, int n_findings) {
+  for (int f = 0; f < n_findings; f++) free(findings[0][f].results);
+  free(*findings);
+  *findings = NULL;
+}
+
+const mr3d_tensor_verdict *mr3d_result_failure(const mr3d_result *result) {
+  for (int s = 0; s < result->n_steps; s++)
+    for (int t = 0; t < result->steps[s].judgement.n_tensors; t++)
+      if (!result->steps[s].judgement.tensors[t].passed) return &result->steps[s].judgement.tensors[t];
+  return NULL;
+}
+
+const char *mr3d_result_log(const mr3d_result *result) {
+  const char *log = result->n_steps ? result->steps[result->n_steps - 1].reply.log : NULL;
+  return log ? log : "";
+}
+
+static void write_quoted(FILE *to, const char *word) {
+  static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_=+./:,@%";
+  if (*word && strspn(word, plain) == strlen(word)) {
+    fputs(word, to);
+    return;
+  }
+  fputc('\'', to);
+  for (; *word; word++)
+    if (*word == '\'') fputs("'\\''", to);
+    else fputc(*word, to);
+  fputc('\'', to);
+}
+
+char *mr3d_rerun_command(const mr3d_run *run, const mr3d_result *result) {
+  char *text = NULL;
+  size_t size = 0;
+  FILE *to = open_memstream(&text, &size);
+  fputs("mr3d check --backend ", to);
+  write_quoted(to, run->options.backend);
+  fprintf(to, " --case %s --tier %s --seed %llu", result->test->id, mr3d_tier_name(result->tier), (unsigned long long)result->seed);
+  fclose(to);
+  return text;
+}
+
+char *mr3d_clean_text(const char *text) {
+  size_t size = strlen(text), n = 0;
+  char *clean = mr3d_allocate((long long)size * 3 + 1, 1);
+  for (size_t i = 0; i < size;) {
+    size_t bad = size;
+    bool valid = mr3d_utf8_valid(text + i, size - i, &bad);
+    size_t good = valid ? size : i + bad;
+    for (; i < good; i++) {
+      unsigned char c = (unsigned char)text[i];
+      bool noncharacter = c == 0xEF && (unsigned char)text[i + 1] == 0xBF && (unsigned char)text[i + 2] >= 0xBE; /* U+FFFE, U+FFFF: not allowed in XML */
+      if ((c < 0x20 && c != '\n' && c != '\t') || c == 0x7F) clean[n++] = '?';
+      else if (c == 0xC2 && (unsigned char)text[i + 1] < 0xA0) clean[n++] = '?', i++; /* C1 controls */
+      else if (noncharacter) clean[n++] = '?', i += 2;
+      else clean[n++] = (char)c;
+    }
+    if (i < size) memcpy(clean + n, "\xEF\xBF\xBD", 3), n += 3, i++;
+  }
+  clean[n] = '\0';
+  return clean;
+}
+
+void mr3d_write_escaped(FILE *to, const char *text) {
+  char *clean = mr3d_clean_text(text);
+  for (const char *c = clean; *c; c++) switch (*c) {
+    case '&': fputs("&amp;", to); break;
+    case '<': fputs("&lt;", to); break;
+    case '>': fputs("&gt;", to); break;
+    case '"': fputs("&quot;", to); break;
+    case '\'': fputs("&#39;", to); break;
+    default: fputc(*c, to);
+    }
+  free(clean);
+}
+
+mr3d_status mr3d_report_save(FILE *stream, char **bytes, size_t *size, const char *path, mr3d_error *error) {
+  fclose(stream);
+  mr3d_status status = mr3d_write_file(path, *bytes, *size, error);
+  free(*bytes);
+  *bytes = NULL;
+  return status;
+}

@@ -1,0 +1,136 @@
+/** JSON lines: one `run`, one `result` for each case and tier, one `summary` (docs/report.schema.json). */
+#include <cjson/cJSON.h>
+#include <math.h>
+#include <stdlib.h>
+
+#include "report.h"
+
+static void add_text(cJSON *object, const char *key, const char *text) {
+  char *clean = mr3d_clean_text(text);
+  cJSON_AddStringToObject(object, key, clean);
+  free(clean);
+}
+
+/** Numbers as numbers; what JSON cannot hold as "nan", "inf" or "-inf" (cJSON would print null). */
+static void add_number(cJSON *object, const char *key, double value) {
+  if (isfinite(value)) cJSON_AddNumberToObject(object, key, value);
+  else cJSON_AddStringToObject(object, key, isnan(value) ? "nan" : value > 0 ? "inf" : "-inf");
+}
+
+static void add_texts(cJSON *object, const char *key, int count, const char *const *texts) {
+  cJSON *list = cJSON_AddArrayToObject(object, key);
+  for (int i = 0; i < count; i++) cJSON_AddItemToArray(list, cJSON_CreateString(texts[i]));
+}
+
+/** Seeds have 64 bits, JSON numbers 53: as a string. */
+static void add_seed(cJSON *object, uint64_t seed) {
+  char text[32];
+  snprintf(text, sizeof text, "%llu", (unsigned long long)seed);
+  cJSON_AddStringToObject(object, "seed", text);
+}
+
+static void print_line(FILE *to, cJSON *object) {
+  char *line = cJSON_PrintUnformatted(object);
+  fprintf(to, "%s\n", line);
+  cJSON_free(line);
+  cJSON_Delete(object);
+}
+
+static cJSON *tensor_object(const mr3d_tensor_verdict *v) {
+  cJSON *tensor = cJSON_CreateObject();
+  add_text(tensor, "name", v->name);
+  cJSON_AddBoolToObject(tensor, "passed", v->passed);
+  add_text(tensor, "problem", v->problem);
+  cJSON_AddNumberToObject(tensor, "elements", (double)v->elements);
+  cJSON_AddNumberToObject(tensor, "wrong", (double)v->wrong);
+  if (v->index[0]) {
+    cJSON *worst = cJSON_AddObjectToObject(tensor, "worst");
+    add_text(worst, "index", v->index);
+    add_number(worst, "got", v->got);
+    add_number(worst, "expected", v->expected);
+    add_number(worst, "bound", v->bound);
+  }
+  add_number(tensor, "relative_l2", v->relative_l2);
+  add_number(tensor, "worst_slice_relative_l2", v->worst_slice_relative_l2);
+  add_number(tensor, "ulp_p50", v->ulp_p50);
+  add_number(tensor, "ulp_p99", v->ulp_p99);
+  add_number(tensor, "ulp_max", v->ulp_max);
+  cJSON *statistics = cJSON_AddArrayToObject(tensor, "statistics");
+  for (int i = 0; i < v->n_statistics; i++) {
+    cJSON *statistic = cJSON_CreateObject();
+    cJSON_AddStringToObject(statistic, "rule", v->statistics[i].rule);
+    add_number(statistic, "value", v->statistics[i].value);
+    add_number(statistic, "limit", v->statistics[i].limit);
+    cJSON_AddBoolToObject(statistic, "tested", v->statistics[i].tested);
+    cJSON_AddBoolToObject(statistic, "passed", v->statistics[i].passed);
+    cJSON_AddItemToArray(statistics, statistic);
+  }
+  return tensor;
+}
+
+static void print_result(FILE *to, const mr3d_run *run, const mr3d_result *result) {
+  cJSON *line = cJSON_CreateObject();
+  char *again = mr3d_rerun_command(run, result);
+  cJSON_AddStringToObject(line, "type", "result");
+  cJSON_AddStringToObject(line, "case", result->test->id);
+  cJSON_AddStringToObject(line, "op", mr3d_case_op(result->test));
+  cJSON_AddStringToObject(line, "level", result->test->level);
+  cJSON_AddStringToObject(line, "tier", mr3d_tier_name(result->tier));
+  add_seed(line, result->seed);
+  cJSON_AddStringToObject(line, "verdict", mr3d_verdict_name(result->verdict));
+  add_text(line, "reason", result->reason);
+  add_text(line, "diagnosis", result->diagnosis);
+  add_text(line, "mistake", result->mistake);
+  add_texts(line, "pitfalls", result->test->n_pitfalls, result->test->pitfalls);
+  add_number(line, "golden_worst", result->golden_worst);
+  add_number(line, "seconds", result->seconds);
+  add_text(line, "again", again);
+  cJSON *steps = cJSON_AddArrayToObject(line, "steps");
+  for (int s = 0; s < result->n_steps; s++) {
+    const mr3d_step_result *step = &result->steps[s];
+    cJSON *object = cJSON_CreateObject();
+    cJSON_AddStringToObject(object, "op", step->op);
+    cJSON_AddStringToObject(object, "reply", step->asked ? mr3d_reply_name(step->reply.kind) : "not asked");
+    add_text(object, "message", step->reply.message);
+    add_text(object, "log", step->reply.log ? step->reply.log : "");
+    add_number(object, "seconds", step->reply.seconds);
+    cJSON *tensors = cJSON_AddArrayToObject(object, "tensors");
+    for (int t = 0; t < step->judgement.n_tensors; t++) cJSON_AddItemToArray(tensors, tensor_object(&step->judgement.tensors[t]));
+    cJSON_AddItemToArray(steps, object);
+  }
+  free(again);
+  print_line(to, line);
+}
+
+mr3d_status mr3d_report_json(const mr3d_run *run, const char *path, mr3d_error *error) {
+  char *bytes = NULL, why[512];
+  size_t size = 0;
+  FILE *to = open_memstream(&bytes, &size);
+  cJSON *head = cJSON_CreateObject();
+  cJSON_AddStringToObject(head, "type", "run");
+  cJSON_AddNumberToObject(head, "format", 1);
+  cJSON_AddStringToObject(head, "mr3d", MR3D_VERSION);
+  add_text(head, "backend", run->options.backend);
+  add_text(head, "name", run->info.name);
+  add_text(head, "version", run->info.version);
+  add_texts(head, "ops", run->info.n_ops, run->info.ops);
+  cJSON *tiers = cJSON_AddArrayToObject(head, "tiers");
+  for (int i = 0; i < run->info.n_tiers; i++) cJSON_AddItemToArray(tiers, cJSON_CreateString(mr3d_tier_name(run->info.tiers[i])));
+  add_seed(head, run->options.seed);
+  cJSON_AddNumberToObject(head, "golden_files", run->n_golden_files);
+  print_line(to, head);
+  for (int i = 0; i < run->n_results; i++) print_result(to, run, &run->results[i]);
+
+  cJSON *tail = cJSON_CreateObject();
+  cJSON_AddStringToObject(tail, "type", "summary");
+  cJSON_AddStringToObject(tail, "verdict", mr3d_run_verdict(run, why));
+  add_text(tail, "why", why);
+  cJSON_AddNumberToObject(tail, "passed", run->passed);
+  cJSON_AddNumberToObject(tail, "failed", run->failed);
+  cJSON_AddNumberToObject(tail, "skipped", run->skipped);
+  cJSON_AddNumberToObject(tail, "broken", run->broken);
+  cJSON_AddNumberToObject(tail, "exit_status", mr3d_run_exit_status(run));
+  add_number(tail, "seconds", run->seconds);
+  print_line(to, tail);
+  return mr3d_report_save(to, &bytes, &size, path, error);
+}

@@ -1,0 +1,89 @@
+/** mr3d check: the suite against a backend. */
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "command.h"
+#include "report.h"
+
+/** One line on stderr, rewritten: "[#####     ] 120/540 fp32 attention/gqa  2 failed". */
+static void show_progress(void *user, const mr3d_run *run, int total) {
+  (void)user;
+  char bar[21];
+  const mr3d_result *last = &run->results[run->n_results - 1];
+  int filled = total ? 20 * run->n_results / total : 20;
+  memset(bar, ' ', 20);
+  memset(bar, '#', (size_t)filled);
+  bar[20] = '\0';
+  fprintf(stderr, "\r\033[K[%s] %d/%d %s %.40s", bar, run->n_results, total, mr3d_tier_name(last->tier), last->test->id);
+  if (run->failed + run->broken) fprintf(stderr, "  %d failed", run->failed + run->broken);
+  fflush(stderr);
+}
+
+/** Writes the files asked for; 1 when one could not be written. */
+static int write_files(const mr3d_run *run, const char *junit, const char *json, const char *html) {
+  mr3d_error error = {0};
+  if (junit && mr3d_report_junit(run, junit, &error) != MR3D_OK) return mr3d_complain("--junit: %s", error.message);
+  if (json && mr3d_report_json(run, json, &error) != MR3D_OK) return mr3d_complain("--json: %s", error.message);
+  if (html && mr3d_report_html(run, html, &error) != MR3D_OK) return mr3d_complain("--html: %s", error.message);
+  return 0;
+}
+
+int mr3d_command_check(int argc, char **argv) {
+  mr3d_run_options options = {0};
+  mr3d_selection *selection = &options.selection;
+  const char *junit = NULL, *json = NULL, *html = NULL, *golden = NULL, *data = NULL;
+  bool quiet = false;
+  int64_t threads = 0;
+  const mr3d_option table[] = {
+      {"--backend", "SPEC", MR3D_OPTION_TEXT, &options.backend, "who is judged (needed); see above"},
+      {"--tier", "LIST", MR3D_OPTION_TIERS, &selection->tiers, "fp64, fp32, tf32, bf16, fp16 (default: those the backend claims)"},
+      {"--level", "LIST", MR3D_OPTION_TEXT, &selection->level, "L0 .. L5"},
+      {"--op", "LIST", MR3D_OPTION_TEXT, &selection->op, "operators"},
+      {"--case", "GLOB", MR3D_OPTION_TEXT, &selection->case_glob, "case names, * and ? as in a shell"},
+      {"--pitfall", "LIST", MR3D_OPTION_TEXT, &selection->pitfall, "slugs of the catalogue (mr3d list pitfalls)"},
+      {"--tag", "LIST", MR3D_OPTION_TEXT, &selection->tag, "tags of cases (mr3d list cases)"},
+      {"--without-slow", NULL, MR3D_OPTION_FLAG, &selection->without_slow, "leave out the cases tagged slow"},
+      {"--seed", "N", MR3D_OPTION_SEED, &options.seed, "draw other inputs (default 0, the golden set's)"},
+      {"--timeout", "SECONDS", MR3D_OPTION_SECONDS, &options.timeout, "for one request (default: 20 s and more by its size)"},
+      {"--threads", "N", MR3D_OPTION_COUNT, &threads, "for reference and judge (default: all processors)"},
+      {"--junit", "FILE", MR3D_OPTION_TEXT, &junit, "write JUnit XML"},
+      {"--json", "FILE", MR3D_OPTION_TEXT, &json, "write JSON lines (docs/report.schema.json)"},
+      {"--html", "FILE", MR3D_OPTION_TEXT, &html, "write one self-contained page"},
+      {"--golden", "DIR", MR3D_OPTION_TEXT, &golden, "the golden set (default: MR3D_GOLDEN, else beside the program)"},
+      {"--data", "DIR", MR3D_OPTION_TEXT, &data, "folder with prompt_ids.json, for cases on real prompts (default: MR3D_DATA)"},
+      {"--quiet", NULL, MR3D_OPTION_FLAG, &quiet, "findings and verdict only, no progress, no table"},
+      {NULL, NULL, MR3D_OPTION_FLAG, NULL, NULL},
+  };
+  const mr3d_usage usage = {"mr3d check --backend SPEC [OPTION ...]",
+                            "Runs the suite against a backend and judges every answer. A LIST is words joined by commas; selections narrow each other.\n\n"
+                            "SPEC is one of\n"
+                            "  builtin:reference     the reference itself\n"
+                            "  exec:COMMAND          a program that speaks the protocol on stdin and stdout (docs/writing-a-backend.md)\n"
+                            "  lib:PATH.so           a C plug-in, loaded in a process of its own\n"
+                            "  mutant:SLUG/NAME      the reference with one mistake (mr3d explain SLUG)\n\n"
+                            "Exit status: 0 compliant, 2 not compliant, 1 could not judge. What the backend does not offer is skipped and counted.\n",
+                            0, 0};
+  int n = 0;
+  int status = mr3d_options_parse(&usage, table, argc, argv, &n);
+  if (status >= 0) return status;
+  if (!options.backend) return mr3d_complain("--backend is missing: who is to be judged?\nUsage: %s\nTry --backend builtin:reference, or `mr3d check --help`.", usage.line);
+
+  mr3d_error error = {0};
+  char golden_dir[4096];
+  if (mr3d_find_golden(golden, golden_dir, &error) != MR3D_OK) return mr3d_complain("%s", error.message);
+  options.golden_dir = golden_dir;
+  options.data_dir = mr3d_find_data(data);
+  options.threads = (int)(threads > 1024 ? 1024 : threads);
+
+  mr3d_run *run = NULL;
+  bool progress = !quiet && isatty(STDERR_FILENO);
+  mr3d_status ran = mr3d_run_suite(&options, progress ? show_progress : NULL, NULL, &run, &error);
+  if (progress) fprintf(stderr, "\r\033[K");
+  if (ran != MR3D_OK) return mr3d_complain("%s", error.message);
+  mr3d_report_text(run, stdout, quiet, isatty(STDOUT_FILENO) && !getenv("NO_COLOR"));
+  status = mr3d_run_exit_status(run);
+  if (write_files(run, junit, json, html) != 0) status = 1;
+  mr3d_run_free(&run);
+  return status;
+}
