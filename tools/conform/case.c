@@ -263,7 +263,9 @@ mr3d_status mr3d_case_request(const mr3d_suite *suite, const mr3d_case *test, in
   mr3d_bundle_set(bundle, "op", test->steps[step].op);
   mr3d_bundle_set(bundle, "tier", mr3d_tier_name(tier));
   mr3d_bundle_set(bundle, "config", config_text);
-  for (const cJSON *item = meta ? meta->child : NULL; item; item = item->next) mr3d_bundle_set(bundle, item->string, item->valuestring);
+  for (const cJSON *item = meta ? meta->child : NULL; item; item = item->next)
+    if (strcmp(item->string, "session") == 0) mr3d_bundle_setf(bundle, "session", "%s/%s/%s", item->valuestring, test->id, mr3d_tier_name(tier));
+    else mr3d_bundle_set(bundle, item->string, item->valuestring);
   if (test->steps[step].weights && weights_path) mr3d_bundle_set(bundle, "weights", weights_path);
 
   mr3d_status status = MR3D_OK;

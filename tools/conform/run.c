@@ -299,6 +299,24 @@ static mr3d_verdict ask_backend(struct session *s, int step, const mr3d_error *r
 
 /* ---- one case at one tier ---- */
 
+/** Lets the backend forget the sessions that a case opened. Not judged: a step that drops a session is. */
+static void drop_sessions(struct session *s, const mr3d_result *result) {
+  if (!announces_op(mr3d_backend_info_of(s->runner->backend), "drop_session")) return;
+  for (int i = 0; i < result->n_steps; i++) {
+    const char *session = mr3d_bundle_get(s->requests[i], "session");
+    if (!session || strcmp(result->steps[i].op, "prefill") != 0 || result->steps[i].reply.kind != MR3D_REPLY_ANSWER) continue;
+    mr3d_bundle *request = mr3d_bundle_new();
+    mr3d_reply reply = {0};
+    mr3d_bundle_set(request, "op", "drop_session");
+    mr3d_bundle_set(request, "tier", mr3d_tier_name(s->tier));
+    mr3d_bundle_set(request, "config", "{}");
+    mr3d_bundle_set(request, "session", session);
+    mr3d_backend_ask(s->runner->backend, request, timeout_of(s, request), &reply); /* refused where a step has dropped it already */
+    mr3d_reply_clear(&reply);
+    mr3d_bundle_free(&request);
+  }
+}
+
 static void close_session(struct session *s) {
   mr3d_truth_free(&s->truth); /* borrows the requests, so first */
   for (int i = 0; i < s->test->n_steps; i++) mr3d_bundle_free(&s->requests[i]);
@@ -359,6 +377,7 @@ static mr3d_verdict run_steps(struct runner *r, mr3d_result *result, struct agre
       snprintf(agreement->message, sizeof agreement->message, "%s", error.message);
     }
   }
+  drop_sessions(&s, result);
   close_session(&s);
   return verdict;
 }
