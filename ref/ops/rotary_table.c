@@ -14,9 +14,9 @@ enum { INV_FREQ = 1, ANGLE = 2 };
  *     inv_freq[j] = rope_theta^(-2j/D)              j = 0 .. D/2-1, in binary64 by pow of the quotient -2j/D rounded once
  *     theta[p,j]  = position[p] * inv_freq[j mod D/2]   radians, rounded once; the table repeats
  *
- * Emulated: inv_freq is off by a relative error of standard deviation ua (1 + t) / 2, t = -ln inv_freq - pow, exp(-t) and exp2 in binary32
- * have 0.3, 0.8 to 1.3 and 0.8 to 1.1 times that (rope_theta 1e2 to 1e6, D 32 to 128) - and is the same one in every call of a run, as is
- * the rounding of theta: an error shared by query and key is far more harmless than two independent ones.
+ * Emulated: inv_freq is off by a relative error of standard deviation ua (1 + t) / 2, t = -ln inv_freq, but for j = 0, where every way gives 1. pow, exp(-t)
+ * and exp2 in binary32 have 0.3, 0.8 to 1.3 and 0.8 to 1.1 times that (rope_theta 1e2 to 1e6, D 32 to 128). It is the same one in every call of
+ * a run, as is the rounding of theta: an error that query and key share is far more harmless than two independent ones.
  *
  * Error: each angle within 1 ulp plus |position| times inv_freq's ulp; cos and sin as libm's (below 1 ulp).
  */
@@ -28,7 +28,7 @@ void mr3d_rotary_table(const mr3d_context *context, int64_t P, int64_t D, double
   const mr3d_rounder angle_rounder = mr3d_rounder_fixed(context, MR3D_AT_ANGLE, ANGLE);
   for (int64_t j = 0; j < half; j++) {
     inv_freq[j] = pow(rope_theta, -2.0 * (double)j / (double)D);
-    if (inv_freq_rounder.on) {
+    if (j > 0 && inv_freq_rounder.on) {
       const double t = -log(inv_freq[j]);
       inv_freq[j] *= 1 + inv_freq_rounder.ua * (1 + t) / 2 * mr3d_noise_at(&inv_freq_rounder, 0, 0, 0, half + j);
     }

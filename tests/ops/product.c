@@ -1,0 +1,87 @@
+/** The fast product has the bits of the plain loop, whatever the size, the strides, the instruction set and the threads. */
+#include "../../ref/base/product.h"
+#include "ops_test.h"
+
+enum { MARGIN = 3 };
+
+/** x rows and y rows with gaps, w transposed or not; sentinels between and behind the rows of y. */
+static void compare(int64_t rows, int64_t in, int64_t out, bool transposed, int threads) {
+  const int64_t x_row = in + MARGIN, y_row = out + MARGIN, w_out = transposed ? 1 : in, w_in = transposed ? out : 1;
+  double *x = numbers(rows * x_row, 3, 1), *w = numbers(out * in, 1, 2), *y = unwritten(rows * y_row + MARGIN);
+  float *squares = calloc((size_t)(rows * y_row + 1), sizeof *squares);
+  const mr3d_product_in p = {rows, in, out, x, x_row, w, w_out, w_in, y_row};
+  mr3d_product(&p, threads, y);
+  mr3d_product_squares(&p, threads, squares);
+  for (int64_t r = 0; r < rows; r++)
+    for (int64_t o = 0; o < y_row; o++) {
+      double sum = 0, square = 0;
+      for (int64_t i = 0; i < in && o < out; i++) {
+        sum = sum + x[r * x_row + i] * w[o * w_out + i * w_in];
+        square += pow(x[r * x_row + i] * w[o * w_out + i * w_in], 2);
+      }
+      const double expected = o < out ? sum : 1e77;
+      assert_same_bits(&y[r * y_row + o], &expected, 1);
+      assert_near_at(r * y_row + o, (double)squares[r * y_row + o], square, 1e-4 * square);
+    }
+  for (int64_t i = rows * y_row; i < rows * y_row + MARGIN; i++)
+    assert_true(y[i] == 1e77);
+  free(x);
+  free(w);
+  free(y);
+  free(squares);
+}
+
+static void awkward_sizes(void **state) {
+  (void)state;
+  const int64_t sizes[][3] = {{1, 1, 1},   {4, 8, 8},    {5, 7, 9},     {3, 256, 64},  {4, 257, 65},  {9, 255, 63},    {2, 512, 128}, {13, 600, 131},
+                              {0, 5, 5},   {5, 0, 5},    {5, 5, 0},     {1, 896, 17},  {1, 4864, 7},  {131, 3, 200},   {8, 64, 787},  {64, 787, 64}};
+  for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++)
+    for (int threads = 1; threads <= 3; threads++)
+      for (int transposed = 0; transposed < 2; transposed++) {
+        compare(sizes[k][0], sizes[k][1], sizes[k][2], transposed, threads);
+        mr3d_product_portable(true);
+        compare(sizes[k][0], sizes[k][1], sizes[k][2], transposed, threads);
+        mr3d_product_portable(false);
+      }
+}
+
+static void no_addition_is_fused_with_a_product(void **state) {
+  (void)state;
+  /* (1 + e)(1 - e) rounds to 1; fused with -1 it would leave -e^2 */
+  const double e = 0x1p-30, x[2] = {1, 1 + e}, w[2] = {-1, 1 - e};
+  for (int portable = 0; portable < 2; portable++) {
+    double y = 5;
+    mr3d_product_portable(portable);
+    mr3d_product(&(mr3d_product_in){1, 2, 1, x, 2, w, 2, 1, 1}, 1, &y);
+    assert_true(y == 0);
+    double many[5 * 9], x4[10], w9[18];
+    for (int i = 0; i < 10; i++)
+      x4[i] = x[i % 2];
+    for (int i = 0; i < 18; i++)
+      w9[i] = w[i % 2];
+    mr3d_product(&(mr3d_product_in){5, 2, 9, x4, 2, w9, 2, 1, 9}, 1, many);
+    for (int i = 0; i < 45; i++)
+      assert_true(many[i] == 0);
+  }
+  mr3d_product_portable(false);
+}
+
+static void sum_over_nothing_is_plus_zero_and_infinities_stay_in_their_row(void **state) {
+  (void)state;
+  double y[10] = {0};
+  const double x[4] = {INFINITY, 1, 1, 1}, w[4] = {1, 2, 3, 4};
+  mr3d_product(&(mr3d_product_in){5, 0, 2, x, 0, w, 0, 1, 2}, 1, y);
+  for (int i = 0; i < 10; i++)
+    assert_true(y[i] == 0 && !signbit(y[i]));
+  mr3d_product(&(mr3d_product_in){2, 2, 2, x, 2, w, 2, 1, 2}, 1, y);
+  assert_true(isinf(y[0]) && isinf(y[1]) && y[2] == 3 && y[3] == 7);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(awkward_sizes),
+      cmocka_unit_test(no_addition_is_fused_with_a_product),
+      cmocka_unit_test(sum_over_nothing_is_plus_zero_and_infinities_stay_in_their_row),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
