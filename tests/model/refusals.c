@@ -499,6 +499,46 @@ static void weights_must_be_finite(void **state) {
   }
 }
 
+/* Every tensor of every request, dropped, of every type, with each size made 0, one less, one more: answered or refused, never worse. */
+static void no_edit_does_worse_than_be_refused(void **state) {
+  (void)state;
+  static const char *const ops[] = {"splice", "mask", "mask spliced", "rope1d", "cis3d", "cis3d base", "rope3d", "normalize_coords", "mixed_rope", "rmsnorm", "linear",
+                                    "swiglu", "attention", "attention_block", "decoder_layer", "prefill", "prefill again", "decode", "voxelize", "token_coords"};
+  int64_t n_answered = 0, n_refused = 0;
+  for (size_t o = 0; o < sizeof ops / sizeof *ops; o++) {
+    mr3d_bundle *base = base_of(ops[o]);
+    mr3d_server *server = server_for(ops[o]);
+    for (int i = 0; i < mr3d_bundle_count(base); i++) {
+      const mr3d_tensor *tensor = mr3d_bundle_at(base, i);
+      for (int variant = -1; variant < MR3D_N_DTYPES + 3 * tensor->rank; variant++) {
+        mr3d_bundle *r = copy_without(base_of(ops[o]), tensor->name, "");
+        int64_t shape[MR3D_MAX_RANK];
+        memcpy(shape, tensor->shape, sizeof shape);
+        const int axis = (variant - MR3D_N_DTYPES) / 3, change = (variant - MR3D_N_DTYPES) % 3;
+        if (variant >= MR3D_N_DTYPES) shape[axis] = change == 0 ? 0 : change == 1 ? shape[axis] - 1 : shape[axis] + 1;
+        if (variant >= 0) mr3d_bundle_add(r, tensor->name, variant < MR3D_N_DTYPES ? (mr3d_dtype)variant : tensor->dtype, tensor->rank, shape);
+        mr3d_bundle *a = NULL;
+        mr3d_error error = {0};
+        mr3d_status status = mr3d_server_answer(server, r, &a, &error);
+        assert_true(status == MR3D_OK ? a != NULL : status == MR3D_INVALID && a == NULL && error.message[0]);
+        ++*(status == MR3D_OK ? &n_answered : &n_refused);
+        if (status == MR3D_OK && needs_session(ops[o])) { /* the session has grown */
+          mr3d_server_free(&server);
+          server = server_for(ops[o]);
+        } else if (status == MR3D_OK && strcmp(ops[o], "prefill") == 0) {
+          mr3d_server_free(&server);
+          server = new_server();
+        }
+        mr3d_bundle_free(&a);
+        mr3d_bundle_free(&r);
+      }
+    }
+    mr3d_bundle_free(&base);
+    mr3d_server_free(&server);
+  }
+  assert_true(n_answered > 100 && n_refused > 1000);
+}
+
 static int make_weights(void **state) {
   (void)state;
   save_decoder((layer_options){.dtype = MR3D_F64}, weights_path);
@@ -510,7 +550,7 @@ static int remove_weights(void **state) {
 }
 
 int main(void) {
-  struct CMUnitTest tests[N_RULES + 3];
+  struct CMUnitTest tests[N_RULES + 4];
   char names[N_RULES][200];
   for (size_t i = 0; i < N_RULES; i++) {
     snprintf(names[i], sizeof names[i], "%.40s is refused after: %.140s", rules[i].op, rules[i].edit);
@@ -519,5 +559,6 @@ int main(void) {
   tests[N_RULES] = (struct CMUnitTest)cmocka_unit_test(encode_points_is_unsupported);
   tests[N_RULES + 1] = (struct CMUnitTest)cmocka_unit_test(refused_prefill_opens_nothing);
   tests[N_RULES + 2] = (struct CMUnitTest)cmocka_unit_test(weights_must_be_finite);
+  tests[N_RULES + 3] = (struct CMUnitTest)cmocka_unit_test(no_edit_does_worse_than_be_refused);
   return cmocka_run_group_tests_name("requests that must be refused", tests, make_weights, remove_weights);
 }
