@@ -383,7 +383,7 @@ static mr3d_status spatial_size(const mr3d_config *config, int64_t D, int64_t *D
     return mr3d_fail(error, MR3D_INVALID, "config: spatial_ratio is not given or not within 0 .. 1");
   const double product = (double)D * ratio, nearest = nearbyint(product);
   if (!(fabs(product - nearest) <= 1e-9 * (double)D))
-    return mr3d_fail(error, MR3D_INVALID, "config: the spatial part, head_dim %lld times %.17g = %.17g, is not a whole number",
+    return mr3d_fail(error, MR3D_INVALID, "config: the spatial part, head_dim %lld times spatial_ratio %g = %g, is not a whole number",
                      (long long)D, ratio, product);
   *Ds = (int64_t)nearest;
   return MR3D_OK;
@@ -399,8 +399,8 @@ mr3d_status mr3d_split_head(const mr3d_config *config, int64_t D, mr3d_split *sp
   const int64_t Dt = D - Ds;
   if (Ds % 2 != 0 || Dt % 2 != 0)
     return mr3d_fail(error, MR3D_INVALID,
-                     "config: head_dim %lld splits into %lld spatial and %lld temporal dimensions; both must be even",
-                     (long long)D, (long long)Ds, (long long)Dt);
+                     "config: head_dim %lld splits into %lld spatial and %lld temporal dimensions (spatial_ratio %g); both must be even",
+                     (long long)D, (long long)Ds, (long long)Dt, (double)Ds / (double)D);
   const int64_t g = gcd(Ds, Dt), unit = D / g, unit_temporal = Dt / g;
   const bool interleaved = config->layout == MR3D_INTERLEAVED;
   if (interleaved && unit > 8)

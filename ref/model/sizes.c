@@ -158,6 +158,15 @@ static void append_known(text *out, const mr3d_sizes *sizes, const char *pattern
     at += length;
     if (*at) at++;
   }
+  for (const char *at = pattern; *at;) { /* what a sum comes to: "L+q = 28" */
+    size_t length = strcspn(at, ",|;=");
+    term t = parse_term(at, length);
+    int64_t left, right, sum;
+    if (t.sign == '+' && value_of(sizes, t.left, &left) && value_of(sizes, t.right, &right) && !__builtin_add_overflow(left, right, &sum))
+      append(out, "%s%.*s = %lld", joint, (int)length, at, (long long)sum);
+    at += length;
+    if (*at) at++;
+  }
 }
 
 mr3d_status mr3d_sizes_match(mr3d_sizes *sizes, const char *label, const mr3d_tensor *tensor, const char *pattern, mr3d_error *error) {

@@ -32,9 +32,9 @@ static mr3d_status grid_index(const mr3d_config *config, double shifted, int64_t
   const double place = floor(shifted / config->cell_size), last = (double)(config->num_bins - 1);
   if (!(place <= last) && (config->grid_overflow == MR3D_OVERFLOW_ERROR || !isfinite(shifted)))
     return mr3d_fail(error, MR3D_INVALID,
-                     "points[%lld] lies %g m beyond the smallest %c: grid index %.0f, but num_bins is %lld (%g m at cell_size %g); crop the scan, enlarge "
-                     "num_bins, or set grid_overflow \"clip\"",
-                     (long long)row, shifted, "xyz"[axis], place, (long long)config->num_bins, (double)config->num_bins * config->cell_size, config->cell_size);
+                     "points[%lld] lies %g m beyond the smallest %c: grid index %.0f, but num_bins is %lld and the last index %.0f (%g m at cell_size %g); "
+                     "crop the scan, enlarge num_bins, or set grid_overflow \"clip\"",
+                     (long long)row, shifted, "xyz"[axis], place, (long long)config->num_bins, last, (double)config->num_bins * config->cell_size, config->cell_size);
   *index = (int64_t)fmin(place, last);
   return MR3D_OK;
 }
