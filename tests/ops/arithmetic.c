@@ -429,6 +429,32 @@ static void identical_tokens_stay_identical_exactly_in_shared_runs(void **state)
   free(s);
 }
 
+static void identical_keys_get_the_same_weight_in_shared_runs(void **state) {
+  (void)state;
+  /* one-hot values show the weights; scores near 1000 make a score's noise a thousand times that of the context */
+  double query[WIDTH], key[WIDTH * WIDTH], value[WIDTH * WIDTH] = {0}, *token = numbers(WIDTH, 1, 6), y[WIDTH];
+  bool visible[WIDTH];
+  for (int i = 0; i < WIDTH * WIDTH; i++)
+    key[i] = token[i % WIDTH] * 400;
+  for (int i = 0; i < WIDTH; i++) {
+    query[i] = (double)(float)token[i];
+    value[i * WIDTH + i] = 1;
+    visible[i] = true;
+  }
+  for (int shared = 0; shared < 2; shared++) {
+    run r;
+    mr3d_attention(&start(&r, MR3D_FP32, MR3D_STOCHASTIC, shared, 2, 1)->context, &(mr3d_attention_in){1, 1, 1, 1, WIDTH, WIDTH, query, key, value, visible}, y);
+    double least = 1, most = 0;
+    for (int d = 0; d < WIDTH; d++) {
+      least = fmin(least, y[d]);
+      most = fmax(most, y[d]);
+    }
+    const double spread = (most - least) * WIDTH / 0x1p-24;
+    assert_true(shared ? spread < 60 : spread > 1000);
+  }
+  free(token);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(nearest_is_the_conversion_to_the_storage_type_with_its_range),
@@ -445,6 +471,7 @@ int main(void) {
       cmocka_unit_test(nearest_attention_stores_scores_and_probabilities_in_bf16),
       cmocka_unit_test(stochastic_noise_is_root_two_of_nearest),
       cmocka_unit_test(identical_tokens_stay_identical_exactly_in_shared_runs),
+      cmocka_unit_test(identical_keys_get_the_same_weight_in_shared_runs),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -145,8 +145,8 @@ static void result_does_not_depend_on_threads(void **state) {
   problem_free(&p);
 }
 
-/** The attention of code that stores scores and probabilities in the tier's type (`store`), accumulating in float. */
-static void eager(const mr3d_attention_in *in, double (*store)(double), double scale_by, bool leak, double *y) {
+/** The attention of code that stores scores, probabilities and the result, each its own way, and accumulates in float. */
+static void eager(const mr3d_attention_in *in, double (*store_score)(double), double (*store)(double), double scale_by, bool leak, double *y) {
   float *s = calloc((size_t)in->K, sizeof *s);
   for (int64_t r = 0; r < in->B * in->H * in->q; r++) {
     const int64_t i = r % in->q, h = r / in->q % in->H, b = r / in->q / in->H, g = b * in->G + h / (in->H / in->G);
@@ -156,7 +156,7 @@ static void eager(const mr3d_attention_in *in, double (*store)(double), double s
       float dot = 0;
       for (int64_t d = 0; d < in->D; d++)
         dot += (float)in->query[r * in->D + d] * (float)in->key[(g * in->K + j) * in->D + d];
-      s[j] = (float)store((double)(dot * (float)scale_by));
+      s[j] = (float)store_score((double)(dot * (float)scale_by));
       if (!visible[j])
         s[j] = leak ? s[j] - 3 : -INFINITY;
       max = fmaxf(max, s[j]);
@@ -198,18 +198,42 @@ static void eager_code_stays_within_the_scale_of_its_tier_and_a_leak_does_not(vo
     const mr3d_units units = mr3d_tier_units(tiers[k].tier);
     mr3d_attention(&exact, &p.in, reference);
     mr3d_attention_scale(&units, &p.in, scale);
-    eager(&p.in, tiers[k].store, 1 / 8.0, false, y);
+    eager(&p.in, tiers[k].store, tiers[k].store, 1 / 8.0, false, y);
     const double e = worst_error(count, y, reference, scale);
     assert_honest(mr3d_tier_name(tiers[k].tier), e, tiers[k].at_least);
-    eager(&p.in, tiers[k].store, 1 / 8.0, true, y);
+    eager(&p.in, tiers[k].store, tiers[k].store, 1 / 8.0, true, y);
     assert_true(worst_error(count, y, reference, scale) > 4);
-    eager(&p.in, tiers[k].store, 1 / sqrt(256), false, y); /* 1/sqrt(hidden) */
+    eager(&p.in, tiers[k].store, tiers[k].store, 1 / sqrt(256), false, y); /* 1/sqrt(hidden) */
     assert_true(worst_error(count, y, reference, scale) > 4);
     free(reference);
     free(scale);
     free(y);
     problem_free(&p);
   }
+}
+
+static void flat_attention_that_stores_only_probabilities_stays_within_the_scale(void **state) {
+  (void)state;
+  problem p = problem_of(1, 1, 1, 90, 100, 64, 2);
+  enum { COUNT = 90 * 64 };
+  for (int i = 0; i < COUNT; i++)
+    p.query[i] = to_bf16(p.query[i] * 0.02);
+  for (int i = 0; i < 100 * 64; i++) {
+    p.key[i] = to_bf16(p.key[i]);
+    p.value[i] = to_bf16(p.value[i]);
+  }
+  for (int i = 0; i < 90; i++)
+    p.visible[i * 100 + i] = true;
+  double *reference = unwritten(COUNT), *scale = unwritten(COUNT), *y = unwritten(COUNT);
+  const mr3d_units bf16 = mr3d_tier_units(MR3D_BF16_TIER);
+  mr3d_attention(&exact, &p.in, reference);
+  mr3d_attention_scale(&bf16, &p.in, scale);
+  eager(&p.in, to_float, to_bf16, 1 / 8.0, false, y);
+  assert_honest("stored probabilities", worst_error(COUNT, y, reference, scale), 0.5);
+  free(reference);
+  free(scale);
+  free(y);
+  problem_free(&p);
 }
 
 int main(void) {
@@ -222,6 +246,7 @@ int main(void) {
       cmocka_unit_test(large_scores_do_not_overflow),
       cmocka_unit_test(result_does_not_depend_on_threads),
       cmocka_unit_test(eager_code_stays_within_the_scale_of_its_tier_and_a_leak_does_not),
+      cmocka_unit_test(flat_attention_that_stores_only_probabilities_stays_within_the_scale),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
