@@ -121,6 +121,17 @@ static mr3d_status parse_step(const mr3d_suite *suite, const cJSON *json, const 
   return check_weights(suite, step->weights, place, error);
 }
 
+/** The step's operator that the id begins with, written with hyphens there. */
+static mr3d_status name_op(mr3d_case *test, mr3d_error *error) {
+  for (int s = 0; s < test->n_steps && !test->op; s++) {
+    const char *a = test->id, *b = test->steps[s].op;
+    while (*b && *a == (*b == '_' ? '-' : *b)) a++, b++;
+    if (!*b && *a == '/') test->op = test->steps[s].op;
+  }
+  if (test->op) return MR3D_OK;
+  return mr3d_fail(error, MR3D_FORMAT, "case %s: none of its steps asks the operator that its id begins with", test->id);
+}
+
 static mr3d_status parse_case(const mr3d_suite *suite, const cJSON *json, mr3d_case *test, mr3d_error *error) {
   char place[256] = "a case";
   mr3d_status status = text_of(json, "id", true, place, &test->id, error);
@@ -157,7 +168,7 @@ static mr3d_status parse_case(const mr3d_suite *suite, const cJSON *json, mr3d_c
     status = parse_step(suite, item, test, place, &parsed[test->n_steps++], error);
     if (status != MR3D_OK) return status;
   }
-  return MR3D_OK;
+  return name_op(test, error);
 }
 
 static int by_id(const void *a, const void *b) {
@@ -244,7 +255,7 @@ int mr3d_suite_count(const mr3d_suite *suite) { return suite->n_cases; }
 const mr3d_case *mr3d_suite_at(const mr3d_suite *suite, int index) { return &suite->cases[index]; }
 const char *mr3d_suite_golden_dir(const mr3d_suite *suite) { return suite->golden_dir; }
 const char *mr3d_suite_data_dir(const mr3d_suite *suite) { return suite->data_dir; }
-const char *mr3d_case_op(const mr3d_case *test) { return test->steps[0].op; }
+const char *mr3d_case_op(const mr3d_case *test) { return test->op; }
 
 const mr3d_case *mr3d_suite_find(const mr3d_suite *suite, const char *id) {
   for (int i = 0; i < suite->n_cases; i++)

@@ -9,6 +9,7 @@ typedef struct mr3d_suite mr3d_suite;   /**< all cases, the weight sets, the dat
 
 typedef struct mr3d_case {
   const char *id, *title, *why, *level;
+  const char *op;              /**< mr3d_case_op */
   int n_pitfalls;
   const char *const *pitfalls;
   int n_tags;
@@ -38,7 +39,7 @@ const mr3d_case *mr3d_suite_find(const mr3d_suite *, const char *id);
 const char *mr3d_suite_golden_dir(const mr3d_suite *);
 const char *mr3d_suite_data_dir(const mr3d_suite *);
 
-/** Level and op of a case: the op is its first step's. */
+/** The operator a case is about: the first part of its id ("attention-block/decode": attention_block), which one of its steps asks. */
 const char *mr3d_case_op(const mr3d_case *);
 
 /**

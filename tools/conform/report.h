@@ -29,7 +29,7 @@ typedef struct mr3d_worst {
 } mr3d_worst;
 mr3d_worst mr3d_result_worst(const mr3d_result *);
 
-/** One operator's results (a case counts for the operator of its first step), in order of appearance. */
+/** One operator's results (a case counts for the operator it is about), in order of appearance. */
 typedef struct mr3d_operator_row {
   const char *op;
   int count[MR3D_N_TIERS][4]; /**< by tier and verdict */
