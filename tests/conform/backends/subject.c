@@ -1,0 +1,154 @@
+/*
+ * A backend that does what it is told, for the tests of exec: (tests/conform/backend_exec.c).
+ *
+ * `subject [HELLO]`: HELLO spoils the hello. Afterwards the metadata `do` of each request says how it is answered; without it
+ * the request's tensors come back as they are.
+ */
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "mr3d/safetensors.h"
+
+static void read_all(void *bytes, size_t size) {
+  for (size_t got = 0; got < size;) {
+    ssize_t n = read(0, (char *)bytes + got, size - got);
+    if (n <= 0) exit(4);
+    got += (size_t)n;
+  }
+}
+
+static void write_all(const void *bytes, size_t size) {
+  for (size_t sent = 0; sent < size;) {
+    ssize_t n = write(1, (const char *)bytes + sent, size - sent);
+    if (n <= 0) exit(5);
+    sent += (size_t)n;
+  }
+}
+
+static mr3d_bundle *receive(void) {
+  uint64_t size;
+  mr3d_bundle *frame;
+  mr3d_error error = {0};
+  read_all(&size, sizeof size);
+  void *bytes = malloc(size);
+  read_all(bytes, size);
+  if (mr3d_safetensors_adopt(bytes, size, &frame, &error) != MR3D_OK) {
+    fprintf(stderr, "subject: %s\n", error.message);
+    exit(6);
+  }
+  return frame;
+}
+
+static void *as_bytes(const mr3d_bundle *frame, uint64_t *size) {
+  void *bytes;
+  size_t n;
+  mr3d_error error = {0};
+  if (mr3d_safetensors_serialize(frame, &bytes, &n, &error) != MR3D_OK) exit(7);
+  *size = n;
+  return bytes;
+}
+
+static void send(const mr3d_bundle *frame) {
+  uint64_t size;
+  void *bytes = as_bytes(frame, &size);
+  write_all(&size, sizeof size);
+  write_all(bytes, size);
+  free(bytes);
+}
+
+static int open_descriptors(void) {
+  int n = 0;
+  struct stat s;
+  for (int fd = 3; fd < 1024; fd++) n += fstat(fd, &s) == 0;
+  return n;
+}
+
+static void hello(const char *spoiled, const char *word) {
+  mr3d_bundle *frame = mr3d_bundle_new();
+  mr3d_bundle_set(frame, "protocol", strcmp(spoiled, "protocol-2") == 0 ? "2" : "1");
+  mr3d_bundle_set(frame, "type", strcmp(spoiled, "type") == 0 ? "answer" : "hello");
+  if (strcmp(spoiled, "no-name") != 0) mr3d_bundle_set(frame, "name", word);
+  mr3d_bundle_set(frame, "version", "7");
+  mr3d_bundle_set(frame, "ops", strcmp(spoiled, "op") == 0     ? "[\"linear\",\"rope2d\"]"
+                                : strcmp(spoiled, "twice") == 0 ? "[\"linear\",\"linear\"]"
+                                : strcmp(spoiled, "empty") == 0 ? "[]"
+                                : strcmp(spoiled, "json") == 0  ? "linear"
+                                                                : "[\"linear\",\"rmsnorm\"]");
+  mr3d_bundle_set(frame, "tiers", strcmp(spoiled, "tier") == 0 ? "[\"fp8\"]" : "[\"fp32\"]");
+  send(frame);
+  mr3d_bundle_free(&frame);
+}
+
+static void answer(const mr3d_bundle *request, const char *what) {
+  mr3d_bundle *frame = mr3d_bundle_new();
+  const bool is = what != NULL;
+#define DO(name) (is && strcmp(what, name) == 0)
+  mr3d_bundle_set(frame, "protocol", DO("protocol") ? "3" : "1");
+  mr3d_bundle_set(frame, "type", DO("refuse") || DO("refuse-silently") ? "error" : DO("unsupported") ? "unsupported" : DO("type") ? "reply" : "answer");
+  if (!DO("no-id")) mr3d_bundle_set(frame, "id", DO("id") ? "77" : mr3d_bundle_get(request, "id"));
+  if (DO("refuse") || DO("unsupported")) mr3d_bundle_set(frame, "message", "as asked");
+  if (DO("count-descriptors")) mr3d_bundle_setf(frame, "descriptors", "%d", open_descriptors());
+  if (DO("say-pid")) mr3d_bundle_setf(frame, "pid", "%d", (int)getpid());
+  for (int i = 0; i < mr3d_bundle_count(request); i++) mr3d_bundle_copy(frame, NULL, mr3d_bundle_at(request, i));
+
+  uint64_t size;
+  void *bytes = as_bytes(frame, &size);
+  if (DO("segfault")) signal(SIGSEGV, SIG_DFL), raise(SIGSEGV); /* not a sanitizer's handler */
+  if (DO("exit")) fputs("no such weights\n\n", stderr), exit(3);
+  if (DO("exit-0")) exit(0);
+  if (DO("hang")) pause();
+  if (DO("flood")) {
+    char line[1001];
+    memset(line, 'x', 999);
+    line[999] = '\n', line[1000] = 0;
+    fputs("first line\n", stderr);
+    for (int i = 0; i < 3000; i++) fputs(line, stderr);
+    fputs("last line\n", stderr);
+  }
+  if (DO("giant")) size = (uint64_t)1 << 40;
+  if (DO("print")) puts("Loading the model, please wait"), fflush(stdout);
+  if (DO("garbage")) memset(bytes, 'g', size);
+  write_all(&size, DO("short-length") ? 5 : 8);
+  if (DO("short-length")) exit(0);
+  if (DO("giant")) pause();
+  if (DO("exit-middle")) write_all(bytes, size / 2), exit(0);
+  if (DO("drip")) {
+    write_all(bytes, size / 2);
+    pause();
+  }
+  if (DO("close")) write_all(bytes, size / 2), close(1), pause();
+  if (DO("leave-child")) {
+    pid_t child = fork();
+    if (child == 0) pause();
+    fprintf(stderr, "%d\n", (int)child);
+    raise(SIGABRT);
+  }
+  write_all(bytes, size);
+  if (DO("twice")) write_all(&size, 8), write_all(bytes, size);
+  if (DO("exit-after")) exit(9);
+  free(bytes);
+  mr3d_bundle_free(&frame);
+}
+
+int main(int argc, char **argv) {
+  const char *spoiled = argc > 1 ? argv[1] : "";
+  if (strcmp(spoiled, "silent") == 0) pause();
+  if (strcmp(spoiled, "exit") == 0) fputs("ModuleNotFoundError: No module named 'torch'\n", stderr), exit(1);
+  if (strcmp(spoiled, "print") == 0) puts("Hello, I am a backend"), fflush(stdout), pause();
+  if (strcmp(spoiled, "once") == 0) { /* starts only once: the second time its lock file is there */
+    if (open(argv[2], O_CREAT | O_EXCL, 0600) < 0) fputs("already running\n", stderr), exit(1);
+  }
+  for (;;) {
+    mr3d_bundle *frame = receive();
+    const char *type = mr3d_bundle_get(frame, "type"), *what = mr3d_bundle_get(frame, "do");
+    if (strcmp(type, "bye") == 0) return 0;
+    if (strcmp(type, "hello") == 0) hello(spoiled, argc > 2 && strcmp(spoiled, "word") == 0 ? argv[2] : "subject");
+    else answer(frame, what);
+    mr3d_bundle_free(&frame);
+  }
+}

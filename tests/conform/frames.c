@@ -1,0 +1,189 @@
+/* Frames over pipes: every size, every way to end, and never a deadlock. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
+
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "frames.h"
+
+typedef struct ends {
+  int in[2], out[2]; /* in: what we write to and the other side reads */
+} ends;
+
+static ends open_ends(void) {
+  ends e;
+  assert_int_equal(pipe(e.in), 0);
+  assert_int_equal(pipe(e.out), 0);
+  fcntl(e.in[1], F_SETFL, O_NONBLOCK);
+  fcntl(e.out[0], F_SETFL, O_NONBLOCK);
+  return e;
+}
+
+static void close_ends(ends *e) {
+  close(e->in[0]), close(e->in[1]), close(e->out[0]), close(e->out[1]);
+}
+
+static mr3d_channel channel_of(const ends *e, uint64_t cap) { return (mr3d_channel){.to = e->in[1], .from = e->out[0], .process = -1, .cap = cap}; }
+
+/* What the other side wrote, then its end is closed; then one exchange that only receives. */
+static mr3d_frame_end receive(const void *written, size_t size, uint64_t cap, mr3d_frame *frame, mr3d_error *error) {
+  ends e = open_ends();
+  assert_int_equal(write(e.out[1], written, size), size);
+  close(e.out[1]);
+  mr3d_channel channel = channel_of(&e, cap);
+  mr3d_frame_end end = mr3d_frame_exchange(&channel, NULL, 0, frame, mr3d_now() + 5, error);
+  e.out[1] = -1;
+  close_ends(&e);
+  return end;
+}
+
+static void a_frame_arrives_as_it_was_sent(void **state) {
+  (void)state;
+  mr3d_frame frame;
+  mr3d_error error = {0};
+  assert_int_equal(receive("\5\0\0\0\0\0\0\0hello", 13, 100, &frame, &error), MR3D_FRAME_DONE);
+  assert_int_equal(frame.size, 5);
+  assert_int_equal(frame.received, 13);
+  assert_memory_equal(frame.bytes, "hello", 5);
+  free(frame.bytes);
+}
+
+static void an_empty_frame_is_a_frame(void **state) {
+  (void)state;
+  mr3d_frame frame;
+  mr3d_error error = {0};
+  assert_int_equal(receive("\0\0\0\0\0\0\0\0", 8, 100, &frame, &error), MR3D_FRAME_DONE);
+  assert_int_equal(frame.size, 0);
+  assert_non_null(frame.bytes);
+  free(frame.bytes);
+}
+
+static void a_truncated_frame_says_how_much_came(void **state) {
+  (void)state;
+  mr3d_frame frame;
+  mr3d_error error = {0};
+  assert_int_equal(receive("", 0, 100, &frame, &error), MR3D_FRAME_CLOSED);
+  assert_string_equal(error.message, "closed its output before any byte of a frame");
+  assert_int_equal(receive("\5\0\0", 3, 100, &frame, &error), MR3D_FRAME_CLOSED);
+  assert_string_equal(error.message, "closed its output after 3 of the 8 bytes of a frame's length");
+  assert_int_equal(receive("\5\0\0\0\0\0\0\0he", 10, 100, &frame, &error), MR3D_FRAME_CLOSED);
+  assert_string_equal(error.message, "closed its output after 2 of 5 bytes of a frame");
+  assert_null(frame.bytes);
+}
+
+static void a_giant_frame_is_refused_before_memory_is_taken(void **state) {
+  (void)state;
+  mr3d_frame frame;
+  mr3d_error error = {0};
+  assert_int_equal(receive("\145\0\0\0\0\0\0\0x", 9, 100, &frame, &error), MR3D_FRAME_GARBAGE);
+  assert_non_null(strstr(error.message, "frame of 101 bytes, at most 100"));
+  assert_int_equal(receive("\377\377\377\377\377\377\377\377x", 9, (uint64_t)4 << 30, &frame, &error), MR3D_FRAME_GARBAGE);
+  assert_non_null(strstr(error.message, "18446744073709551615"));
+}
+
+static void text_in_place_of_a_frame_is_shown(void **state) {
+  (void)state;
+  mr3d_frame frame;
+  mr3d_error error = {0};
+  assert_int_equal(receive("Loading model\n", 14, (uint64_t)4 << 30, &frame, &error), MR3D_FRAME_GARBAGE);
+  assert_non_null(strstr(error.message, "\"Loading \""));
+  assert_non_null(strstr(error.message, "prints to stdout"));
+}
+
+static void a_deadline_ends_the_wait(void **state) {
+  (void)state;
+  ends e = open_ends();
+  mr3d_channel channel = channel_of(&e, 100);
+  mr3d_frame frame;
+  mr3d_error error = {0};
+  assert_int_equal(write(e.out[1], "\5\0\0\0\0\0\0\0he", 10), 10);
+  double start = mr3d_now();
+  assert_int_equal(mr3d_frame_exchange(&channel, "x", 1, &frame, start + 0.2, &error), MR3D_FRAME_TIMEOUT);
+  double took = mr3d_now() - start;
+  assert_true(took >= 0.2 && took < 2);
+  assert_string_equal(error.message, "had sent 10 bytes of its answer");
+  close_ends(&e);
+}
+
+static void a_reader_that_does_not_read_runs_into_the_deadline(void **state) {
+  (void)state;
+  ends e = open_ends();
+  mr3d_channel channel = channel_of(&e, 100);
+  mr3d_error error = {0};
+  static char big[1 << 21];
+  mr3d_frame frame;
+  assert_int_equal(mr3d_frame_exchange(&channel, big, sizeof big, &frame, mr3d_now() + 0.2, &error), MR3D_FRAME_TIMEOUT);
+  assert_non_null(strstr(error.message, "of the 2097160 bytes of the request"));
+  close_ends(&e);
+}
+
+static void a_reader_that_has_gone_is_an_error_and_no_signal(void **state) {
+  (void)state;
+  ends e = open_ends();
+  mr3d_channel channel = channel_of(&e, 100);
+  mr3d_error error = {0};
+  close(e.in[0]);
+  assert_int_equal(mr3d_frame_exchange(&channel, "x", 1, NULL, mr3d_now() + 5, &error), MR3D_FRAME_CLOSED);
+  assert_string_equal(error.message, "closed its input");
+  sigset_t pending;
+  sigpending(&pending);
+  assert_false(sigismember(&pending, SIGPIPE));
+  /* Its answer, if it left one, still counts. */
+  mr3d_frame frame;
+  assert_int_equal(write(e.out[1], "\1\0\0\0\0\0\0\0y", 9), 9);
+  assert_int_equal(mr3d_frame_exchange(&channel, "x", 1, &frame, mr3d_now() + 5, &error), MR3D_FRAME_DONE);
+  free(frame.bytes);
+  e.in[0] = -1;
+  close_ends(&e);
+}
+
+static void do_nothing(int signal_number) { (void)signal_number; }
+
+static void signals_do_not_disturb(void **state) {
+  (void)state;
+  struct sigaction action = {.sa_handler = do_nothing}, before; /* without SA_RESTART: every call may end with EINTR */
+  sigaction(SIGALRM, &action, &before);
+  ends e = open_ends();
+  pid_t pid = fork();
+  if (pid == 0) { /* sends a frame byte by byte, and the alarms to its parent meanwhile */
+    const char *bytes = "\30\0\0\0\0\0\0\0abcdefghijklmnopqrstuvwx";
+    for (int i = 0; i < 32; i++) {
+      kill(getppid(), SIGALRM);
+      usleep(2000);
+      if (write(e.out[1], bytes + i, 1) != 1) _exit(1);
+    }
+    _exit(0);
+  }
+  mr3d_channel channel = channel_of(&e, 100);
+  mr3d_frame frame;
+  mr3d_error error = {0};
+  assert_int_equal(mr3d_frame_exchange(&channel, "x", 1, &frame, mr3d_now() + 10, &error), MR3D_FRAME_DONE);
+  assert_memory_equal(frame.bytes, "abcdefghijklmnopqrstuvwx", 24);
+  free(frame.bytes);
+  waitpid(pid, NULL, 0);
+  close_ends(&e);
+  sigaction(SIGALRM, &before, NULL);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+    cmocka_unit_test(a_frame_arrives_as_it_was_sent),
+    cmocka_unit_test(an_empty_frame_is_a_frame),
+    cmocka_unit_test(a_truncated_frame_says_how_much_came),
+    cmocka_unit_test(a_giant_frame_is_refused_before_memory_is_taken),
+    cmocka_unit_test(text_in_place_of_a_frame_is_shown),
+    cmocka_unit_test(a_deadline_ends_the_wait),
+    cmocka_unit_test(a_reader_that_does_not_read_runs_into_the_deadline),
+    cmocka_unit_test(a_reader_that_has_gone_is_an_error_and_no_signal),
+    cmocka_unit_test(signals_do_not_disturb),
+  };
+  return cmocka_run_group_tests_name("frames", tests, NULL, NULL);
+}
