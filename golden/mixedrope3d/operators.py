@@ -360,5 +360,5 @@ def token_coords(grid: Tensor, stages: int) -> tuple[Tensor, Tensor]:
         row = int((grid < 0).any(1).nonzero()[0])
         raise Refused(f"grid row {row} is {grid[row].tolist()}; indices count from 0")
     cells = torch.unique(grid, dim=0) if len(grid) else grid
-    coords, count = torch.unique(cells >> min(stages, 63), dim=0, return_counts=True) if len(grid) else (grid, grid[:, 0])
+    coords, count = torch.unique(cells >> stages, dim=0, return_counts=True) if len(grid) else (grid, grid[:, 0])
     return coords, count

@@ -145,6 +145,19 @@ class MixedRope(unittest.TestCase):
                 self.assertEqual(published().shape, right.shape)
                 self.assertGreater((published() - right).abs().max().item(), 1)
 
+    def test_samples_of_a_batch_have_their_own_positions_and_points(self):
+        random = Random(9)
+        given = config(temporal_rope="native", rope_mixed_3d=False)
+        x = {"query": random(2, 6, 4, 16), "key": random(2, 2, 4, 16), "point_coords": random.integers(80, 2, 3, 3),
+             "point_token_mask": torch.tensor([[1, 1, 0, 1], [0, 1, 0, 0]]).bool(), "point_counts": torch.tensor([3, 1]),
+             "position_ids": torch.tensor([[0, 1, 2, 3], [9, 40, 41, 700]])}
+        both = truth().answer("mixed_rope", given, {}, x)
+        for b, count in enumerate((3, 1)):
+            alone = {name: tensor[b:b + 1] for name, tensor in x.items()}
+            alone["point_coords"] = alone["point_coords"][:, :count]
+            for name, y in truth().answer("mixed_rope", given, {}, alone).items():
+                self.assertTrue(torch.equal(both[name][b:b + 1], y), name)
+
     def test_rotation_is_relative_between_points(self):
         """Shifting all coordinates and positions leaves the scores between points as they are (interleaved layout)."""
         random = Random(5)
