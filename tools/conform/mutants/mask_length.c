@@ -13,6 +13,7 @@ static mr3d_status with_caller_at(const mr3d_context *context, const mr3d_mask_i
     for (int64_t j = 0; j < K; j++) mask[b * K + j] = j >= at && j < at + in->M ? in->key_mask[b * in->M + j - at] : fill;
   mr3d_mask_in changed = *in;
   changed.rule = MR3D_PAD_END;
+  changed.prefill_mask = NULL; /* has no meaning under pad_end */
   changed.key_mask = mask;
   changed.M = K;
   mr3d_status status = mr3d_mask(context, &changed, visible, error);
