@@ -225,16 +225,14 @@ static struct silent_op *silence_of(struct runner *r, const char *op) {
 
 /** The first broken rule of a judgement, in one line. */
 static void describe_judgement(const mr3d_judgement *judgement, int step, const char *op, char *reason, size_t size) {
+  snprintf(reason, size, "step %d (%s): the judge refused the answer", step, op);
   for (int t = 0; t < judgement->n_tensors; t++) {
     const mr3d_tensor_verdict *v = &judgement->tensors[t];
     if (v->passed) continue;
     int n = snprintf(reason, size, "step %d (%s): \"%s\": %s", step, op, v->name, v->problem);
-    if (v->index[0] && n > 0 && n < (int)size)
-      snprintf(reason + n, size - (size_t)n, "; worst at %s: got %.9g, expected %.9g, bound %.3g; %lld of %lld elements out of bounds", v->index, v->got, v->expected, v->bound, (long long)v->wrong,
-               (long long)v->elements);
+    if (v->index[0] && n > 0 && n < (int)size) snprintf(reason + n, size - (size_t)n, "; worst at %s: got %.9g, expected %.9g, bound %.3g", v->index, v->got, v->expected, v->bound);
     return;
   }
-  snprintf(reason, size, "step %d (%s): the judge refused the answer", step, op);
 }
 
 /** The backend's part of a step: asked, and its reply judged. */
@@ -465,6 +463,7 @@ static void run_all(struct runner *r, uint32_t tiers, int total, void (*progress
       run->n_results++;
       *(result->verdict == MR3D_PASSED ? &run->passed : result->verdict == MR3D_FAILED ? &run->failed : result->verdict == MR3D_SKIPPED ? &run->skipped : &run->broken) += 1;
       if (progress) progress(user, run, total);
+      if (run->options.fail_fast && run->failed + run->broken) return;
     }
     drop_weights(run, i);
   }

@@ -42,6 +42,7 @@ typedef struct mr3d_run_options {
   uint64_t seed;
   double timeout;              /**< seconds a request; 0: from the case's size */
   int threads;
+  bool fail_fast;              /**< end after the first failed or broken result */
   const char *golden_dir, *data_dir;
 } mr3d_run_options;
 

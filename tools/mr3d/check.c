@@ -47,6 +47,7 @@ int mr3d_command_check(int argc, char **argv) {
       {"--seed", "N", MR3D_OPTION_SEED, &options.seed, "draw other inputs (default 0, the golden set's)"},
       {"--timeout", "SECONDS", MR3D_OPTION_SECONDS, &options.timeout, "for one request (default: 20 s and more by its size)"},
       {"--threads", "N", MR3D_OPTION_COUNT, &threads, "for reference and judge (default: all processors)"},
+      {"--fail-fast", NULL, MR3D_OPTION_FLAG, &options.fail_fast, "end after the first failure"},
       {"--junit", "FILE", MR3D_OPTION_TEXT, &junit, "write JUnit XML"},
       {"--json", "FILE", MR3D_OPTION_TEXT, &json, "write JSON lines (docs/report.schema.json)"},
       {"--html", "FILE", MR3D_OPTION_TEXT, &html, "write one self-contained page"},
