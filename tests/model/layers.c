@@ -8,7 +8,7 @@
 
 enum { Q = 6, PAST = 3, K = PAST + Q };
 
-/* ---- the formulas, one value at a time; text only, positions PAST .. ---- */
+/* ---- the formulas, one value at a time ---- */
 
 static double dot(const double *a, const double *b, int n) {
   double sum = 0;
@@ -30,7 +30,38 @@ static void turn(double *x, int p) {
   }
 }
 
+/* One head's D values as a point at c (grid indices, divided by 79) and position p: D/2 spatial dimensions, then D/2 temporal ones. */
+static void turn_point(double *x, int p, const int64_t *c, const double *freqs, const double *weights, int heads, int h) {
+  for (int f = 0; f < F; f++) {
+    double angle = 0, a = x[2 * f], b = x[2 * f + 1];
+    for (int axis = 0; axis < 3; axis++) angle += weights[(h * F + f) * 3 + axis] * freqs[(axis * heads + h) * F + f] * ((double)c[axis] / 79);
+    x[2 * f] = a * cos(angle) - b * sin(angle);
+    x[2 * f + 1] = a * sin(angle) + b * cos(angle);
+  }
+  for (int j = 0; j < D / 4; j++) { /* the table of all D dimensions at the places D/2 + j and D/2 + j + D/4 */
+    double first = p * pow(10000, -2.0 * j / D), second = p * pow(10000, -2.0 * (j + D / 4) / D), a = x[D / 2 + j], b = x[D / 2 + j + D / 4];
+    x[D / 2 + j] = a * cos(first) - b * sin(first);
+    x[D / 2 + j + D / 4] = b * cos(second) + a * sin(second);
+  }
+}
+
 static const double *of(const mr3d_bundle *request, const char *name) { return reals(request, name); }
+
+/* Turns row i's head by what the request says of it; `side` is q or kv. */
+static void turn_as_asked(const mr3d_bundle *r, double *x, int i, const char *side, int heads, int h) {
+  const mr3d_tensor *positions = mr3d_bundle_find(r, "position_ids"), *marks = mr3d_bundle_find(r, "point_token_mask");
+  const int p = positions ? (int)((int64_t *)positions->data)[i] : PAST + i;
+  if (!marks || !((bool *)marks->data)[i]) {
+    turn(x, p);
+    return;
+  }
+  int row = 0;
+  for (int k = 0; k < i; k++) row += ((bool *)marks->data)[k];
+  char freqs[40], weights[40];
+  snprintf(freqs, sizeof freqs, "self_attn.freqs_3d_%s", side);
+  snprintf(weights, sizeof weights, "self_attn.axial_weights_3d_%s", side);
+  turn_point(x, p, (int64_t *)mr3d_bundle_find(r, "point_coords")->data + 3 * row, of(r, freqs), of(r, weights), heads, h);
+}
 
 /* hidden [Q,HIDDEN] -> y [Q,HIDDEN], keys and values [G,K,D], past first. */
 static void plain_block(const mr3d_bundle *r, const double *hidden, double *y, double *keys, double *values) {
@@ -41,7 +72,7 @@ static void plain_block(const mr3d_bundle *r, const double *hidden, double *y, d
         key[d] = of(r, "self_attn.k_proj.bias")[g * D + d] + dot(of(r, "self_attn.k_proj.weight") + (g * D + d) * HIDDEN, hidden + i * HIDDEN, HIDDEN);
         value[d] = of(r, "self_attn.v_proj.bias")[g * D + d] + dot(of(r, "self_attn.v_proj.weight") + (g * D + d) * HIDDEN, hidden + i * HIDDEN, HIDDEN);
       }
-      turn(key, PAST + i);
+      turn_as_asked(r, key, i, "kv", G, g);
     }
   for (int g = 0; g < G; g++) {
     memcpy(keys + g * K * D, of(r, "past_key") + g * PAST * D, PAST * D * sizeof *keys);
@@ -54,7 +85,7 @@ static void plain_block(const mr3d_bundle *r, const double *hidden, double *y, d
       double query[D], weight[K], sum = 0;
       for (int d = 0; d < D; d++)
         query[d] = of(r, "self_attn.q_proj.bias")[h * D + d] + dot(of(r, "self_attn.q_proj.weight") + (h * D + d) * HIDDEN, hidden + i * HIDDEN, HIDDEN);
-      turn(query, PAST + i);
+      turn_as_asked(r, query, i, "q", H, h);
       for (int j = 0; j <= PAST + i; j++) sum += weight[j] = exp(dot(query, keys + (g * K + j) * D, D) / sqrt(D));
       for (int d = 0; d < D; d++) {
         mixed[h * D + d] = 0;
@@ -74,20 +105,50 @@ static mr3d_bundle *layer_request(const char *op) {
   return r;
 }
 
+/* The text of a request with a past, the same with points and with position ids of its own. */
+static mr3d_bundle *variant_of(int variant, const char *op) {
+  static const int64_t positions[] = {5, 900, 2, 2, 31, 0}, counts[] = {3};
+  mr3d_bundle *r = layer_request(op);
+  if (variant & 1) add_integers(r, "position_ids", positions, SHAPE(1, Q));
+  if (variant & 2) {
+    add_points(r, 1, Q, 1, 3, counts);
+    bool *marks = mr3d_bundle_find(r, "point_token_mask")->data; /* marked tokens need not be contiguous: 1, 3, 5 */
+    for (int i = 0; i < Q; i++) marks[i] = i % 2 == 1;
+  }
+  return r;
+}
+
 static void block_is_its_formula(void **state) {
   (void)state;
   mr3d_server *server = new_server();
-  mr3d_bundle *kept = layer_request("attention_block"), *a = answer(server, layer_request("attention_block"));
-  double y[Q * HIDDEN], keys[G * K * D], values[G * K * D];
-  plain_block(kept, of(kept, "hidden"), y, keys, values);
-  assert_shape(a, "hidden", SHAPE(1, Q, HIDDEN));
-  assert_shape(a, "key", SHAPE(1, G, K, D));
-  assert_shape(a, "value", SHAPE(1, G, K, D));
-  assert_close(reals(a, "hidden"), y, Q * HIDDEN, 1e-14);
-  assert_close(reals(a, "key"), keys, G * K * D, 1e-14);
-  assert_close(reals(a, "value"), values, G * K * D, 1e-14);
-  mr3d_bundle_free(&kept);
+  for (int variant = 0; variant < 4; variant++) {
+    mr3d_bundle *kept = variant_of(variant, "attention_block"), *a = answer(server, variant_of(variant, "attention_block"));
+    double y[Q * HIDDEN], keys[G * K * D], values[G * K * D];
+    plain_block(kept, of(kept, "hidden"), y, keys, values);
+    assert_shape(a, "hidden", SHAPE(1, Q, HIDDEN));
+    assert_shape(a, "key", SHAPE(1, G, K, D));
+    assert_shape(a, "value", SHAPE(1, G, K, D));
+    assert_close(reals(a, "hidden"), y, Q * HIDDEN, 1e-14);
+    assert_close(reals(a, "key"), keys, G * K * D, 1e-14);
+    assert_close(reals(a, "value"), values, G * K * D, 1e-14);
+    mr3d_bundle_free(&kept);
+    mr3d_bundle_free(&a);
+  }
+  mr3d_server_free(&server);
+}
+
+/* The block takes the self_attn tensors alone; the rest of the layer is allowed and changes nothing. */
+static void block_needs_only_its_own_tensors(void **state) {
+  (void)state;
+  mr3d_server *server = new_server();
+  mr3d_bundle *all = layer_request("attention_block"), *own = request("attention_block", CONFIG);
+  for (int i = 0; i < mr3d_bundle_count(all); i++)
+    if (!strstr(mr3d_bundle_at(all, i)->name, "mlp.") && !strstr(mr3d_bundle_at(all, i)->name, "layernorm")) mr3d_bundle_copy(own, NULL, mr3d_bundle_at(all, i));
+  assert_int_equal(mr3d_bundle_count(all) - mr3d_bundle_count(own), 5);
+  mr3d_bundle *a = answer(server, all), *b = answer(server, own);
+  assert_same(a, b);
   mr3d_bundle_free(&a);
+  mr3d_bundle_free(&b);
   mr3d_server_free(&server);
 }
 
@@ -325,6 +386,7 @@ static void judge_is_given_the_operators_scale(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(block_is_its_formula),
+      cmocka_unit_test(block_needs_only_its_own_tensors),
       cmocka_unit_test(layer_is_its_formula),
       cmocka_unit_test(flattened_frequencies_are_the_same),
       cmocka_unit_test(batch_equals_its_samples),

@@ -499,6 +499,20 @@ static void weights_must_be_finite(void **state) {
   }
 }
 
+/* A file that is no weights file makes the request one that must be refused, like any other bad input. */
+static void malformed_weights_file_is_refused(void **state) {
+  (void)state;
+  const char *path = "test-model-malformed.safetensors";
+  FILE *file = fopen(path, "wb");
+  assert_non_null(file);
+  fputs("not a safetensors file at all", file);
+  fclose(file);
+  mr3d_server *server = new_server();
+  REFUSED(server, edit(base_of("prefill"), "meta weights test-model-malformed.safetensors"), "prefill: weights", path);
+  mr3d_server_free(&server);
+  unlink(path);
+}
+
 /* Every tensor of every request, dropped, of every type, with each size made 0, one less, one more: answered or refused, never worse. */
 static void no_edit_does_worse_than_be_refused(void **state) {
   (void)state;
@@ -550,7 +564,7 @@ static int remove_weights(void **state) {
 }
 
 int main(void) {
-  struct CMUnitTest tests[N_RULES + 4];
+  struct CMUnitTest tests[N_RULES + 5];
   char names[N_RULES][200];
   for (size_t i = 0; i < N_RULES; i++) {
     snprintf(names[i], sizeof names[i], "%.40s is refused after: %.140s", rules[i].op, rules[i].edit);
@@ -559,6 +573,7 @@ int main(void) {
   tests[N_RULES] = (struct CMUnitTest)cmocka_unit_test(encode_points_is_unsupported);
   tests[N_RULES + 1] = (struct CMUnitTest)cmocka_unit_test(refused_prefill_opens_nothing);
   tests[N_RULES + 2] = (struct CMUnitTest)cmocka_unit_test(weights_must_be_finite);
-  tests[N_RULES + 3] = (struct CMUnitTest)cmocka_unit_test(no_edit_does_worse_than_be_refused);
+  tests[N_RULES + 3] = (struct CMUnitTest)cmocka_unit_test(malformed_weights_file_is_refused);
+  tests[N_RULES + 4] = (struct CMUnitTest)cmocka_unit_test(no_edit_does_worse_than_be_refused);
   return cmocka_run_group_tests_name("requests that must be refused", tests, make_weights, remove_weights);
 }

@@ -189,6 +189,14 @@ static void pad_end_shows_padding_and_says_so(void **state) {
   done(a);
   drop(server, "a");
 
+  mr3d_bundle *last_rows = padded_prefill(CONFIG); /* of which the last of the second sample are padding */
+  mr3d_bundle_set(last_rows, "logits_to_keep", "3");
+  a = answer(server, last_rows);
+  assert_shape(a, "skip:logits", SHAPE(2, 3));
+  for (int i = 0; i < 6; i++) assert_int_equal(((bool *)mr3d_bundle_find(a, "skip:logits")->data)[i], i >= 4);
+  done(a);
+  drop(server, "a");
+
   /* Left padding is none in that sense: its zeros stand in front, where every caller's mask has them too. */
   mr3d_bundle *left = text_prefill("a", CONFIG, 1, 0, Q);
   *(int64_t *)mr3d_bundle_find(left, "attention_mask")->data = 0;
