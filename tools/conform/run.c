@@ -446,7 +446,7 @@ static void copy_info(mr3d_run *run, const mr3d_backend_info *info) {
   run->info = (mr3d_backend_info){strdup(info->spec), strdup(info->name ? info->name : ""), strdup(info->version ? info->version : ""), info->n_ops, info->n_tiers, ops, tiers};
 }
 
-static void run_all(struct runner *r, uint32_t tiers, int total, void (*progress)(void *, const mr3d_run *, int), void *user) {
+static void run_all(struct runner *r, uint32_t tiers, int total, mr3d_progress *progress, void *user) {
   mr3d_run *run = r->run;
   for (int i = 0; i < run->suite->n_cases; i++) {
     const mr3d_case *test = &run->suite->cases[i];
@@ -462,8 +462,7 @@ static void run_all(struct runner *r, uint32_t tiers, int total, void (*progress
       result->seconds = now() - start;
       run->n_results++;
       *(result->verdict == MR3D_PASSED ? &run->passed : result->verdict == MR3D_FAILED ? &run->failed : result->verdict == MR3D_SKIPPED ? &run->skipped : &run->broken) += 1;
-      if (progress) progress(user, run, total);
-      if (run->options.fail_fast && run->failed + run->broken) return;
+      if (progress && !progress(user, run, total)) return;
     }
     drop_weights(run, i);
   }
@@ -484,7 +483,7 @@ static void copy_options(mr3d_run *run, const mr3d_run_options *options) {
   selection->tag = copied(selection->tag);
 }
 
-mr3d_status mr3d_run_suite(const mr3d_run_options *options, void (*progress)(void *user, const mr3d_run *so_far, int total), void *user, mr3d_run **out, mr3d_error *error) {
+mr3d_status mr3d_run_suite(const mr3d_run_options *options, mr3d_progress *progress, void *user, mr3d_run **out, mr3d_error *error) {
   mr3d_run *run = mr3d_allocate(1, sizeof *run);
   struct runner r = {.run = run};
   double start = now();

@@ -42,7 +42,6 @@ typedef struct mr3d_run_options {
   uint64_t seed;
   double timeout;              /**< seconds a request; 0: from the case's size */
   int threads;
-  bool fail_fast;              /**< end after the first failed or broken result */
   const char *golden_dir, *data_dir;
 } mr3d_run_options;
 
@@ -62,13 +61,16 @@ bool mr3d_case_selected(const mr3d_case *, const mr3d_selection *);
 /** Errors: a word that no case has (with the one that was meant), a selection that is empty. */
 mr3d_status mr3d_selection_check(const mr3d_suite *, const mr3d_selection *, mr3d_error *);
 
+/** Called after each result; false ends the run there. */
+typedef bool mr3d_progress(void *user, const mr3d_run *so_far, int total);
+
 /**
- * Runs the selection. `progress` (may be NULL) is called after each result.
+ * Runs the selection. `progress` may be NULL.
  * Errors (could not run, exit 1): backend does not start, golden set damaged, unknown selection words, an empty selection.
  * A run in which nothing was compared is a run, with exit status 1: its report says what was skipped, and why.
  * Ownership: on success *run is the caller's; mr3d_run_free.
  */
-mr3d_status mr3d_run_suite(const mr3d_run_options *, void (*progress)(void *user, const mr3d_run *so_far, int total), void *user, mr3d_run **, mr3d_error *);
+mr3d_status mr3d_run_suite(const mr3d_run_options *, mr3d_progress *progress, void *user, mr3d_run **, mr3d_error *);
 void mr3d_run_free(mr3d_run **);
 
 /** 0 compliant, 2 not, 1 could not run (nothing compared, or the suite itself is broken). */

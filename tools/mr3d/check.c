@@ -6,18 +6,25 @@
 #include "command.h"
 #include "report.h"
 
+struct progress {
+  bool shown, fail_fast;
+};
+
 /** One line on stderr, rewritten: "[#####     ] 120/540 fp32 attention/gqa  2 failed". */
-static void show_progress(void *user, const mr3d_run *run, int total) {
-  (void)user;
-  char bar[21];
-  const mr3d_result *last = &run->results[run->n_results - 1];
-  int filled = total ? 20 * run->n_results / total : 20;
-  memset(bar, ' ', 20);
-  memset(bar, '#', (size_t)filled);
-  bar[20] = '\0';
-  fprintf(stderr, "\r\033[K[%s] %d/%d %s %.40s", bar, run->n_results, total, mr3d_tier_name(last->tier), last->test->id);
-  if (run->failed + run->broken) fprintf(stderr, "  %d failed", run->failed + run->broken);
-  fflush(stderr);
+static bool show_progress(void *user, const mr3d_run *run, int total) {
+  const struct progress *progress = user;
+  if (progress->shown) {
+    char bar[21];
+    const mr3d_result *last = &run->results[run->n_results - 1];
+    int filled = 20 * run->n_results / total;
+    memset(bar, ' ', 20);
+    memset(bar, '#', (size_t)filled);
+    bar[20] = '\0';
+    fprintf(stderr, "\r\033[K[%s] %d/%d %s %.40s", bar, run->n_results, total, mr3d_tier_name(last->tier), last->test->id);
+    if (run->failed + run->broken) fprintf(stderr, "  %d failed", run->failed + run->broken);
+    fflush(stderr);
+  }
+  return !progress->fail_fast || run->failed + run->broken == 0;
 }
 
 /** Writes the files asked for; 1 when one could not be written. */
@@ -34,6 +41,7 @@ int mr3d_command_check(int argc, char **argv) {
   mr3d_selection *selection = &options.selection;
   const char *junit = NULL, *json = NULL, *html = NULL, *golden = NULL, *data = NULL;
   bool quiet = false;
+  struct progress progress = {0};
   int64_t threads = 0;
   const mr3d_option table[] = {
       {"--backend", "SPEC", MR3D_OPTION_TEXT, &options.backend, "who is judged (needed); see above"},
@@ -47,7 +55,7 @@ int mr3d_command_check(int argc, char **argv) {
       {"--seed", "N", MR3D_OPTION_SEED, &options.seed, "draw other inputs (default 0, the golden set's)"},
       {"--timeout", "SECONDS", MR3D_OPTION_SECONDS, &options.timeout, "for one request (default: 20 s and more by its size)"},
       {"--threads", "N", MR3D_OPTION_COUNT, &threads, "for reference and judge (default: all processors)"},
-      {"--fail-fast", NULL, MR3D_OPTION_FLAG, &options.fail_fast, "end after the first failure"},
+      {"--fail-fast", NULL, MR3D_OPTION_FLAG, &progress.fail_fast, "end after the first failure"},
       {"--junit", "FILE", MR3D_OPTION_TEXT, &junit, "write JUnit XML"},
       {"--json", "FILE", MR3D_OPTION_TEXT, &json, "write JSON lines (docs/report.schema.json)"},
       {"--html", "FILE", MR3D_OPTION_TEXT, &html, "write one self-contained page"},
@@ -78,9 +86,9 @@ int mr3d_command_check(int argc, char **argv) {
   options.threads = (int)(threads > 1024 ? 1024 : threads);
 
   mr3d_run *run = NULL;
-  bool progress = !quiet && isatty(STDERR_FILENO);
-  mr3d_status ran = mr3d_run_suite(&options, progress ? show_progress : NULL, NULL, &run, &error);
-  if (progress) fprintf(stderr, "\r\033[K");
+  progress.shown = !quiet && isatty(STDERR_FILENO);
+  mr3d_status ran = mr3d_run_suite(&options, show_progress, &progress, &run, &error);
+  if (progress.shown) fprintf(stderr, "\r\033[K");
   if (ran != MR3D_OK) return mr3d_complain("%s", error.message);
   mr3d_report_text(run, stdout, quiet, isatty(STDOUT_FILENO) && !getenv("NO_COLOR"));
   status = mr3d_run_exit_status(run);
