@@ -17,7 +17,7 @@
 #include "run.h"
 
 #define CASE_SECONDS 4.0    /* spent on mutants for one failing case */
-#define RUN_SECONDS 60.0    /* and in one process, before only mistakes already named are tried */
+#define RUN_SECONDS 60.0    /* and in one run, before only mistakes already named are tried */
 #define VISIBLE 6.0         /* units of noise from which on an element is wrong, not noisy */
 #define CAP 1000.0          /* one wild element is no more than this many units */
 #define EXPLAINED_UNITS 4.0 /* root mean square distance to the mutant */
@@ -105,6 +105,23 @@ static void close_pictures(scene *s) {
   free(s->pictures);
 }
 
+typedef struct text {
+  char *at;
+  size_t left;
+} text;
+
+static void say(text *t, const char *format, ...) MR3D_PRINTF(2, 3);
+static void say(text *t, const char *format, ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  int n = vsnprintf(t->at, t->left, format, arguments);
+  va_end(arguments);
+  if (n < 0) return;
+  size_t used = (size_t)n < t->left ? (size_t)n : t->left - 1;
+  t->at += used;
+  t->left -= used;
+}
+
 /* ---- mutants ---- */
 
 /** Squared distances over the elements of the rows that the mistake or the backend touches. */
@@ -113,6 +130,10 @@ typedef struct distance {
   int64_t n;
   bool impossible; /* other shapes, a missing tensor */
 } distance;
+
+static bool explained(const distance *d) {
+  return !d->impossible && d->n > 0 && sqrt(d->to_mutant / (double)d->n) <= EXPLAINED_UNITS && d->to_mutant <= EXPLAINED_PART * d->to_reference;
+}
 
 static double units(double difference, double noise) {
   double d = fabs(difference) / noise;
@@ -198,14 +219,12 @@ static double now(void) {
   return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* What earlier cases of this process learnt. The runner judges one case after the other. */
-static int last_named = -1;
-static double seconds_spent;
+#define MAX_MUTANTS 1024
 
-typedef struct finding {
-  int mutant, equal; /* index; another one that answers the same, or -1 */
-  double units;      /* root mean square distance */
-} finding;
+/* What earlier cases of this run taught; the runner judges one case after the other. One mistake shows in many cases, so mutants
+   that explained some are tried first and, among those that answer alike, preferred. */
+static int explained_before[MAX_MUTANTS];
+static double seconds_spent;
 
 /** How far the backend's answer is from mutant `m`, when that explains it; else a negative number. */
 static double explains(const scene *s, int m, int n_requests, mr3d_bundle *const requests[], mr3d_weights_cache *weights, int threads) {
@@ -213,54 +232,39 @@ static double explains(const scene *s, int m, int n_requests, mr3d_bundle *const
   if (!answer) return -1;
   distance d = distance_to(s, answer);
   mr3d_bundle_free(&answer);
-  if (d.impossible || d.n == 0) return -1;
-  double rms = sqrt(d.to_mutant / (double)d.n);
-  return rms <= EXPLAINED_UNITS && d.to_mutant <= EXPLAINED_PART * d.to_reference ? rms : -1;
+  return explained(&d) ? sqrt(d.to_mutant / (double)d.n) : -1;
 }
 
-static finding search(const scene *s, int n_requests, mr3d_bundle *const requests[], mr3d_weights_cache *weights, int threads) {
-  finding best = {-1, -1, INFINITY};
+/** The distance of every mutant that explains the answer, else -1; and which is nearest, or -1. */
+static int search(const scene *s, int n_requests, mr3d_bundle *const requests[], mr3d_weights_cache *weights, int threads, double apart[]) {
+  int best = -1, n = mr3d_mutant_count() < MAX_MUTANTS ? mr3d_mutant_count() : MAX_MUTANTS;
   double start = now();
-  for (int k = -1; k < mr3d_mutant_count(); k++) {
-    int m = k < 0 ? last_named : k; /* one mistake in many cases: try what was named last first, and then stop there */
-    if (m < 0 || (k >= 0 && m == last_named) || mr3d_mutant_at(m)->hangs || !touches(mr3d_mutant_at(m), s->op)) continue;
-    if (k >= 0 && (now() - start > CASE_SECONDS || seconds_spent > RUN_SECONDS)) break;
-    double apart = explains(s, m, n_requests, requests, weights, threads);
-    if (apart >= 0 && apart < best.units) best = (finding){m, -1, apart};
-    else if (apart >= 0 && apart == best.units) best.equal = m;
-    if (k < 0 && apart >= 0) break;
-  }
+  for (int m = 0; m < n; m++) apart[m] = -1;
+  for (int known = 1; known >= 0; known--)
+    for (int m = 0; m < n; m++) {
+      if ((explained_before[m] > 0) != known || mr3d_mutant_at(m)->hangs || !touches(mr3d_mutant_at(m), s->op)) continue;
+      if (now() - start > CASE_SECONDS || (!known && seconds_spent > RUN_SECONDS)) break;
+      apart[m] = explains(s, m, n_requests, requests, weights, threads);
+      if (apart[m] < 0) continue;
+      bool nearer = best < 0 || apart[m] < apart[best], alike = best >= 0 && apart[m] == apart[best];
+      if (nearer || (alike && explained_before[m] > explained_before[best])) best = m;
+    }
   seconds_spent += now() - start;
+  for (int m = 0; m < n; m++) explained_before[m] += apart[m] >= 0;
   return best;
 }
 
-static void name(mr3d_result *result, const char *how, int m, int equal) {
-  const mr3d_mutant *mutant = mr3d_mutant_at(m);
+/** "your output equals SLUG/NAME: ..." and which others answer alike on this request. */
+static void name(mr3d_result *result, const char *how, int best, const double apart[]) {
+  const mr3d_mutant *mutant = mr3d_mutant_at(best);
+  text t = {result->diagnosis, sizeof result->diagnosis};
   snprintf(result->mistake, sizeof result->mistake, "%s/%s", mutant->slug, mutant->name);
-  int n = snprintf(result->diagnosis, sizeof result->diagnosis, "%s %s: %s", how, result->mistake, mutant->says);
-  if (equal >= 0 && n > 0 && (size_t)n < sizeof result->diagnosis)
-    snprintf(result->diagnosis + n, sizeof result->diagnosis - (size_t)n, " (on this request %s/%s answers the same)", mr3d_mutant_at(equal)->slug,
-             mr3d_mutant_at(equal)->name);
+  say(&t, "%s %s: %s", how, result->mistake, mutant->says);
+  for (int m = 0, said = 0; apart && m < mr3d_mutant_count() && m < MAX_MUTANTS; m++)
+    if (m != best && apart[m] == apart[best]) say(&t, "%s%s/%s", said++ ? ", " : "; on this request the same as ", mr3d_mutant_at(m)->slug, mr3d_mutant_at(m)->name);
 }
 
 /* ---- what is certain when no mutant explains it ---- */
-
-typedef struct text {
-  char *at;
-  size_t left;
-} text;
-
-static void say(text *t, const char *format, ...) MR3D_PRINTF(2, 3);
-static void say(text *t, const char *format, ...) {
-  va_list arguments;
-  va_start(arguments, format);
-  int n = vsnprintf(t->at, t->left, format, arguments);
-  va_end(arguments);
-  if (n < 0) return;
-  size_t used = (size_t)n < t->left ? (size_t)n : t->left - 1;
-  t->at += used;
-  t->left -= used;
-}
 
 /** Which rows, heads, columns and halves hold wrong elements. */
 typedef struct census {
@@ -301,17 +305,19 @@ static void free_census(census *c) {
   free(c->row);
 }
 
-/** Whether got equals the reference seen through `from`: got[i] = factor * ref[from(i)] in all rows, within noise. */
+/** Whether got is the reference seen through `from`, got[i] = factor * ref[from(i)], as well as a mutant would have to be. */
 static bool matches(const picture *p, int64_t (*from)(const mr3d_output *, int64_t), double factor) {
   const mr3d_output *o = &p->output;
-  bool moved = false;
+  distance d = {0};
   for (int64_t i = 0; i < o->rows * o->cols; i++) {
     int64_t j = from(o, i);
     if (j < 0 || (o->skip && o->skip[i / o->cols])) continue;
-    if (!(fabs(o->got[i] - factor * o->ref[j]) <= VISIBLE * (p->noise[i] + fabs(factor) * p->noise[j]))) return false;
-    moved = moved || fabs(o->got[i] - o->ref[i]) > VISIBLE * p->noise[i];
+    double a = units(o->got[i] - factor * o->ref[j], p->noise[i] + fabs(factor) * p->noise[j]), b = units(o->got[i] - o->ref[i], p->noise[i]);
+    d.to_mutant += a * a;
+    d.to_reference += b * b;
+    d.n++;
   }
-  return moved;
+  return explained(&d);
 }
 
 static int64_t itself(const mr3d_output *o, int64_t i) { return (void)o, i; }
@@ -364,7 +370,7 @@ static bool is_input(const scene *s, const picture *p) {
   double *x = mr3d_allocate(count, sizeof *x);
   mr3d_tensor_to_double(input, x);
   bool equal = true;
-  for (int64_t i = 0; i < count && equal; i++) equal = fabs(o->got[i] - x[i]) <= VISIBLE * p->noise[i];
+  for (int64_t i = 0; i < count && equal; i++) equal = o->got[i] == x[i];
   free(x);
   return equal;
 }
@@ -471,6 +477,11 @@ static void say_facts(const scene *s, mr3d_result *result) {
 
 /* ---- entry ---- */
 
+void mr3d_diagnose_forget(void) {
+  memset(explained_before, 0, sizeof explained_before);
+  seconds_spent = 0;
+}
+
 static void diagnose_answer(mr3d_result *result, mr3d_truth *truth, int n_requests, mr3d_bundle *const requests[], const mr3d_reply *reply,
                             mr3d_weights_cache *weights, int threads) {
   const mr3d_bundle *request = requests[n_requests - 1];
@@ -479,13 +490,10 @@ static void diagnose_answer(mr3d_result *result, mr3d_truth *truth, int n_reques
   bool refusal_due = truth->n_steps == 0 || truth->requests[truth->n_steps - 1] != request;
   if (!refusal_due) s.reference = truth->answers[truth->n_steps - 1];
   open_pictures(&s);
-  finding found = search(&s, n_requests, requests, weights, threads);
-  if (found.mutant >= 0) {
-    last_named = found.mutant;
-    name(result, found.units == 0 ? "your output equals" : "your output is, within rounding,", found.mutant, found.equal);
-  } else if (!refusal_due) {
-    say_facts(&s, result);
-  }
+  double apart[MAX_MUTANTS];
+  int best = search(&s, n_requests, requests, weights, threads, apart);
+  if (best >= 0) name(result, apart[best] == 0 ? "your output equals" : "your output is, within rounding,", best, apart);
+  else if (!refusal_due) say_facts(&s, result);
   close_pictures(&s);
 }
 
@@ -498,6 +506,6 @@ void mr3d_diagnose(mr3d_result *result, mr3d_truth *truth, int n_requests, mr3d_
     diagnose_answer(result, truth, n_requests, requests, reply, weights, threads);
   } else if (reply->kind == MR3D_REPLY_TIMEOUT) {
     for (int m = 0; m < mr3d_mutant_count(); m++)
-      if (mr3d_mutant_at(m)->hangs && op && touches(mr3d_mutant_at(m), op)) name(result, "a call that never returns is", m, -1);
+      if (mr3d_mutant_at(m)->hangs && op && touches(mr3d_mutant_at(m), op)) name(result, "a call that never returns is", m, NULL);
   }
 }

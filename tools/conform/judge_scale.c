@@ -33,28 +33,33 @@ static double error_of(const mr3d_output *output, int64_t i) {
   return (got - ref) / scale; /* infinite where the scale is 0: there the answer must be exact */
 }
 
-/** Marks rows that no earlier row (of the same head, when `by_head`) equals bit for bit in the reference. */
-static int64_t mark_distinct(const mr3d_output *output, bool by_head, bool *first) {
-  int64_t capacity = 16, n = 0;
+/** What makes a row an independent unit: the reference's bits. Of a rotation's angle: the row's length, for the same vector turned is no new vector. */
+static uint64_t identity_of(const mr3d_output *output, int64_t row, bool rotated) {
+  uint64_t hash = 0, bits;
+  double length2 = 0;
+  for (int64_t i = row * output->cols; i < (row + 1) * output->cols; i++) {
+    length2 += output->ref[i] * output->ref[i];
+    memcpy(&bits, &output->ref[i], sizeof bits);
+    hash = (hash ^ bits) * 0x9E3779B97F4A7C15u;
+    hash ^= hash >> 29;
+  }
+  return rotated && length2 > 0 ? (uint64_t)llrint(log2(length2) * 0x1p28) * 0x9E3779B97F4A7C15u : hash;
+}
+
+/** Marks rows (of the same head, when `by_head`) whose identity no earlier row has. */
+static void mark_distinct(const mr3d_output *output, bool by_head, bool rotated, bool *first) {
+  int64_t capacity = 16;
   while (capacity < 2 * output->rows) capacity *= 2;
   uint64_t *table = mr3d_allocate(capacity, sizeof *table);
   for (int64_t r = 0; r < output->rows; r++) {
-    uint64_t hash = by_head ? (uint64_t)(r / output->per_head % output->heads) + 1 : 0;
-    for (int64_t i = 0; i < output->cols; i++) {
-      uint64_t bits;
-      memcpy(&bits, &output->ref[r * output->cols + i], sizeof bits);
-      hash = (hash ^ bits) * 0x9E3779B97F4A7C15u;
-      hash ^= hash >> 29;
-    }
-    hash |= 1; /* 0 marks an empty place */
-    int64_t at = (int64_t)((hash >> 1) % (uint64_t)capacity);
+    uint64_t head = by_head ? (uint64_t)(r / output->per_head % output->heads) + 1 : 0;
+    uint64_t hash = ((identity_of(output, r, rotated) ^ head * 0xD6E8FEB86659FD93u) * 0x9E3779B97F4A7C15u) | 1; /* 0 marks an empty place */
+    int64_t at = (int64_t)((hash >> 32) % (uint64_t)capacity);
     while (table[at] && table[at] != hash) at = (at + 1) % capacity;
     first[r] = table[at] == 0;
     table[at] = hash;
-    n += first[r];
   }
   free(table);
-  return n;
 }
 
 /** A mean of e, signed by something, over one group of rows or columns. */
@@ -116,7 +121,7 @@ static void judge_gain(const mr3d_output *output, const double *e, bool *first, 
   worst found = {.limit = BIAS_FLOOR, .head = -1, .what = ""};
   for (int by_head = 0; by_head <= (output->has_heads && output->heads > 1); by_head++) {
     int64_t n_groups = by_head ? output->heads : 1;
-    mark_distinct(output, by_head, first);
+    mark_distinct(output, by_head, false, first);
     for (int64_t g = 0; g < n_groups; g++) {
       bias factor = {0}, offset = {0};
       for (int64_t r = 0; r < output->rows; r++) {
@@ -158,7 +163,7 @@ static void judge_angle(const mr3d_output *output, const double *e, bool *first,
   for (int by_head = 0; by_head <= (output->has_heads && output->heads > 1); by_head++) {
     int64_t n_groups = (by_head ? output->heads : 1) * output->cols;
     bias *groups = mr3d_allocate(2 * n_groups, sizeof *groups); /* text, then points */
-    mark_distinct(output, by_head, first);
+    mark_distinct(output, by_head, true, first);
     for (int64_t r = 0; r < output->rows; r++) {
       if (!first[r]) continue;
       int64_t head = by_head ? r / output->per_head % output->heads : 0, kind = output->point && output->point[r];

@@ -488,6 +488,7 @@ mr3d_status mr3d_run_suite(const mr3d_run_options *options, mr3d_progress *progr
   struct runner r = {.run = run};
   double start = now();
   copy_options(run, options);
+  mr3d_diagnose_forget();
   mr3d_status status = mr3d_golden_verify(options->golden_dir, NULL, NULL, &run->n_golden_files, error);
   if (status == MR3D_OK) status = mr3d_suite_open(options->golden_dir, options->data_dir, &run->suite, error);
   if (status == MR3D_OK) status = mr3d_selection_check(run->suite, &options->selection, error);

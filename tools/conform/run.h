@@ -84,5 +84,7 @@ const char *mr3d_run_common_skip(const mr3d_run *);
  * with `got`; `truth` is the case's, stepped and, where there was an answer to judge, judged as far.
  */
 void mr3d_diagnose(mr3d_result *, mr3d_truth *truth, int n_requests, mr3d_bundle *const requests[], const mr3d_reply *got, mr3d_weights_cache *, int threads);
+/** Forgets what earlier diagnoses taught and the time they took; a run starts with it. */
+void mr3d_diagnose_forget(void);
 
 #endif

@@ -35,7 +35,7 @@ static mr3d_status mask_of_sample_0(const mr3d_context *context, const mr3d_conf
   return status;
 }
 
-static int64_t count_of(const mr3d_normalize_coords_in *in, int64_t b) { return in->point_counts ? in->point_counts[b] : in->N; }
+static int64_t count_of(const mr3d_normalize_coords_in *in, int64_t b) { return mr3d_rows_of(in->point_counts, b, in->N); }
 
 static mr3d_status range_of_batch(const mr3d_context *context, const mr3d_config *config, const mr3d_normalize_coords_in *in, double *out,
                                   mr3d_error *error) {

@@ -55,7 +55,7 @@ static mr3d_status rearranged(bool reversed, bool batch_column, const mr3d_conte
   double *coords = mr3d_allocate(in->B * N * 3, sizeof *coords);
   for (int64_t b = 0; b < in->B; b++)
     for (int64_t n = 0; n < N; n++) {
-      int64_t count = in->points.counts ? in->points.counts[b] : N, row = reversed && n < count ? count - 1 - n : n;
+      int64_t count = mr3d_rows_of(in->points.counts, b, N), row = reversed && n < count ? count - 1 - n : n;
       const double *from = in->points.coords + (b * N + row) * 3;
       double *to = coords + (b * N + n) * 3;
       for (int a = 0; a < 3; a++) to[a] = !batch_column ? from[a] : a == 0 ? (double)b : from[a - 1];

@@ -4,7 +4,7 @@
 
 #include "mutants_internal.h"
 
-static int64_t count_of(const mr3d_normalize_coords_in *in, int64_t b) { return in->point_counts ? in->point_counts[b] : in->N; }
+static int64_t count_of(const mr3d_normalize_coords_in *in, int64_t b) { return mr3d_rows_of(in->point_counts, b, in->N); }
 
 static bool uses_range(const mr3d_config *config) {
   return config->coord_norm == MR3D_NORM_UNIT_RANGE || config->coord_norm == MR3D_NORM_VIRTUAL_RESOLUTION;
