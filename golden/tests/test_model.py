@@ -103,6 +103,15 @@ class Consistency(Decoder):
         steps += [self.decode("steps", ids[:, t:t + 1]) for t in range(1, 5)]
         assert_close(self, torch.cat(steps, 1), full)
 
+    def test_a_call_leaves_no_points_behind(self):
+        """The decoder without its head, called after a call with points, rotates text."""
+        decoder = self.server.model(self.config, self.path).model
+        embeds = self.random(1, 9, 48)
+        before = decoder(inputs_embeds=embeds).last_hidden_state
+        self.prefill("points", embeds, torch.ones(1, 9, dtype=torch.int64), point_coords=self.random.integers(80, 9, 3),
+                     point_token_mask=torch.ones(1, 9, dtype=torch.bool))
+        self.assertTrue(torch.equal(decoder(inputs_embeds=embeds).last_hidden_state, before))
+
     def test_layer_with_cache(self):
         """The same law for `attention_block` and `decoder_layer`, with past_key and past_value."""
         layer = {name.removeprefix("model.layers.1."): t for name, t in self.weights.items() if "layers.1." in name}
