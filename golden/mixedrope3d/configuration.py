@@ -103,7 +103,8 @@ SIZES: dict[str, Callable] = {
     "rope_theta": positive,
     "rms_norm_eps": positive,
 }
-NULL_ALLOWED = {"spatial_ratio", "virtual_resolution", *SIZES}
+# Where null is no value of another type: no default, or one that follows from other keys or the weights.
+NULL_ALLOWED = {"spatial_ratio", "virtual_resolution", "reduced_grid_size", "tie_word_embeddings", *SIZES}
 
 
 def only(expected, text: str) -> Callable:
@@ -154,7 +155,7 @@ def meant(key: str) -> str | None:
 def check(config: dict) -> dict:
     """The keys of `config` that mean something here, each value checked; other keys are ignored unless they look misspelt.
 
-    null stays null where it is allowed (an option without a default, or a size). Raises Refused.
+    null stays null where it is allowed. Raises Refused.
     """
     if not isinstance(config, dict):
         raise Refused(f"config is a JSON {type(config).__name__}, expected an object")

@@ -261,6 +261,11 @@ static mr3d_status read_value(const key *k, const cJSON *value, double *out, mr3
   return MR3D_OK;
 }
 
+/* null stands for a key without a default (or whose default follows from other keys); elsewhere it is a value of another type. */
+static bool may_be_null(const key *k) {
+  return k->kind == ONLY_NULL || !is_given(k, load(k, &defaults));
+}
+
 /* Reads what the object holds over the defaults: keys, types and ranges, not yet what belongs together. */
 static mr3d_status read_keys(const cJSON *object, mr3d_config *config, mr3d_error *error) {
   *config = defaults;
@@ -269,7 +274,7 @@ static mr3d_status read_keys(const cJSON *object, mr3d_config *config, mr3d_erro
     const key *const meant = k == NULL ? key_meant(member->string) : NULL;
     if (meant != NULL)
       return mr3d_fail(error, MR3D_INVALID, "config: unknown key \"%.80s\"; did you mean \"%s\"?", member->string, meant->name);
-    if (k == NULL || cJSON_IsNull(member))
+    if (k == NULL || (cJSON_IsNull(member) && may_be_null(k)))
       continue;
     double value;
     const mr3d_status status = read_value(k, member, &value, error);
@@ -302,7 +307,11 @@ static mr3d_status complete(mr3d_config *c, mr3d_error *error) {
   if (c->coord_norm == MR3D_NORM_VIRTUAL_RESOLUTION && c->virtual_resolution == 0)
     return mr3d_fail(error, MR3D_INVALID,
                      "config: coord_norm \"virtual_resolution\" needs the number virtual_resolution, which is not given");
-  return MR3D_OK;
+
+  mr3d_split split = {0}; /* where head_dim is known, it must be possible to split as asked, whatever the operator */
+  const mr3d_status status = c->head_dim > 0 ? mr3d_split_head(c, c->head_dim, &split, error) : MR3D_OK;
+  mr3d_split_free(&split);
+  return status;
 }
 
 /* The object of a text; a malformed configuration is a bad request, not a bad file. */
@@ -401,6 +410,10 @@ mr3d_status mr3d_split_head(const mr3d_config *config, int64_t D, mr3d_split *sp
     return mr3d_fail(error, MR3D_INVALID,
                      "config: head_dim %lld splits into %lld spatial and %lld temporal dimensions (spatial_ratio %g); both must be even",
                      (long long)D, (long long)Ds, (long long)Dt, (double)Ds / (double)D);
+  if (config->rope_3d_kind == MR3D_AXIAL && Ds / 3 / 2 == 0)
+    return mr3d_fail(error, MR3D_INVALID,
+                     "config: rope_3d_kind \"axial\" shares %lld spatial dimensions of head_dim %lld among three axes: at least 6 are needed",
+                     (long long)Ds, (long long)D);
   const int64_t g = gcd(Ds, Dt), unit = D / g, unit_temporal = Dt / g;
   const bool interleaved = config->layout == MR3D_INTERLEAVED;
   if (interleaved && unit > 8)

@@ -47,7 +47,7 @@ static mr3d_status grid_index(const mr3d_config *config, double shifted, int64_t
  *     features = shifted, and colour / 127.5 - 1 where columns is 6
  *
  * An index beyond num_bins - 1 is an error, or becomes num_bins - 1 under grid_overflow `clip` (features are never clipped).
- * Errors: columns other than 3 and 6; no finite row; an index out of range, with row, axis and numbers.
+ * Errors: columns other than 3 and 6; no finite row; a colour outside 0 .. 255; an index out of range, with row, axis and numbers.
  */
 mr3d_status mr3d_voxelize(const mr3d_context *context, const mr3d_config *config, int64_t N_raw, int64_t columns, const double *points,
                           mr3d_voxelize_out *out, mr3d_error *error) {
@@ -61,6 +61,10 @@ mr3d_status mr3d_voxelize(const mr3d_context *context, const mr3d_config *config
       finite++;
       for (int axis = 0; axis < 3; axis++)
         min[axis] = fmin(min[axis], points[n * columns + axis]);
+      for (int64_t c = 3; c < columns; c++)
+        if (!(points[n * columns + c] >= 0 && points[n * columns + c] <= 255))
+          return mr3d_fail(error, MR3D_INVALID, "points[%lld] has %s %g: colours are 0 .. 255", (long long)n, (const char *[]){"red", "green", "blue"}[c - 3],
+                           points[n * columns + c]);
     }
   if (finite == 0)
     return mr3d_fail(error, MR3D_INVALID, "points has %lld rows, of which 0 are finite: an empty cloud has no grid", (long long)N_raw);

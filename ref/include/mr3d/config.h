@@ -22,7 +22,7 @@ typedef enum { MR3D_OVERFLOW_ERROR, MR3D_OVERFLOW_CLIP } mr3d_grid_overflow;
 
 /**
  * A checked configuration. Sizes, rope_theta and rms_norm_eps have no default: 0 means "not given", and the operator
- * that needs one calls mr3d_config_need. Everything else holds its default when the key is absent or null.
+ * that needs one calls mr3d_config_need. Everything else holds its default when the key is absent.
  */
 typedef struct mr3d_config {
   int64_t hidden_size, intermediate_size, num_hidden_layers, num_attention_heads, num_key_value_heads, head_dim, vocab_size;
@@ -49,10 +49,11 @@ typedef struct mr3d_config {
 /**
  * Parses a JSON object (the text of a checkpoint's config.json, or a request's `config`).
  *
- * null counts as absent. Unknown keys are ignored unless they look like a misspelt known one.
+ * null counts as absent where the key has no default. Unknown keys are ignored unless they look like a misspelt known one.
  *
  * Errors (MR3D_INVALID): not an object; duplicate key; misspelt key (names the key meant); a value of another type or outside its list
- * (lists the valid ones); numbers out of range; heads not divisible by KV heads; options that do not fit each other.
+ * (lists the valid ones); numbers out of range; null where there is a default; heads not divisible by KV heads; a head_dim that cannot be split as
+ * asked; options that do not fit each other.
  */
 mr3d_status mr3d_config_parse(const char *json, mr3d_config *config, mr3d_error *error);
 
