@@ -7,7 +7,7 @@
 #include "report.h"
 #include "run.h"
 
-/** The backend under test: $MR3D_BACKEND (meson option `backend_under_test`), else the reference. */
+/** The backend under test: $MR3D_BACKEND (meson option `judged_backend`), else the reference. */
 static inline const char *backend_under_test(void) {
   const char *backend = getenv("MR3D_BACKEND");
   return backend && *backend ? backend : "builtin:reference";
