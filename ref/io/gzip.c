@@ -1,4 +1,5 @@
 /** gzip by zlib, strict about what follows and capped in size (file.h). */
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <zlib.h>
@@ -51,18 +52,20 @@ mr3d_status mr3d_gunzip(const void *bytes, size_t size, uint64_t cap, void **inf
       if (in_left == 0)
         break;
       inflateReset(&stream);
-    } else if (result != Z_OK && result != Z_BUF_ERROR) {
-      if (members > 0 && stream.total_out == 0)
-        status =
-            mr3d_fail(error, MR3D_FORMAT, "bytes that are no gzip member follow the last one (near byte %zu of %zu)", at, size);
-      else
-        status = mr3d_fail(error, MR3D_FORMAT, "not valid gzip data near byte %zu of %zu: %s", at, size,
-                           stream.msg ? stream.msg : "damaged");
-      break;
-    } else if (in_left == 0 && stream.avail_out > 0) {
-      status = mr3d_fail(error, MR3D_FORMAT, "gzip data is cut short after %zu bytes", size);
-      break;
+      continue;
     }
+    const bool damaged = result != Z_OK && result != Z_BUF_ERROR, cut = in_left == 0 && stream.avail_out > 0;
+    if (!damaged && !cut)
+      continue;
+    if (members > 0 && stream.total_out == 0)
+      status =
+          mr3d_fail(error, MR3D_FORMAT, "bytes that are no gzip member follow the last one (near byte %zu of %zu)", at, size);
+    else if (damaged)
+      status = mr3d_fail(error, MR3D_FORMAT, "not valid gzip data near byte %zu of %zu: %s", at, size,
+                         stream.msg ? stream.msg : "damaged");
+    else
+      status = mr3d_fail(error, MR3D_FORMAT, "gzip data is cut short after %zu bytes", size);
+    break;
   }
   inflateEnd(&stream);
   if (status == MR3D_OK) {

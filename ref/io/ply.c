@@ -381,6 +381,7 @@ static mr3d_status read_body(reader *r, mr3d_bundle *bundle) {
   }
   if (!found)
     return wrong(r, "no element vertex in the header");
+  r->line++; /* what follows stands behind the last row */
   if (r->encoding == ASCII)
     while (r->at < r->size && (is_blank(r->bytes[r->at]) || r->bytes[r->at] == '\n'))
       r->line += r->bytes[r->at++] == '\n';
