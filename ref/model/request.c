@@ -70,7 +70,7 @@ int64_t mr3d_request_size(const mr3d_request *r, const char *name) { return mr3d
 static bool type_fits(mr3d_kind kind, mr3d_tier tier, mr3d_dtype dtype) {
   switch (kind) {
     case MR3D_KIND_FLOAT: return dtype == mr3d_tier_storage(tier);
-    case MR3D_KIND_WEIGHT: return mr3d_dtype_is_float(dtype);
+    case MR3D_KIND_WEIGHT: return mr3d_dtype_is_float(dtype) || dtype == MR3D_F8_E4M3 || dtype == MR3D_F8_E5M2;
     case MR3D_KIND_COORDS:
     case MR3D_KIND_POINTS: return dtype == MR3D_I64 || dtype == MR3D_F32 || dtype == MR3D_F64;
     case MR3D_KIND_ANGLE: return dtype == MR3D_F32 || dtype == MR3D_F64;

@@ -95,7 +95,8 @@ static mr3d_bundle *base_of(const char *op) {
     add_meta(r, "session", "chat");
     add_meta(r, "config", "{}");
   } else if (strcmp(name, "voxelize") == 0) {
-    add_reals(r, "points", 9, SHAPE(12, 6));
+    double *points = mr3d_bundle_add(r, "points", MR3D_F64, SHAPE(12, 6))->data;
+    for (int i = 0; i < 12 * 6; i++) points[i] = i % 6 < 3 ? 0.3 * i : i;
   } else if (strcmp(name, "token_coords") == 0) {
     add_filled(r, "grid", 17, SHAPE(3, 3));
     add_meta(r, "stages", "4");
@@ -260,6 +261,7 @@ static const rule rules[] = {
     {"cis3d base", "unset heads", {"metadata heads is missing"}},
     {"cis3d base", "meta heads -2", {"heads is -2"}},
     {"cis3d base", "meta config {}", {"head_dim"}},
+    {"cis3d base", "put coords I64 0,3;meta heads 16000000;meta config {\"head_dim\":1000000}", {"16000000 heads of 250000 frequency bins"}},
     {"cis3d base", "meta config {\"head_dim\":8,\"rope_3d_kind\":\"axial\"}", {"axial", "4 spatial dimensions"}},
     {"cis3d base", "meta config {\"head_dim\":10}", {"10", "even"}},
 
@@ -431,6 +433,7 @@ static const rule rules[] = {
     /* scan */
     {"voxelize", "put points F64 0,3", {"empty"}},
     {"voxelize", "put points F64 4,3 nan", {"4"}},
+    {"voxelize", "poke points 3 256", {"256", "0 .. 255"}},
     {"voxelize", "put points F64 4,5", {"points has shape [4,5], expected [N_raw,3] or [N_raw,6]"}},
     {"voxelize", "put points F16 4,3", {"points is F16, expected I64 or F32 or F64"}},
     {"voxelize", "put points F64 2,3;poke points 0 33", {"1320", "1280"}},

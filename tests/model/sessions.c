@@ -197,6 +197,14 @@ static void pad_end_shows_padding_and_says_so(void **state) {
   done(a);
   drop(server, "a");
 
+  static const int64_t ends_hidden[] = {1, 1, 1, 1, 1, 1, 1, 1, 0, 1}; /* the caller hides the second of three new tokens */
+  done(answer(server, text_prefill("a", CONFIG, 1, 0, Q)));
+  a = answer(server, decode_masked("a", 3, Q + 3, ends_hidden));
+  assert_shape(a, "skip:logits", SHAPE(1, 3));
+  for (int i = 0; i < 3; i++) assert_int_equal(((bool *)mr3d_bundle_find(a, "skip:logits")->data)[i], i == 1);
+  done(a);
+  drop(server, "a");
+
   /* Left padding is none in that sense: its zeros stand in front, where every caller's mask has them too. */
   mr3d_bundle *left = text_prefill("a", CONFIG, 1, 0, Q);
   *(int64_t *)mr3d_bundle_find(left, "attention_mask")->data = 0;

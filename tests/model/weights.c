@@ -65,6 +65,37 @@ static void stored_values_are_used_exactly(void **state) {
   }
 }
 
+/* 8-bit floats are storage too: E4M3's and E5M2's 0x38 and 0x3c are 1, their 0xc0 is -2. */
+static void eight_bit_floats_are_read(void **state) {
+  (void)state;
+  char path[64], narrow_path[64];
+  mr3d_bundle *wide = mr3d_bundle_new(), *narrow = mr3d_bundle_new(), *base = decoder_weights((layer_options){.dtype = MR3D_F64});
+  for (int i = 0; i < mr3d_bundle_count(base); i++) {
+    const mr3d_tensor *tensor = mr3d_bundle_at(base, i);
+    const bool e4m3 = strcmp(tensor->name, "model.norm.weight") == 0, e5m2 = strcmp(tensor->name, "model.layers.1.input_layernorm.weight") == 0;
+    if (!e4m3 && !e5m2) {
+      mr3d_bundle_copy(wide, NULL, tensor);
+      mr3d_bundle_copy(narrow, NULL, tensor);
+      continue;
+    }
+    double *values = mr3d_bundle_add(wide, tensor->name, MR3D_F64, SHAPE(HIDDEN))->data;
+    unsigned char *codes = mr3d_bundle_add(narrow, tensor->name, e4m3 ? MR3D_F8_E4M3 : MR3D_F8_E5M2, SHAPE(HIDDEN))->data;
+    for (int j = 0; j < HIDDEN; j++) {
+      values[j] = j % 3 ? 1 : -2;
+      codes[j] = j % 3 == 0 ? 0xc0 : e4m3 ? 0x38 : 0x3c;
+    }
+  }
+  save_weights(wide, path);
+  save_weights(narrow, narrow_path);
+  mr3d_server *server = new_server();
+  mr3d_bundle *a = answer(server, prefill("1", path, "fp64", CONFIG, true)), *b = answer(server, prefill("2", narrow_path, "fp64", CONFIG, true));
+  assert_same(a, b);
+  done(a), done(b), done(base);
+  mr3d_server_free(&server);
+  unlink(path);
+  unlink(narrow_path);
+}
+
 /* Untied exactly when tie_word_embeddings is false or, where it is not given, the file holds lm_head.weight. */
 static void head_is_tied_as_the_options_say(void **state) {
   (void)state;
@@ -266,6 +297,7 @@ static void replaced_file_is_read_anew(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(stored_values_are_used_exactly),
+      cmocka_unit_test(eight_bit_floats_are_read),
       cmocka_unit_test(head_is_tied_as_the_options_say),
       cmocka_unit_test(extra_tensors_are_ignored_and_text_needs_no_rotary_parameters),
       cmocka_unit_test(checkpoint_may_flatten_frequencies),

@@ -32,7 +32,13 @@ static void bind_session(mr3d_request *r) {
   mr3d_sizes_bind(&r->sizes, "L", r->session ? r->session->cache.L : 0, "%s", r->session ? "the session's past" : "a new session");
 }
 
-/* Padding rows of logits: row `first + i` of sample b where skip[b,q] says so. */
+/* Whether new token i's own key is hidden by the call's mask: the token is padding. */
+static bool is_padding(const mr3d_block_in *in, int64_t b, int64_t i) {
+  const int64_t key = in->L + i;
+  return in->mask.key_mask && key < in->mask.M && !in->mask.key_mask[b * in->mask.M + key];
+}
+
+/* The rows of skip [B,q] that logits [B,keep,V] have. */
 static mr3d_status skip_logits(mr3d_request *r, int64_t B, int64_t q, int64_t keep, const bool *skip) {
   bool *kept = mr3d_request_memory(r, B * keep, sizeof *kept);
   for (int64_t b = 0; b < B; b++)
@@ -68,7 +74,7 @@ static mr3d_status prefill(mr3d_request *r, const char *name, mr3d_weights *weig
   MR3D_TRY(mr3d_request_output(r, "hidden", MR3D_F64, 3, (int64_t[]){in.B, in.q, r->config.hidden_size}, &hidden));
   bool *skip = mr3d_request_memory(r, in.B * in.q, sizeof *skip);
   for (int64_t b = 0; b < in.B; b++)
-    for (int64_t i = 0; i < in.q; i++) skip[b * in.q + i] = !in.mask.key_mask[b * in.mask.M + in.L + i];
+    for (int64_t i = 0; i < in.q; i++) skip[b * in.q + i] = is_padding(&in, b, i);
   MR3D_TRY(mr3d_request_skip(r, "hidden", 2, (int64_t[]){in.B, in.q}, skip));
   MR3D_TRY(skip_logits(r, in.B, in.q, keep, skip));
 
@@ -138,7 +144,8 @@ mr3d_status mr3d_answer_decode(mr3d_request *r) {
   double *logits;
   MR3D_TRY(mr3d_request_output(r, "logits", MR3D_F64, 3, (int64_t[]){in.B, in.q, r->config.vocab_size}, &logits));
   bool *skip = mr3d_request_memory(r, in.B * in.q, sizeof *skip);
-  for (int64_t b = 0; b < in.B; b++) memset(skip + b * in.q, in.mask.rule == MR3D_PAD_END && mr3d_session_padded(session, b), (size_t)in.q);
+  for (int64_t b = 0; b < in.B && in.mask.rule == MR3D_PAD_END; b++)
+    for (int64_t i = 0; i < in.q; i++) skip[b * in.q + i] = mr3d_session_padded(session, b) || is_padding(&in, b, i);
   MR3D_TRY(skip_logits(r, in.B, in.q, in.q, skip));
 
   double *embeds = mr3d_request_memory(r, in.B * in.q * r->config.hidden_size, sizeof *embeds);

@@ -63,6 +63,8 @@ mr3d_status mr3d_answer_cis3d(mr3d_request *r) {
   in.heads = mr3d_request_size(r, "heads");
   in.F = mr3d_request_size(r, "F");
   in.N = mr3d_request_size(r, "N");
+  if (in.heads * in.F > MR3D_METADATA_SIZE_LIMIT) /* without freqs only metadata and configuration give these */
+    return mr3d_fail(r->error, MR3D_INVALID, "%lld heads of %lld frequency bins are too many", (long long)in.heads, (long long)in.F);
   const int64_t shape[] = {in.heads, in.N, in.F};
   double *cos_table, *sin_table, *cos_scale, *sin_scale;
   MR3D_TRY(mr3d_request_output(r, "cos", MR3D_F64, 3, shape, &cos_table));
