@@ -42,7 +42,8 @@ static void merge_heads(const mr3d_block_in *in, int64_t H, int64_t D, const dou
  *     K, V    = past ++ k, past ++ v               keys are cached after rotation and never rotated again
  *     hidden  = attention(q, K, V, visible) o^T    query head h reads KV head h / (H/G)
  *
- * Positions are the given ones, else L .. L+q-1. Requires: the configuration holds all its sizes. Errors: of mask and mixed_rope; a score matrix larger than a frame.
+ * Positions are the given ones, else L .. L+q-1. Requires: the configuration holds all its sizes. Errors: of mask and mixed_rope; more
+ * pairs of query and key than a frame has bytes.
  */
 mr3d_status mr3d_attention_block(const mr3d_context *context, const mr3d_config *config, const mr3d_layer *layer, const mr3d_block_in *in,
                                  mr3d_block_out *out, mr3d_error *error) {

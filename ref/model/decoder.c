@@ -30,7 +30,8 @@ mr3d_status mr3d_decoder_embed(const mr3d_decoder *decoder, int64_t count, const
 }
 
 static mr3d_status final_norm(const mr3d_context *context, const mr3d_decoder *decoder, int64_t rows, const double *x, double *y, mr3d_error *error) {
-  double *buffer = mr3d_allocate(decoder->config->hidden_size, sizeof *buffer);
+  const int64_t n = decoder->config->hidden_size;
+  double *buffer = mr3d_allocate(n, sizeof *buffer);
   const double *weight;
   mr3d_tensor norm = *decoder->ends.norm;
   norm.rank = 2; /* [1,hidden] */
@@ -38,7 +39,7 @@ static mr3d_status final_norm(const mr3d_context *context, const mr3d_decoder *d
   norm.shape[0] = 1;
   mr3d_status status = mr3d_weights_rows(decoder->weights, &norm, 0, 1, buffer, &weight, error);
   if (status == MR3D_OK)
-    context->op->rmsnorm(context, &(mr3d_rmsnorm_in){.rows = rows, .n = decoder->config->hidden_size, .eps = decoder->config->rms_norm_eps, .x = x, .weight = weight}, y);
+    context->op->rmsnorm(context, &(mr3d_rmsnorm_in){.rows = rows, .n = n, .eps = decoder->config->rms_norm_eps, .x = x, .weight = weight}, y);
   free(buffer);
   return status;
 }

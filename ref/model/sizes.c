@@ -186,7 +186,10 @@ mr3d_status mr3d_sizes_match(mr3d_sizes *sizes, const char *label, const mr3d_te
       return MR3D_OK;
     }
     append(&expected, "%s[%.*s]", at == pattern ? "" : " or ", (int)length, at);
-    if (condition) append(&expected, " (%.*s = %.*s only)", (int)strcspn(condition, "="), condition, (int)strcspn(strchr(condition, '=') + 1, "|"), strchr(condition, '=') + 1);
+    if (condition) {
+      const int name = (int)strcspn(condition, "="), value = (int)strcspn(condition + name + 1, "|");
+      append(&expected, " (%.*s = %.*s only)", name, condition, value, condition + name + 1);
+    }
   }
   append_known(&expected, sizes, pattern);
   return mr3d_fail(error, MR3D_INVALID, "%s has shape %s, expected %s", label, shape, expected.data);

@@ -32,7 +32,8 @@ static sequence make_sequence(int64_t B, const char *config, layer_options optio
       if (t >= S) s.ids[b][t - S] = id;
       s.mask[b * T + t] = t < S - padding || t >= S;
       s.marks[b * T + t] = t >= 2 && t < 7 - 2 * b; /* 5 points, 3 points */
-      for (int64_t j = 0; j < HIDDEN; j++) s.embeds[(b * T + t) * HIDDEN + j] = t >= S ? table[id * HIDDEN + j] : drawn((uint64_t)(100 + b), (uint64_t)(t * HIDDEN + j));
+      for (int64_t j = 0; j < HIDDEN; j++)
+        s.embeds[(b * T + t) * HIDDEN + j] = t >= S ? table[id * HIDDEN + j] : drawn((uint64_t)(100 + b), (uint64_t)(t * HIDDEN + j));
     }
     for (int64_t k = 0; k < S * 3; k++) s.coords[b][k / 3][k % 3] = (int64_t)(40 + 39 * drawn((uint64_t)(200 + b), (uint64_t)k));
   }

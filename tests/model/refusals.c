@@ -107,7 +107,9 @@ static mr3d_bundle *base_of(const char *op) {
 }
 
 /* Ops whose base needs the session `chat` open. */
-static bool needs_session(const char *op) { return strcmp(op, "prefill again") == 0 || strncmp(op, "decode", 6) == 0 ? strncmp(op, "decoder", 7) != 0 : strcmp(op, "drop_session") == 0; }
+static bool needs_session(const char *op) {
+  return strcmp(op, "prefill again") == 0 || strcmp(op, "decode") == 0 || strcmp(op, "decode spliced") == 0 || strcmp(op, "drop_session") == 0;
+}
 
 static mr3d_server *server_for(const char *op) {
   mr3d_server *server = new_server();

@@ -32,6 +32,12 @@ static void bind_session(mr3d_request *r) {
   mr3d_sizes_bind(&r->sizes, "L", r->session ? r->session->cache.L : 0, "%s", r->session ? "the session's past" : "a new session");
 }
 
+/* The mask of a call whose attention_mask has that many columns. */
+static mr3d_mask_in mask_of(const mr3d_request *r, const mr3d_block_in *in, int64_t columns, const int64_t *attention_mask) {
+  return (mr3d_mask_in){.B = in->B, .L = in->L, .q = in->q, .M = columns, .key_mask = attention_mask, .key_mask_name = "attention_mask",
+                        .rule = r->config.decode_mask};
+}
+
 /* Whether new token i's own key is hidden by the call's mask: the token is padding. */
 static bool is_padding(const mr3d_block_in *in, int64_t b, int64_t i) {
   const int64_t key = in->L + i;
@@ -65,7 +71,7 @@ static mr3d_status prefill(mr3d_request *r, const char *name, mr3d_weights *weig
   in.q = mr3d_request_size(r, "q");
   in.L = mr3d_request_size(r, "L");
   in.position_rows = mr3d_request_position_rows(r);
-  in.mask = (mr3d_mask_in){.B = in.B, .L = in.L, .q = in.q, .M = in.L + in.q, .key_mask = in.mask.key_mask, .key_mask_name = "attention_mask", .rule = r->config.decode_mask};
+  in.mask = mask_of(r, &in, in.L + in.q, in.mask.key_mask);
   decoder.has_points = r->has_points;
   if (keep == 0 || keep > in.q) keep = in.q;
 
@@ -135,8 +141,7 @@ mr3d_status mr3d_answer_decode(mr3d_request *r) {
   MR3D_TRY(mr3d_request_done(r));
 
   mr3d_block_in in = {.B = session->B, .q = mr3d_request_size(r, "q"), .L = session->cache.L};
-  in.mask = (mr3d_mask_in){.B = in.B, .L = in.L, .q = in.q, .key_mask = tensors.attention_mask, .key_mask_name = "attention_mask", .rule = r->config.decode_mask};
-  if (tensors.attention_mask) in.mask.M = mr3d_request_size(r, "M");
+  in.mask = mask_of(r, &in, tensors.attention_mask ? mr3d_request_size(r, "M") : 0, tensors.attention_mask);
   if (in.mask.rule == MR3D_SPLICED) {
     in.mask.prefill_mask = session->prefill_mask;
     in.mask.L0 = session->prefill_len;
