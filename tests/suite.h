@@ -13,13 +13,19 @@ static inline const char *backend_under_test(void) {
   return backend && *backend ? backend : "builtin:reference";
 }
 
+/** The committed golden set: $MR3D_GOLDEN. */
+static inline const char *committed_set(void) {
+  const char *folder = getenv("MR3D_GOLDEN");
+  if (!folder) fail_msg("MR3D_GOLDEN must name the folder of the golden set");
+  return folder;
+}
+
 /** Runs; the golden set and the data folder come from the environment. The run must take place. */
 static inline mr3d_run *run_suite(mr3d_run_options options, mr3d_progress *progress, void *user) {
   mr3d_error error = {0};
   mr3d_run *run = NULL;
-  options.golden_dir = getenv("MR3D_GOLDEN");
-  options.data_dir = getenv("MR3D_DATA");
-  assert_non_null(options.golden_dir);
+  if (!options.golden_dir) options.golden_dir = committed_set();
+  if (!options.data_dir) options.data_dir = getenv("MR3D_DATA");
   if (mr3d_run_suite(&options, progress, user, &run, &error) != MR3D_OK) fail_msg("%s", error.message);
   return run;
 }

@@ -119,7 +119,8 @@ static void print_skips(const struct text *t, const mr3d_run *run) {
 void mr3d_report_text(const mr3d_run *run, FILE *to, bool brief, bool colour) {
   struct text t = {to, colour};
   char why[512];
-  fprintf(to, "backend %s", run->options.backend);
+  fprintf(to, "backend ");
+  print_clean(to, run->options.backend);
   if (run->info.name[0]) {
     fprintf(to, " (");
     print_clean(to, run->info.name);
