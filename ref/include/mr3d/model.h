@@ -33,6 +33,7 @@ typedef struct mr3d_block_out {
   double *hidden, *key, *value;
 } mr3d_block_out;
 
+/** Require a configuration that holds all its sizes. Errors: of mask and mixed_rope; what `out` points at is then undefined. */
 mr3d_status mr3d_attention_block(const mr3d_context *, const mr3d_config *, const mr3d_layer *, const mr3d_block_in *, mr3d_block_out *, mr3d_error *);
 mr3d_status mr3d_decoder_layer(const mr3d_context *, const mr3d_config *, const mr3d_layer *, const mr3d_block_in *, mr3d_block_out *, mr3d_error *);
 

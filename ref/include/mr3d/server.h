@@ -14,6 +14,7 @@ typedef struct mr3d_server mr3d_server;
 typedef struct mr3d_weights_cache mr3d_weights_cache;
 
 mr3d_weights_cache *mr3d_weights_cache_new(void);
+/** Requires: the servers that were given it are freed. Sets the pointer to NULL; NULL is fine. */
 void mr3d_weights_cache_free(mr3d_weights_cache **);
 
 typedef struct mr3d_server_options {
