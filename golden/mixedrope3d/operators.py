@@ -321,7 +321,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, visible: Tensor, wide: 
         scale = query.shape[-1] ** 0.5
         scores = (query / scale) @ key.mT if kind == "eager_prescaled" else query @ key.mT / scale
         weights = scores.masked_fill(~visible, -torch.inf).softmax(-1, dtype=wide).to(query.dtype)
-        y = weights.masked_fill(~visible, 0) @ value
+        y = weights @ value
     return y.masked_fill(~visible.any(-1, keepdim=True), 0)
 
 

@@ -13,7 +13,7 @@ from mixedrope3d.answer import Server
 from mixedrope3d.configuration import Options, head_split
 from safetensors.torch import save_file
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # small tensors; more threads only wait for each other
 START, END, PAD = 90, 91, 92
 
 SMALL = {
@@ -65,7 +65,7 @@ def layer_tensors(random: Random, given: dict) -> dict[str, torch.Tensor]:
     }
     for name, size in (("q", q), ("k", kv), ("v", kv)):
         tensors[f"self_attn.{name}_proj.weight"] = random(size, hidden, scale=0.2)
-        tensors[f"self_attn.{name}_proj.bias"] = random(size)
+        tensors[f"self_attn.{name}_proj.bias"] = random(size, scale=0.1 if name == "v" else 1)  # tokens keep a say
     return tensors | rotary(random, o, "self_attn.{}_3d_q", "self_attn.{}_3d_kv")
 
 

@@ -30,11 +30,11 @@ class Decoder(unittest.TestCase):
         self.path = self.folder.save(self.weights)
         self.server = truth()
 
-    def embeds(self, ids: torch.Tensor, features: list[torch.Tensor]):
+    def embeds(self, ids: torch.Tensor, features: list[torch.Tensor], text_mask: torch.Tensor | None = None):
         """(spliced embeddings, mask, point mask) by the protocol's operator and plain indexing."""
         counts = torch.tensor([len(f) for f in features])
-        s = self.server.answer("splice", self.config, {}, {"input_ids": ids, "attention_mask": torch.ones_like(ids),
-                                                          "point_counts": counts})
+        s = self.server.answer("splice", self.config, {}, {"input_ids": ids, "point_counts": counts,
+                                                          "attention_mask": torch.ones_like(ids) if text_mask is None else text_mask})
         table = self.weights["model.embed_tokens.weight"]
         rows = [torch.stack([table[ids[b, i]] if i >= 0 else features[b][-1 - i] for i in s["source"][b].tolist()])
                 for b in range(len(ids))]
@@ -168,8 +168,11 @@ class Batches(Decoder):
 class Generation(Decoder):
     STEPS = 8
 
-    def manual(self, ids, features, coords, caller_mask=None) -> list[list[int]]:
-        embeds, mask, point_mask = self.embeds(ids, features)
+    def use(self, given: dict, tied: bool = False):
+        super().use(given, tied)  # a random tied head only repeats the last token
+
+    def manual(self, ids, features, coords, caller_mask=None, text_mask=None) -> list[list[int]]:
+        embeds, mask, point_mask = self.embeds(ids, features, text_mask)
         logits = self.prefill("manual", embeds, mask, point_token_mask=point_mask, point_coords=coords,
                               point_counts=torch.tensor([len(f) for f in features]))["logits"]
         tokens = []
@@ -182,9 +185,10 @@ class Generation(Decoder):
         self.server.answer("drop_session", {}, {"session": "manual"}, {})
         return torch.cat(tokens, 1).tolist()
 
-    def generated(self, ids, features, coords, **arguments) -> list[list[int]]:
+    def generated(self, ids, features, coords, text_mask=None, **arguments) -> list[list[int]]:
         model = self.server.model(self.config, self.path)
-        out = model.generate(ids, attention_mask=torch.ones_like(ids), point_features=features, point_coords=coords,
+        text_mask = torch.ones_like(ids) if text_mask is None else text_mask
+        out = model.generate(ids, attention_mask=text_mask, point_features=features, point_coords=coords,
                              do_sample=False, use_cache=True, max_new_tokens=self.STEPS, **arguments)
         self.assertEqual(out[:, :TEXT].tolist(), ids.tolist())
         return out[:, TEXT:].tolist()
@@ -194,10 +198,22 @@ class Generation(Decoder):
             self.use(config(decode_mask=decode_mask))
             ids, coords, features = prompt(self.random), self.random.integers(80, POINTS, 3), self.random(POINTS, 48)
             tokens = self.generated(ids, features, coords)
+            self.assertGreater(len(set(tokens[0])), 4)
             self.assertEqual(tokens, self.manual(ids, [features], coords, torch.ones_like(ids)))
             self.assertEqual(tokens, self.manual(ids, [features], coords))
             self.generated(ids, features, coords.flip(0))
             self.assertEqual(tokens, self.generated(ids, features, coords))  # another call's points leave nothing behind
+
+    def test_masked_text_stays_masked_under_the_spliced_rule(self):
+        """A zero behind the points: the spliced prefill mask keeps it in place, the caller's own would move it."""
+        self.use(config(decode_mask="spliced"))
+        ids, coords, features = prompt(self.random), self.random.integers(80, POINTS, 3), self.random(POINTS, 48)
+        text_mask = torch.ones_like(ids)
+        text_mask[0, [1, 6, 7, 8, 9]] = 0
+        tokens = self.generated(ids, features, coords, text_mask)
+        self.assertEqual(tokens, self.manual(ids, [features], coords, text_mask=text_mask))
+        self.use(config())
+        self.assertNotEqual(tokens, self.generated(ids, features, coords, text_mask))
 
     def test_generate_without_a_cache_equals_generate_with_one(self):
         """Without a cache every call is a prefill of all tokens: the scan passed with each call is then used each time."""
