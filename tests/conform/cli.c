@@ -1,0 +1,420 @@
+/** The program as a user starts it: exit statuses, messages, files. */
+#include <math.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#include "pitfalls.h"
+#include "small_suite.h"
+
+static char folder[256], output[1 << 18];
+
+static int make(void **state) {
+  (void)state;
+  make_folder(folder);
+  make_set(folder, RMSNORM_CASE("a", "", "") ", " REFUSED_CASE("refused", ""));
+  return 0;
+}
+
+static int drop(void **state) {
+  (void)state;
+  remove_folder(folder);
+  return 0;
+}
+
+/** Runs `mr3d WORDS` through the shell, keeps its output (both streams) and gives the exit status. */
+static int mr3d(const char *format, ...) MR3D_PRINTF(1, 2);
+static int mr3d(const char *format, ...) {
+  char words[4000], command[9000];
+  va_list arguments;
+  va_start(arguments, format);
+  vsnprintf(words, sizeof words, format, arguments);
+  va_end(arguments);
+  assert_non_null(getenv("MR3D"));
+  snprintf(command, sizeof command, "'%s' %s 2>&1", getenv("MR3D"), words);
+  FILE *pipe = popen(command, "r");
+  assert_non_null(pipe);
+  output[fread(output, 1, sizeof output - 1, pipe)] = '\0';
+  const int status = pclose(pipe);
+  assert_true(WIFEXITED(status));
+  return WEXITSTATUS(status);
+}
+
+static void assert_said(const char *text) {
+  if (!strstr(output, text)) fail_msg("\"%s\" was not said, but: %.3000s", text, output);
+}
+
+/* ---- help and mistakes in the command line ---- */
+
+static void every_command_has_help(void **state) {
+  (void)state;
+  const char *const commands[] = {"check", "eval", "list", "explain", "golden", "run", "scene"};
+  assert_int_equal(mr3d("--help"), 0);
+  for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) assert_said(commands[i]);
+  for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
+    assert_int_equal(mr3d("%s --help", commands[i]), 0);
+    assert_said("Usage: mr3d ");
+    assert_said("Options:");
+    assert_int_equal(mr3d("help %s", commands[i]), 0);
+    assert_said("Options:");
+  }
+  assert_int_equal(mr3d("--version"), 0);
+}
+
+static void mistakes_in_the_command_line_exit_1_and_say_what_was_meant(void **state) {
+  (void)state;
+  const struct { const char *words, *said; } mistakes[] = {
+      {"", "Usage"},
+      {"chekc", "did you mean check?"},
+      {"check", "--backend is missing"},
+      {"check --bakend x", "unknown option --bakend; did you mean --backend?"},
+      {"check --backend", "--backend needs a value"},
+      {"check --backend builtin:reference --tier fp8", "expected fp64, fp32"},
+      {"check --backend builtin:reference --seed -1", "--seed -1: expected a whole number"},
+      {"check --backend builtin:reference --seed 99999999999999999999", "expected a whole number"},
+      {"check --backend builtin:reference --timeout 0", "seconds above 0"},
+      {"check --backend builtin:reference --quiet=yes", "--quiet takes no value"},
+      {"check --backend builtin:reference word", "\"word\" is one argument too many"},
+      {"check --backend builtin:reference --golden /no/such", "cases.json"},
+      {"eval", "something is missing"},
+      {"eval x.safetensors", "-o is missing"},
+      {"list colours", "expected cases, pitfalls, ops or levels"},
+      {"explain", "something is missing"},
+      {"explain mask-lenght", "did you mean mask-length?"},
+      {"golden", "something is missing"},
+      {"golden verfy", "expected verify, list or diff"},
+      {"golden diff", "needs the other folder"},
+  };
+  for (size_t i = 0; i < sizeof mistakes / sizeof *mistakes; i++) {
+    if (mr3d("%s", mistakes[i].words) != 1) fail_msg("mr3d %s does not exit with 1: %s", mistakes[i].words, output);
+    assert_said(mistakes[i].said);
+  }
+}
+
+/* ---- check ---- */
+
+static void check_exits_0_2_or_1(void **state) {
+  (void)state;
+  assert_int_equal(mr3d("check --backend builtin:reference --golden %s", folder), 0);
+  assert_said("COMPLIANT: all");
+  assert_int_equal(mr3d("check --backend exec:\"'%s'\" --golden %s --case rmsnorm/a", getenv("MR3D_SUBJECT"), folder), 2);
+  assert_said("NOT COMPLIANT");
+  assert_int_equal(mr3d("check --backend exec:\"'%s'\" --golden %s --tier fp64", getenv("MR3D_SUBJECT"), folder), 1);
+  assert_said("nothing was compared");
+  assert_int_equal(mr3d("check --backend exec:\"'%s'\" --golden %s --op rmsnorm --level L4", getenv("MR3D_SUBJECT"), folder), 1);
+  assert_int_equal(mr3d("check --backend builtin:reference --golden %s --case 'rmsnorm/z*'", folder), 1);
+  assert_said("the selection is empty");
+  assert_int_equal(mr3d("check --backend exec:false --golden %s", folder), 1);
+}
+
+static void deleted_or_changed_golden_makes_check_and_verify_exit_1(void **state) {
+  (void)state;
+  assert_int_equal(mr3d("golden verify --golden %s", folder), 0);
+  assert_said("2 files");
+  flip_byte(folder, "set/rmsnorm_refused.safetensors.gz", 20);
+  for (int round = 0; round < 2; round++) {
+    assert_int_equal(mr3d("golden verify --golden %s", folder), 1);
+    assert_said("set/rmsnorm_refused.safetensors.gz");
+    assert_int_equal(mr3d("check --backend builtin:reference --case rmsnorm/a --golden %s", folder), 1); /* also when another case is asked for */
+    assert_said("set/rmsnorm_refused.safetensors.gz");
+    assert_said("damaged");
+    char path[600];
+    snprintf(path, sizeof path, "%s/set/rmsnorm_refused.safetensors.gz", folder);
+    unlink(path);
+  }
+}
+
+static void report_files_are_written_and_their_folder_must_exist(void **state) {
+  (void)state;
+  assert_int_equal(mr3d("check --backend builtin:reference --golden %s --json %s/r.json --junit %s/r.xml --html %s/r.html", folder, folder, folder, folder), 0);
+  char *json = read_bytes(folder, "r.json", NULL), *xml = read_bytes(folder, "r.xml", NULL), *html = read_bytes(folder, "r.html", NULL);
+  int lines = 0;
+  for (char *line = strtok(json, "\n"); line; line = strtok(NULL, "\n"), lines++) {
+    cJSON *value = cJSON_Parse(line);
+    assert_non_null(value);
+    cJSON_Delete(value);
+  }
+  assert_int_equal(lines, 12); /* run, 2 cases at 5 tiers, summary */
+  assert_non_null(strstr(xml, "<testsuites"));
+  assert_non_null(strstr(html, "<h1>COMPLIANT</h1>"));
+  free(json);
+  free(xml);
+  free(html);
+  assert_int_equal(mr3d("check --backend builtin:reference --golden %s --json %s/no/r.json", folder, folder), 1);
+  assert_said("--json: ");
+}
+
+static void quiet_says_the_verdict_only(void **state) {
+  (void)state;
+  assert_int_equal(mr3d("check --backend builtin:reference --golden %s --quiet", folder), 0);
+  assert_said("COMPLIANT");
+  assert_null(strstr(output, "operator "));
+  assert_null(strstr(output, "\033"));
+}
+
+/** A call that never returns, interrupted: the weights file that was written is gone with its folder. */
+static void interrupted_run_leaves_no_weights_behind(void **state) {
+  (void)state;
+  const int signals[] = {SIGINT, SIGTERM};
+  char scratch[300];
+  snprintf(scratch, sizeof scratch, "%s/scratch", folder);
+  mkdir(scratch, 0777);
+  for (int i = 0; i < 2; i++) {
+    pid_t pid = fork();
+    if (pid == 0) {
+      setenv("TMPDIR", scratch, 1);
+      freopen("/dev/null", "w", stdout);
+      execl(getenv("MR3D"), "mr3d", "check", "--backend", "mutant:mask-ownership/never-returns", "--case", "prefill/option-interleaved", "--tier", "fp32", "--timeout", "60", "--golden", committed_set(),
+            (char *)NULL);
+      _exit(127);
+    }
+    char found[600] = "";
+    for (int wait = 0; wait < 600 && !*found; wait++) { /* until the file is there, at most a minute */
+      nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
+      char *list = NULL, command[400];
+      snprintf(command, sizeof command, "ls %s/*/*.safetensors 2>/dev/null", scratch);
+      FILE *pipe = popen(command, "r");
+      size_t size = 0;
+      if (getline(&list, &size, pipe) > 0) snprintf(found, sizeof found, "%s", list);
+      free(list);
+      pclose(pipe);
+    }
+    assert_true(*found);
+    assert_int_equal(kill(pid, signals[i]), 0);
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == signals[i]);
+    assert_int_equal(rmdir(scratch), 0); /* empty */
+    mkdir(scratch, 0777);
+  }
+}
+
+/* ---- eval ---- */
+
+/** A request file of rmsnorm, `columns` wide in x; weight has 4. */
+static void save_request(const char *name, int64_t columns) {
+  mr3d_bundle *r = request("rmsnorm", RMSNORM_CONFIG);
+  char path[600];
+  mr3d_error error = {0};
+  mr3d_bundle_set(r, "type", "request");
+  mr3d_bundle_set(r, "id", name);
+  add_reals(r, "x", 1, SHAPE(2, columns));
+  add_reals(r, "weight", 0, SHAPE(4));
+  snprintf(path, sizeof path, "%s/%s.req.safetensors", folder, name);
+  if (mr3d_safetensors_save(path, r, &error) != MR3D_OK) fail_msg("%s", error.message);
+  mr3d_bundle_free(&r);
+}
+
+static mr3d_bundle *open_answer(const char *name) {
+  char path[600];
+  mr3d_error error = {0};
+  mr3d_bundle *bundle = NULL;
+  snprintf(path, sizeof path, "%s/%s", folder, name);
+  if (mr3d_safetensors_open(path, 0, &bundle, &error) != MR3D_OK) fail_msg("%s", error.message);
+  return bundle;
+}
+
+static void eval_answers_what_the_formula_says(void **state) {
+  (void)state;
+  save_request("good", 4);
+  assert_int_equal(mr3d("eval %s/good.req.safetensors -o %s/answer.safetensors", folder, folder), 0);
+  assert_string_equal(output, "");
+  mr3d_bundle *a = open_answer("answer.safetensors"), *r = open_answer("good.req.safetensors");
+  assert_string_equal(mr3d_bundle_get(a, "type"), "answer");
+  assert_string_equal(mr3d_bundle_get(a, "id"), "good");
+  assert_int_equal(mr3d_bundle_count(a), 1);
+  const double *x = reals(r, "x"), *w = reals(r, "weight"), *y = reals(a, "y");
+  for (int row = 0; row < 2; row++) {
+    double squares = 0;
+    for (int i = 0; i < 4; i++) squares += x[4 * row + i] * x[4 * row + i];
+    for (int i = 0; i < 4; i++) assert_true(fabs(y[4 * row + i] - x[4 * row + i] / sqrt(squares / 4 + 1e-6) * w[i]) < 1e-15);
+  }
+  mr3d_bundle_free(&a);
+  mr3d_bundle_free(&r);
+}
+
+static void refused_request_is_answered_with_an_error_file_and_exit_1(void **state) {
+  (void)state;
+  save_request("bad", 5);
+  assert_int_equal(mr3d("eval %s/bad.req.safetensors -o %s/answer.safetensors", folder, folder), 1);
+  assert_said("bad.req.safetensors: error: ");
+  mr3d_bundle *a = open_answer("answer.safetensors");
+  assert_string_equal(mr3d_bundle_get(a, "type"), "error");
+  assert_non_null(strstr(mr3d_bundle_get(a, "message"), "weight"));
+  assert_int_equal(mr3d_bundle_count(a), 0);
+  mr3d_bundle_free(&a);
+}
+
+static void several_requests_share_a_session_table_and_fill_a_folder(void **state) {
+  (void)state;
+  save_request("one", 4);
+  save_request("two", 5);
+  mr3d_error error = {0};
+  char weights[64], path[600];
+  save_decoder((layer_options){.dtype = MR3D_F64}, weights);
+  const char *const steps[] = {"prefill", "decode", "drop_session", "decode"};
+  for (int s = 0; s < 4; s++) { /* the last decode comes too late */
+    mr3d_bundle *r = request(steps[s], CONFIG);
+    mr3d_bundle_set(r, "session", "a");
+    if (s == 0) {
+      mr3d_bundle_set(r, "weights", weights);
+      add_reals(r, "inputs_embeds", 1, SHAPE(1, 3, HIDDEN));
+      add_filled(r, "attention_mask", 1, SHAPE(1, 3));
+    } else if (s != 2) add_filled(r, "input_ids", 7, SHAPE(1, 1));
+    snprintf(path, sizeof path, "%s/step%d.req.safetensors", folder, s);
+    assert_int_equal(mr3d_safetensors_save(path, r, &error), MR3D_OK);
+    mr3d_bundle_free(&r);
+  }
+  assert_int_equal(mr3d("eval %s/one.req.safetensors %s/two.req.safetensors %s/step0.req.safetensors %s/step1.req.safetensors %s/step2.req.safetensors %s/step3.req.safetensors -o %s/answers", folder, folder,
+                        folder, folder, folder, folder, folder), 1);
+  unlink(weights);
+  const struct { const char *name, *type; } expected[] = {{"one", "answer"}, {"two", "error"}, {"step0", "answer"}, {"step1", "answer"}, {"step2", "answer"}, {"step3", "error"}};
+  for (int i = 0; i < 6; i++) {
+    snprintf(path, sizeof path, "answers/%s.ans.safetensors", expected[i].name);
+    mr3d_bundle *a = open_answer(path);
+    if (strcmp(mr3d_bundle_get(a, "type"), expected[i].type) != 0) fail_msg("%s is %s: %s", path, mr3d_bundle_get(a, "type"), output);
+    if (i == 3) assert_shape(a, "logits", SHAPE(1, 1, V));
+    mr3d_bundle_free(&a);
+  }
+}
+
+static void eval_refuses_what_is_no_request(void **state) {
+  (void)state;
+  write_text(folder, "broken.safetensors", "no container");
+  assert_int_equal(mr3d("eval %s/broken.safetensors -o %s/answer.safetensors", folder, folder), 1);
+  assert_said("broken.safetensors");
+  assert_int_equal(mr3d("eval %s/missing.safetensors -o %s/answer.safetensors", folder, folder), 1);
+  assert_said("missing.safetensors");
+  save_request("good", 4);
+  assert_int_equal(mr3d("eval %s/good.req.safetensors -o %s/answer.safetensors", folder, folder), 0);
+  assert_int_equal(mr3d("eval %s/answer.safetensors -o %s/again.safetensors", folder, folder), 1); /* an answer is no request */
+  assert_said("\"type\" is \"answer\", expected \"request\"");
+  assert_int_equal(mr3d("eval %s/good.req.safetensors %s/./good.req.safetensors -o %s/answers", folder, folder, folder), 1);
+  assert_said("two requests would both be answered");
+}
+
+static void eval_asks_other_backends_too(void **state) {
+  (void)state;
+  save_request("good", 4);
+  assert_int_equal(mr3d("eval %s/good.req.safetensors -o %s/answer.safetensors --backend exec:\"'%s'\"", folder, folder, getenv("MR3D_SUBJECT")), 0);
+  mr3d_bundle *a = open_answer("answer.safetensors");
+  assert_non_null(mr3d_bundle_find(a, "x")); /* subject.c sends the request's tensors back */
+  mr3d_bundle_free(&a);
+}
+
+/* ---- list, explain, golden ---- */
+
+static void lists_are_complete_and_json_parses(void **state) {
+  (void)state;
+  const struct { const char *what; int lines; } lists[] = {{"pitfalls", 27}, {"ops", 18}, {"levels", 6}, {"cases", -1}};
+  for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
+    assert_int_equal(mr3d("list %s --json", lists[i].what), 0);
+    int lines = 0;
+    for (char *line = strtok(output, "\n"); line; line = strtok(NULL, "\n"), lines++) {
+      cJSON *value = cJSON_Parse(line);
+      if (!value) fail_msg("%s: no JSON: %s", lists[i].what, line);
+      cJSON_Delete(value);
+    }
+    assert_true(lists[i].lines < 0 ? lines > 100 : lines == lists[i].lines);
+  }
+  assert_int_equal(mr3d("list cases --golden %s", folder), 0);
+  assert_said("rmsnorm/a");
+  assert_said("2 cases");
+  assert_int_equal(mr3d("list --op swiglu --golden %s", folder), 1);
+}
+
+static void catalogue_holds_27_whole_pitfalls(void **state) {
+  (void)state;
+  assert_int_equal(mr3d_pitfall_count(), 27);
+  for (int p = 0; p < 27; p++) {
+    const mr3d_pitfall *pitfall = mr3d_pitfall_at(p);
+    char id[8];
+    snprintf(id, sizeof id, "P%d", p + 1);
+    assert_string_equal(pitfall->id, id);
+    const char *const parts[] = {pitfall->slug, pitfall->title, pitfall->mistake, pitfall->effect, pitfall->symptom, pitfall->fix};
+    for (int i = 0; i < 6; i++)
+      if (!parts[i] || !*parts[i]) fail_msg("%s lacks part %d", id, i);
+    assert_int_equal(strspn(pitfall->slug, "abcdefghijklmnopqrstuvwxyz0123456789-"), strlen(pitfall->slug));
+  }
+}
+
+static void every_pitfall_of_cases_and_mutants_is_in_the_catalogue(void **state) {
+  (void)state;
+  mr3d_error error = {0};
+  mr3d_suite *suite = NULL;
+  assert_int_equal(mr3d_suite_open(committed_set(), NULL, &suite, &error), MR3D_OK);
+  for (int i = 0; i < mr3d_suite_count(suite); i++)
+    for (int p = 0; p < mr3d_suite_at(suite, i)->n_pitfalls; p++)
+      if (!mr3d_pitfall_named(mr3d_suite_at(suite, i)->pitfalls[p])) fail_msg("%s: no pitfall %s", mr3d_suite_at(suite, i)->id, mr3d_suite_at(suite, i)->pitfalls[p]);
+  for (int m = 0; m < mr3d_mutant_count(); m++)
+    if (!mr3d_pitfall_named(mr3d_mutant_at(m)->slug)) fail_msg("mutant %s/%s: no such pitfall", mr3d_mutant_at(m)->slug, mr3d_mutant_at(m)->name);
+  mr3d_suite_close(&suite);
+}
+
+static void explain_tells_pitfall_mutant_and_case(void **state) {
+  (void)state;
+  const char *const names[] = {"P1", "p1", "mask-length"};
+  for (int i = 0; i < 3; i++) {
+    assert_int_equal(mr3d("explain %s", names[i]), 0);
+    const char *const parts[] = {"P1 mask-length", "Mistake.", "Effect.", "Symptom.", "Fix.", "unrepaired", "mask/decode-232-of-787"};
+    for (int k = 0; k < 7; k++) assert_said(parts[k]);
+  }
+  assert_int_equal(mr3d("explain mutant:mask-length/unrepaired"), 0);
+  assert_said("Operators it changes: mask");
+  assert_int_equal(mr3d("explain rmsnorm/refused --golden %s", folder), 0);
+  assert_said("must be refused");
+  assert_said("mr3d check --backend SPEC --case rmsnorm/refused");
+}
+
+static void golden_list_and_diff_show_tensors(void **state) {
+  (void)state;
+  assert_int_equal(mr3d("golden list --golden %s", folder), 0);
+  assert_said("0.y");
+  assert_said("[2,8]");
+  char other[256], path[600], there[600];
+  make_folder(other);
+  make_set(other, RMSNORM_CASE("a", "", "") ", " REFUSED_CASE("refused", ""));
+  assert_int_equal(mr3d("golden diff %s --golden %s", other, folder), 0);
+  assert_said("2 files, equal in every tensor");
+  mr3d_error error = {0};
+  mr3d_bundle *file = open_answer("set/rmsnorm_a.safetensors.gz"), *changed = mr3d_bundle_new();
+  double *y = mr3d_bundle_copy(changed, "0.y", mr3d_bundle_find(file, "0.y"))->data;
+  mr3d_bundle_set(changed, "case", "rmsnorm/a");
+  y[5] += 1;
+  snprintf(path, sizeof path, "%s/set/rmsnorm_a.safetensors.gz", other);
+  assert_int_equal(mr3d_safetensors_save(path, changed, &error), MR3D_OK);
+  snprintf(path, sizeof path, "%s/set/rmsnorm_refused.safetensors.gz", other);
+  snprintf(there, sizeof there, "%s/set/rmsnorm_z.safetensors.gz", other);
+  assert_int_equal(rename(path, there), 0);
+  assert_int_equal(mr3d("golden diff %s --golden %s", other, folder), 2);
+  assert_said("0.y: 1 of 16 elements differ, most at flat index 5");
+  assert_said("rmsnorm_refused.safetensors.gz is only in the first");
+  assert_said("rmsnorm_z.safetensors.gz is only in the second");
+  mr3d_bundle_free(&file);
+  mr3d_bundle_free(&changed);
+  remove_folder(other);
+}
+
+#define FACT(name) cmocka_unit_test_setup_teardown(name, make, drop)
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      FACT(every_command_has_help),
+      FACT(mistakes_in_the_command_line_exit_1_and_say_what_was_meant),
+      FACT(check_exits_0_2_or_1),
+      FACT(deleted_or_changed_golden_makes_check_and_verify_exit_1),
+      FACT(report_files_are_written_and_their_folder_must_exist),
+      FACT(quiet_says_the_verdict_only),
+      FACT(interrupted_run_leaves_no_weights_behind),
+      FACT(eval_answers_what_the_formula_says),
+      FACT(refused_request_is_answered_with_an_error_file_and_exit_1),
+      FACT(several_requests_share_a_session_table_and_fill_a_folder),
+      FACT(eval_refuses_what_is_no_request),
+      FACT(eval_asks_other_backends_too),
+      FACT(lists_are_complete_and_json_parses),
+      cmocka_unit_test(catalogue_holds_27_whole_pitfalls),
+      cmocka_unit_test(every_pitfall_of_cases_and_mutants_is_in_the_catalogue),
+      FACT(explain_tells_pitfall_mutant_and_case),
+      FACT(golden_list_and_diff_show_tensors),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
