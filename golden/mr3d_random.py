@@ -137,7 +137,8 @@ def widen(stored, dtype):
     """The stored values in binary64, exactly."""
     if dtype == "BF16":
         stored = (stored.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    return stored.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # signalling NaNs
+        return stored.astype(np.float64)
 
 
 # Streams whose digests both implementations must give.
