@@ -29,4 +29,8 @@ for (const button of document.querySelectorAll('button[data-filter]'))
     document.querySelector('#cases').scrollIntoView();
     form.text.focus({preventScroll: true});
   });
+// A link to a pitfall opens its text.
+const openPitfall = () => document.querySelector(`tr[id="${location.hash.slice(1)}"] details`)?.setAttribute('open', '');
+addEventListener('hashchange', openPitfall);
+openPitfall();
 apply();

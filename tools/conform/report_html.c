@@ -34,6 +34,12 @@ static void number(FILE *to, double value) {
   else fprintf(to, "%.6g", value);
 }
 
+/** For what only needs its size. */
+static void rough(FILE *to, double value) {
+  if (isnan(value)) fputs("NaN", to);
+  else fprintf(to, "%.2g", value);
+}
+
 static void write_badge(FILE *to, mr3d_verdict verdict) { fprintf(to, "<span class=\"badge %s\">%s</span>", mr3d_verdict_name(verdict), mr3d_verdict_name(verdict)); }
 
 static void write_head(FILE *to, const mr3d_run *run) {
@@ -169,7 +175,8 @@ static void write_operators(FILE *to, const mr3d_run *run) {
       if (used[tier]) write_cell(to, row->count[tier], filter);
     }
     fputs("<td>", to);
-    if (row->where && row->worst.share != 0) number(to, row->worst.share), fprintf(to, " <span class=\"soft\">%s, %s, %s</span>", row->worst.rule, mr3d_tier_name(row->where->tier), row->where->test->id);
+    if (row->where && row->worst.share != 0) rough(to, row->worst.share), fprintf(to, " <span class=\"soft\">%s, %s, %s</span>", row->worst.rule, mr3d_tier_name(row->where->tier), row->where->test->id);
+    else fputs("<span class=\"soft\">exact, or not measured</span>", to);
     fputs("</td></tr>\n", to);
   }
   free(rows);
@@ -236,14 +243,14 @@ static void write_case(FILE *to, const mr3d_run *run, const mr3d_result *result)
   write_badge(to, result->verdict);
   fprintf(to, "<span class=\"id\">%s</span><span>%s</span>", test->id, mr3d_tier_name(result->tier));
   mr3d_worst worst = mr3d_result_worst(result);
-  if (worst.rule) fputs("<span class=\"soft\">", to), number(to, worst.share), fputs(" of its limit</span>", to);
+  if (worst.rule) fputs("<span class=\"soft\">", to), rough(to, worst.share), fputs(" &times; its limit</span>", to);
   fputs("</summary><div>\n<p><strong>", to);
   text(to, test->title);
   fputs("</strong></p><p>", to);
   text(to, test->why);
   fprintf(to, "</p>\n<p class=\"soft\">%s", test->level);
   for (int i = 0; i < test->n_pitfalls; i++) fprintf(to, " &middot; <a href=\"#%s\">%s</a>", test->pitfalls[i], test->pitfalls[i]);
-  if (!isnan(result->golden_worst)) fputs(" &middot; reference against PyTorch ", to), number(to, result->golden_worst), fputs(" of scale", to);
+  if (!isnan(result->golden_worst)) fputs(" &middot; reference against PyTorch ", to), rough(to, result->golden_worst), fputs(" of scale", to);
   fprintf(to, " &middot; %.3f s</p>\n", result->seconds);
   if (is_finding(result)) write_failure(to, run, result);
   else if (result->reason[0]) fputs("<p>", to), text(to, result->reason), fputs("</p>\n", to);
