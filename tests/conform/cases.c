@@ -221,15 +221,15 @@ static void prompt_without_data_is_unsupported_and_with_it_the_ids(void **state)
   }
 }
 
-/** Two samples, one with points and one without, on a table whose row r holds r, r + 0.5. */
+/** Two samples with 1 and 2 points, on a table whose row r holds r, r + 0.5. */
 static void embeds_are_spliced_rows_of_table_and_features(void **state) {
   (void)state;
   write_text(folder, "cases.json",
              "{\"format\": 1, \"weights\": {\"w\": {\"model.embed_tokens.weight\": {\"shape\": [20, 2], \"dtype\": \"tier\", \"arange\": [0, 0.5]}}}, \"cases\": ["
              "{\"id\": \"prefill/a\", \"title\": \"t\", \"why\": \"w\", \"level\": \"L3\", \"weights\": \"w\", \"config\": {\"point_start_token_id\": 17, \"point_end_token_id\": 18}, "
-             "\"steps\": [{\"op\": \"prefill\", \"meta\": {\"session\": \"s\"}, \"inputs\": {\"inputs_embeds\": {\"shape\": [2, 6, 2], \"dtype\": \"tier\", \"embeds\": "
+             "\"steps\": [{\"op\": \"prefill\", \"meta\": {\"session\": \"s\"}, \"inputs\": {\"inputs_embeds\": {\"shape\": [2, 7, 2], \"dtype\": \"tier\", \"embeds\": "
              "{\"ids\": {\"shape\": [2, 5], \"dtype\": \"I64\", \"values\": [3, 17, 9, 18, 4, 1, 17, 18, 2, 5]}, "
-             "\"features\": {\"shape\": [2, 2, 2], \"dtype\": \"tier\", \"arange\": [100, 1]}, \"point_counts\": [2, 0]}}}}]}]}");
+             "\"features\": {\"shape\": [2, 2, 2], \"dtype\": \"tier\", \"arange\": [100, 1]}, \"point_counts\": [1, 2]}}}}]}]}");
   mr3d_error error = {0};
   mr3d_suite *suite = NULL;
   mr3d_bundle *request = NULL;
@@ -239,9 +239,9 @@ static void embeds_are_spliced_rows_of_table_and_features(void **state) {
   assert_string_equal(test->steps[0].weights, "w");
   assert_int_equal(mr3d_case_weights(suite, test, MR3D_BF16_TIER, 0, folder, path, &error), MR3D_OK);
   if (mr3d_case_request(suite, test, 0, MR3D_BF16_TIER, 0, path, NULL, &request, &error) != MR3D_OK) fail_msg("%s", error.message);
-  const double expected[] = {3, 3.5, 17, 17.5, 100, 101, 102, 103, 18, 18.5, 4, 4.5,  /* start, 2 points, end; the pad 9 goes */
-                             1, 1.5, 17, 17.5, 18, 18.5, 2, 2.5, 5, 5.5, 5, 5.5}; /* no points; padded with its last row */
-  double got[24];
+  const double expected[] = {3, 3.5, 17, 17.5, 100, 101, 18, 18.5, 4, 4.5, 4, 4.5, 4, 4.5,            /* start, a point, end; the pad 9 goes; padded with the last row */
+                             1, 1.5, 17, 17.5, 104, 105, 106, 107, 18, 18.5, 2, 2.5, 5, 5.5}; /* its own features */
+  double got[28];
   mr3d_tensor_to_double(mr3d_bundle_find(request, "inputs_embeds"), got);
   assert_memory_equal(got, expected, sizeof expected);
   assert_string_equal(mr3d_bundle_get(request, "weights"), path);

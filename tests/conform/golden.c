@@ -215,6 +215,42 @@ static void small_tensor_agrees_within_1e_12_of_its_scale(void **state) {
   mr3d_bundle_free(&answer);
 }
 
+/** Rotations are allowed 4 * 2^-53 of the largest angle more: here 1e6, so 4.4e-10 of the scale. */
+static void rotation_by_a_large_angle_is_allowed_a_few_roundings_of_it(void **state) {
+  (void)state;
+  const char *const cases[] = {
+      "{\"id\": \"rope1d/a\", \"title\": \"t\", \"why\": \"w\", \"level\": \"L0\", \"config\": {\"rope_theta\": 100}, \"steps\": [{\"op\": \"rope1d\", \"inputs\": {"
+      "\"x\": {\"shape\": [1, 1, 1, 2], \"dtype\": \"tier\", \"values\": [1, 0]}, \"position_ids\": {\"shape\": [1, 1], \"dtype\": \"I64\", \"values\": [1000000]}}}]}",
+      "{\"id\": \"cis3d/a\", \"title\": \"t\", \"why\": \"w\", \"level\": \"L0\", \"config\": {}, \"steps\": [{\"op\": \"cis3d\", \"inputs\": {"
+      "\"freqs\": {\"shape\": [3, 1, 1], \"dtype\": \"tier\", \"values\": [1, 2, 3]}, \"axial_weights\": {\"shape\": [1, 1, 3], \"dtype\": \"tier\", \"values\": [5, -5, 10]}, "
+      "\"coords\": {\"shape\": [1, 3], \"dtype\": \"I64\", \"values\": [20000, 20000, 23333]}}}]}"}; /* 100000 + 200000 + 699990 */
+  for (int i = 0; i < 2; i++) {
+    remove_folder(folder);
+    mkdir(folder, 0777);
+    make_set(folder, cases[i]);
+    mr3d_error error = {0};
+    mr3d_suite *suite = NULL;
+    mr3d_golden *golden = NULL;
+    mr3d_bundle *asked = NULL, *given = NULL;
+    mr3d_server *server = new_server();
+    assert_int_equal(mr3d_suite_open(folder, NULL, &suite, &error), MR3D_OK);
+    const mr3d_case *test = mr3d_suite_at(suite, 0);
+    assert_int_equal(mr3d_golden_open(suite, test, &golden, &error), MR3D_OK);
+    assert_int_equal(mr3d_case_request(suite, test, 0, MR3D_FP64, 0, NULL, NULL, &asked, &error), MR3D_OK);
+    assert_int_equal(mr3d_server_answer(server, asked, &given, &error), MR3D_OK);
+    double *y = mr3d_bundle_at(given, 0)->data, before = y[0], scale = i ? fabs(y[0]) : fmax(fabs(y[0]), fabs(y[1]));
+    y[0] = before + 4.3e-10 * scale;
+    assert_int_equal(mr3d_golden_compare(golden, test, 0, asked, given, NULL, &error), MR3D_OK);
+    y[0] = before + 4.6e-10 * scale;
+    assert_int_equal(mr3d_golden_compare(golden, test, 0, asked, given, NULL, &error), MR3D_INVALID);
+    mr3d_server_free(&server);
+    mr3d_bundle_free(&asked);
+    mr3d_bundle_free(&given);
+    mr3d_golden_close(&golden);
+    mr3d_suite_close(&suite);
+  }
+}
+
 static void change_in_a_row_that_is_not_kept_is_seen_in_the_digest(void **state) {
   (void)state;
   mr3d_suite *suite;
@@ -325,6 +361,7 @@ int main(void) {
       FACT(missing_or_malformed_manifest_is_an_error),
       FACT(manifest_of_no_file_is_damage),
       FACT(small_tensor_agrees_within_1e_12_of_its_scale),
+      FACT(rotation_by_a_large_angle_is_allowed_a_few_roundings_of_it),
       FACT(change_in_a_row_that_is_not_kept_is_seen_in_the_digest),
       FACT(shapes_names_and_refusals_must_agree_too),
       FACT(rows_of_padding_are_not_compared),
