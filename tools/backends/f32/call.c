@@ -1,4 +1,5 @@
 /* A request taken apart: types, shapes and values checked, tensors in the form that the operators compute with. */
+#include <ctype.h>
 #include <errno.h>
 #include <math.h>
 #include <stdarg.h>
@@ -202,7 +203,7 @@ int64_t whole(call *c, const char *key, int64_t least, int64_t absent) {
   char *end;
   errno = 0;
   long long value = strtoll(text, &end, 10);
-  if (end == text || *end || errno || *text == ' ') refuse(c, "%s is \"%.40s\", expected a whole number", key, text);
+  if (end == text || *end || errno || !(isdigit((unsigned char)*text) || *text == '-')) refuse(c, "%s is \"%.40s\", expected a whole number", key, text);
   if (value < least) refuse(c, "%s is %lld, expected at least %lld", key, value, (long long)least);
   return value;
 }

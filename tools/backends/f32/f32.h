@@ -148,7 +148,9 @@ void op_mixed_rope(call *);
 typedef struct split {
   int64_t D, Ds, Dt, *spatial, *temporal;
 } split;
-split split_head(call *, int64_t D);
+split split_head(call *, int64_t D); /* refuses what does not split */
+/* Refuses heads of other numbers or sizes than the configuration gives, where it gives them. */
+void check_heads(call *, int64_t H, int64_t G, int64_t D);
 
 /* The points of a call: for each sample the mask, and its rows' coordinates after normalisation and drift. */
 typedef struct point_set {

@@ -106,6 +106,7 @@ void op_attention(call *c) {
   const array *visible = need(c, "visible", TRUTH, "BqK");
   only_these(c);
   const int64_t H = c->size['H'], G = c->size['G'];
+  check_heads(c, H, G, c->size['D']);
   if (G == 0 || H % G != 0) refuse(c, "%lld query heads are no multiple of %lld key heads", (long long)H, (long long)G);
   const visibility v = {c->size['B'], visible->b};
   attend(c, c->size['B'], H, G, c->size['q'], c->size['K'], c->size['D'], query->f, key->f, value->f, &v, out_floats(c, "y", query->rank, query->shape));
@@ -167,28 +168,26 @@ void run_layer(call *c, const layer *w, int64_t B, int64_t q, int64_t L, float *
 }
 
 void need_decoder_options(call *c, bool whole_layer) {
-  need_option(c, "hidden_size", (double)c->o.hidden);
   need_option(c, "num_attention_heads", (double)c->o.H);
   need_option(c, "num_key_value_heads", (double)c->o.G);
   need_option(c, "head_dim", (double)c->o.D);
   need_option(c, "rope_theta", c->o.rope_theta);
   if (c->o.D % 2 != 0) refuse(c, "head_dim %lld is odd", (long long)c->o.D);
   if (!whole_layer) return;
-  need_option(c, "intermediate_size", (double)c->o.intermediate);
   need_option(c, "rms_norm_eps", c->o.eps);
 }
 
 /* attention_block and decoder_layer: the same request, but that the block leaves the layer's other tensors alone. */
 static void whole_call(call *c, bool whole_layer) {
   need_decoder_options(c, whole_layer);
-  const options *o = &c->o;
-  c->size['E'] = o->hidden, c->size['I'] = o->intermediate, c->size['G'] = o->G, c->size['D'] = o->D;
+  options *o = &c->o;
+  c->size['E'] = o->hidden ? o->hidden : -1, c->size['I'] = o->intermediate ? o->intermediate : -1, c->size['G'] = o->G, c->size['D'] = o->D;
   c->size['Q'] = o->H * o->D, c->size['V'] = o->G * o->D;
   for (const char *letter = "EIGDQV"; *letter; letter++) c->said_by[(int)*letter] = "the configuration";
-  if (!whole_layer) c->size['I'] = -1;
 
   const array *x = need(c, "hidden", FLOAT, "BqE");
   const int64_t B = c->size['B'], q = c->size['q'];
+  o->hidden = c->size['E'];
   const array *past_key = may(c, "past_key", FLOAT, "BGLD"), *past_value = may(c, "past_value", FLOAT, "BGLD");
   if (!past_key != !past_value) refuse(c, "%s is given without %s", past_key ? "past_key" : "past_value", past_key ? "past_value" : "past_key");
   const int64_t L = past_key ? c->size['L'] : 0;
@@ -205,6 +204,7 @@ static void whole_call(call *c, bool whole_layer) {
   if (whole_layer) {
     TAKE(input_norm, "input_layernorm.weight", "E"), TAKE(post_norm, "post_attention_layernorm.weight", "E");
     TAKE(gate, "mlp.gate_proj.weight", "IE"), TAKE(up, "mlp.up_proj.weight", "IE"), TAKE(down, "mlp.down_proj.weight", "EI");
+    o->intermediate = c->size['I'];
   } else {
     static const char *const unused[] = {"input_layernorm.weight", "post_attention_layernorm.weight", "mlp.gate_proj.weight", "mlp.up_proj.weight", "mlp.down_proj.weight"};
     for (int i = 0; i < 5; i++) ignore(c, unused[i]);

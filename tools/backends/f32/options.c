@@ -125,7 +125,8 @@ static const char *expectation(const option *k, const cJSON *v, double *value) {
     strcpy(list, k->choices);
     *value = 0;
     for (char *one; (one = strsep(&rest, " ")); ++*value)
-      if ((cJSON_IsString(v) && strcmp(v->valuestring, one) == 0) || (k->rule == REFUSED_UNLESS && cJSON_IsFalse(v) && strcmp(one, "false") == 0)) return NULL;
+      if ((cJSON_IsString(v) && strcmp(v->valuestring, one) == 0) || (k->rule == REFUSED_UNLESS && ((cJSON_IsFalse(v) && strcmp(one, "false") == 0) || (cJSON_IsNull(v) && strcmp(one, "null") == 0))))
+        return NULL;
     return k->choices;
   }
   }
@@ -142,7 +143,9 @@ static bool wrong(const cJSON *config, options *o, char message[400]) {
         snprintf(message, 400, "the configuration's key \"%.80s\" is unknown; %s is meant?", v->string, known[i].key);
         return true;
       }
-    if (!k || cJSON_IsNull(v)) continue;
+    if (!k) continue;
+    /* null stands for "not given" where there is no default; rope_scaling's choices name it. */
+    if (cJSON_IsNull(v) && k->rule != CHOICE && k->rule != REFUSED_UNLESS && (k->fallback < 0 || (k->fallback == 0 && k->rule != SWITCH))) continue;
     double value;
     const char *expected = expectation(k, v, &value);
     if (expected) {
@@ -168,8 +171,11 @@ void parse_options(call *c) {
   if (o->H && o->G && o->H % o->G != 0) refuse(c, "num_attention_heads %lld is no multiple of num_key_value_heads %lld", (long long)o->H, (long long)o->G);
   if (o->downsamplings > 62 || o->bins % ((int64_t)1 << o->downsamplings) != 0)
     refuse(c, "num_bins %lld does not divide by 2^downsamplings = 2^%lld", (long long)o->bins, (long long)o->downsamplings);
+  if (o->strategy == CUSTOM_RATIO && o->ratio < 0) refuse(c, "spatial_temporal_separate_strategy custom_ratio needs spatial_ratio");
+  if (o->norm == VIRTUAL_RESOLUTION && o->virtual_resolution == 0) refuse(c, "coord_norm virtual_resolution needs virtual_resolution");
   if (!o->reduced_grid) o->reduced_grid = o->bins >> o->downsamplings;
   if (!o->D && o->hidden && o->H && o->hidden % o->H == 0) o->D = o->hidden / o->H;
+  if (o->D) split_head(c, o->D);
 }
 
 const char *differing_option(call *c, const options *session) {

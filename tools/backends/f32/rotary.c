@@ -8,13 +8,11 @@ static int64_t gcd(int64_t a, int64_t b) { return b == 0 ? a : gcd(b, a % b); }
 
 split split_head(call *c, int64_t D) {
   double part = c->o.strategy == FULL_SPATIAL ? (double)D : c->o.strategy == FULL_TEMPORAL ? 0 : (double)D / 2;
-  if (c->o.strategy == CUSTOM_RATIO) {
-    if (c->o.ratio < 0) refuse(c, "spatial_temporal_separate_strategy custom_ratio needs spatial_ratio");
-    part = (double)D * c->o.ratio;
-  }
+  if (c->o.strategy == CUSTOM_RATIO) part = (double)D * c->o.ratio;
   const int64_t Ds = llround(part), Dt = D - Ds;
   if (fabs(part - (double)Ds) > 1e-9 || Ds % 2 != 0 || Dt % 2 != 0)
     refuse(c, "head_dim %lld splits into %g spatial and %g temporal dimensions; both must be even", (long long)D, part, (double)D - part);
+  if (c->o.kind == AXIAL && Ds < 6) refuse(c, "rope_3d_kind axial needs at least 6 spatial dimensions, here are %lld", (long long)Ds);
   split s = {D, Ds, Dt, scratch(c, Ds, sizeof(int64_t)), scratch(c, Dt, sizeof(int64_t))};
   const bool interleaved = c->o.layout == INTERLEAVED && Ds > 0 && Dt > 0;
   const int64_t units = interleaved ? gcd(Ds, Dt) : 1, of_time = interleaved ? Dt / units : 0;
@@ -77,7 +75,6 @@ static double base_frequency(call *c, int a, int64_t f, int64_t F) {
 
 /* [heads][N][F]: angle = sum over the axes of weight * frequency * coordinate (spec.md 3.2). */
 static table point_table(call *c, int64_t heads, int64_t F, int64_t axes, const learned *p, int64_t N, const double *coords) {
-  if (c->o.kind == AXIAL && F < 3) refuse(c, "rope_3d_kind axial needs at least 6 spatial dimensions, here are %lld", (long long)(2 * F));
   float *cosines = scratch(c, heads * N * F, sizeof(float)), *sines = scratch(c, heads * N * F, sizeof(float));
   double *factor = scratch(c, 3 * heads * F, sizeof(double)); /* [heads][F][3] */
   for (int64_t h = 0; h < heads; h++)
@@ -106,7 +103,7 @@ void op_rope1d(call *c) {
   const positions p = take_positions(c, B, q, -1);
   only_these(c);
   need_option(c, "rope_theta", c->o.rope_theta);
-  if (D % 2 != 0) refuse(c, "x has %lld dimensions a head; an even number is needed", (long long)D);
+  if (D % 2 != 0 || (c->o.D && c->o.D != D)) refuse(c, "x has %lld dimensions a head; an even number is needed, and head_dim where the configuration gives it", (long long)D);
   const table t = turn_table(c, p.rows * q, p.at, D, c->o.rope_theta);
   float *y = out_floats(c, "y", x->rank, x->shape);
   if (B * heads * q * D > 0) memcpy(y, x->f, (size_t)(B * heads * q * D) * sizeof *y);
@@ -132,10 +129,11 @@ void op_cis3d(call *c) {
     if (weights && c->size['F'] != F) refuse(c, "axial_weights has %lld bins, the configuration %lld", (long long)c->size['F'], (long long)F);
     if (c->o.learned && c->o.kind == MIXED && N > 0 && F > 0) refuse(c, "cis3d needs the tensor freqs where frequencies are learned");
     c->size['F'] = F;
-    const int64_t heads = whole(c, "heads", 1, -1);
-    if (weights && c->size['h'] != heads) refuse(c, "axial_weights has %lld heads, the metadata %lld", (long long)c->size['h'], (long long)heads);
-    c->size['h'] = heads;
   }
+  /* The metadata tells the heads where no tensor does; where both do they agree. */
+  const int64_t told = whole(c, "heads", 0, freqs ? c->size['h'] : -1);
+  if (c->size['h'] >= 0 && c->size['h'] != told) refuse(c, "%s has %lld heads, the metadata %lld", freqs ? "freqs" : "axial_weights", (long long)c->size['h'], (long long)told);
+  c->size['h'] = told;
   const int64_t heads = c->size['h'], F = c->size['F'];
   for (int64_t i = 0; i < 3 * N; i++)
     if (!isfinite(coords->d[i])) refuse(c, "coords holds %g at flat index %lld", coords->d[i], (long long)i);
@@ -178,7 +176,6 @@ static void normalize(call *c, int64_t N, const double *coords, double *out) {
 
 static void check_normalization(call *c) {
   if (c->o.norm == GRID && c->o.reduced_grid == 1) refuse(c, "coord_norm grid divides by reduced_grid_size - 1, and reduced_grid_size is 1");
-  if (c->o.norm == VIRTUAL_RESOLUTION) need_option(c, "virtual_resolution", c->o.virtual_resolution);
 }
 
 /* Coordinates of each sample, [N,3] or [B,N,3], normalised; rows beyond a sample's count stay 0. */
@@ -264,7 +261,7 @@ learned take_learned(call *c, const char *freqs_name, const char *weights_name, 
 }
 
 /* Sizes that the configuration gives too must agree with the tensors'. */
-static void check_heads(call *c, int64_t H, int64_t G, int64_t D) {
+void check_heads(call *c, int64_t H, int64_t G, int64_t D) {
   if ((c->o.H && c->o.H != H) || (c->o.G && c->o.G != G) || (c->o.D && c->o.D != D))
     refuse(c, "query and key have %lld and %lld heads of %lld dimensions, the configuration %lld and %lld of %lld", (long long)H, (long long)G, (long long)D,
            (long long)c->o.H, (long long)c->o.G, (long long)c->o.D);

@@ -142,6 +142,8 @@ void op_prefill(call *c) {
   session *old = *find(c, name);
   if (old) join(c, old);
   need_decoder_options(c, true);
+  need_option(c, "hidden_size", (double)c->o.hidden);
+  need_option(c, "intermediate_size", (double)c->o.intermediate);
   need_option(c, "num_hidden_layers", (double)c->o.layers);
   need_option(c, "vocab_size", (double)c->o.vocab);
   size_letters(c);
