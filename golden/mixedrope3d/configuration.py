@@ -267,6 +267,8 @@ def head_split(options: Options, head_dim: int) -> HeadSplit:
     strategy = options.spatial_temporal_separate_strategy
     ratio = {"half_spatial_half_temp": 0.5, "full_spatial": 1.0, "full_temporal": 0.0}.get(strategy, options.spatial_ratio)
     spatial = head_dim * ratio
+    if abs(spatial - round(spatial)) <= 1e-9 * head_dim:  # 0.58 * 100 is 57.99999999999999 in binary64
+        spatial = round(spatial)
     if spatial % 2:
         asked = f"spatial_ratio {ratio}" if strategy == "custom_ratio" else strategy
         raise Refused(f"{asked} gives {spatial:g} spatial dimensions of head_dim {head_dim}; expected an even integer")

@@ -322,7 +322,7 @@ static mr3d_status parse_object(const char *json, cJSON **object, mr3d_error *er
   return MR3D_OK;
 }
 
-mr3d_status mr3d_config_parse(const char *json, mr3d_config *config, mr3d_error *error) {
+mr3d_status mr3d_config_parse_part(const char *json, mr3d_config *config, mr3d_error *error) {
   cJSON *object;
   mr3d_config read;
   mr3d_status status = parse_object(json, &object, error);
@@ -330,6 +330,14 @@ mr3d_status mr3d_config_parse(const char *json, mr3d_config *config, mr3d_error 
     return status;
   status = read_keys(object, &read, error);
   cJSON_Delete(object);
+  if (status == MR3D_OK)
+    *config = read;
+  return status;
+}
+
+mr3d_status mr3d_config_parse(const char *json, mr3d_config *config, mr3d_error *error) {
+  mr3d_config read;
+  mr3d_status status = mr3d_config_parse_part(json, &read, error);
   if (status == MR3D_OK)
     status = complete(&read, error);
   if (status == MR3D_OK)

@@ -7,6 +7,7 @@
 static const struct {
   const char *name;
   mr3d_status (*answer)(mr3d_request *);
+  bool part; /* the configuration may be a part of an open session's */
 } operators[] = {
     {"splice", mr3d_answer_splice},
     {"mask", mr3d_answer_mask},
@@ -21,9 +22,9 @@ static const struct {
     {"attention", mr3d_answer_attention},
     {"attention_block", mr3d_answer_attention_block},
     {"decoder_layer", mr3d_answer_decoder_layer},
-    {"prefill", mr3d_answer_prefill},
-    {"decode", mr3d_answer_decode},
-    {"drop_session", mr3d_answer_drop_session},
+    {"prefill", mr3d_answer_prefill, true},
+    {"decode", mr3d_answer_decode, true},
+    {"drop_session", mr3d_answer_drop_session, true},
     {"voxelize", mr3d_answer_voxelize},
     {"token_coords", mr3d_answer_token_coords},
 };
@@ -91,7 +92,8 @@ static mr3d_status answer(mr3d_request *r) {
   }
   mr3d_status status = read_tier(r);
   if (status == MR3D_OK) status = mr3d_request_text(r, "config", &r->config_json);
-  if (status == MR3D_OK) status = mr3d_config_parse(r->config_json, &r->config, r->error);
+  if (status == MR3D_OK)
+    status = (operators[found].part ? mr3d_config_parse_part : mr3d_config_parse)(r->config_json, &r->config, r->error);
   if (status == MR3D_OK) {
     r->units = mr3d_tier_units(r->tier);
     status = operators[found].answer(r);

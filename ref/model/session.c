@@ -58,7 +58,7 @@ mr3d_status mr3d_session_agrees(const mr3d_session *session, mr3d_tier tier, con
     return mr3d_fail(error, MR3D_INVALID, "session %s has weights %s, the request says %s", session->name, mr3d_weights_path(session->weights), weights);
   if (mr3d_config_agrees(config_json, session->config_json, error) != MR3D_OK) return mr3d_fail_in(error, "session %s", session->name);
   mr3d_config config;
-  mr3d_status status = mr3d_config_parse(config_json, &config, error);
+  mr3d_status status = mr3d_config_parse_part(config_json, &config, error);
   if (status == MR3D_OK && config.tie_word_embeddings >= 0 && config.tie_word_embeddings != session->config.tie_word_embeddings)
     return mr3d_fail(error, MR3D_INVALID, "session %s: tie_word_embeddings is %s, but the session's weights made it %s", session->name,
                      config.tie_word_embeddings ? "true" : "false", session->config.tie_word_embeddings ? "true" : "false");

@@ -87,6 +87,26 @@ static void agreeing_configuration_is_accepted(void **state) {
 }
 
 /* A later prefill uses the session's configuration also where its own says nothing. */
+/* Each part alone would not fit the defaults: 40 bins and four halvings, a normalisation without its number. */
+static void part_of_a_configuration_is_read_as_a_part(void **state) {
+  (void)state;
+  static const char *const parts[] = {"{\"num_bins\":40}", "{\"coord_norm\":\"virtual_resolution\"}"};
+  mr3d_server *server = new_server();
+  done(answer(server, text_prefill("a", CONFIG_WITH("\"num_bins\":40,\"downsamplings\":3,\"coord_norm\":\"virtual_resolution\",\"virtual_resolution\":9"), 1, 0, Q)));
+  for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+    mr3d_bundle *r = decode("a", 1, 1);
+    mr3d_bundle_set(r, "config", parts[i]);
+    done(answer(server, r));
+  }
+  mr3d_bundle *r = decode("a", 1, 1);
+  mr3d_bundle_set(r, "config", "{\"num_bins\":80}");
+  REFUSED(server, r, "num_bins is 80, but the session was opened with 40");
+  r = decode("a", 1, 1);
+  mr3d_bundle_set(r, "config", "{\"num_bin\":40}");
+  REFUSED(server, r, "did you mean \"num_bins\"");
+  mr3d_server_free(&server);
+}
+
 static void later_prefill_keeps_the_configuration(void **state) {
   (void)state;
   mr3d_bundle *answers[2];
@@ -327,6 +347,7 @@ int main(void) {
       cmocka_unit_test(sessions_do_not_see_each_other),
       cmocka_unit_test(dropped_session_is_gone_and_its_name_free),
       cmocka_unit_test(agreeing_configuration_is_accepted),
+      cmocka_unit_test(part_of_a_configuration_is_read_as_a_part),
       cmocka_unit_test(later_prefill_keeps_the_configuration),
       cmocka_unit_test(short_mask_gains_ones_at_its_end),
       cmocka_unit_test(mask_of_232_is_repaired_to_787),

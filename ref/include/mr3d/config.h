@@ -58,6 +58,12 @@ typedef struct mr3d_config {
 mr3d_status mr3d_config_parse(const char *json, mr3d_config *config, mr3d_error *error);
 
 /**
+ * Reads a part of a configuration, as a request on an open session may hold: keys, types and ranges are checked, what belongs
+ * together is not (num_bins alone may not fit the default of downsamplings), and nothing is derived.
+ */
+mr3d_status mr3d_config_parse_part(const char *json, mr3d_config *config, mr3d_error *error);
+
+/**
  * Checks that a key without default was given, by Hugging Face name ("rope_theta", "hidden_size", "head_dim" ...); head_dim is
  * derived as hidden_size / num_attention_heads when only those are given (an error, with the numbers, where that is no integer).
  */

@@ -115,6 +115,7 @@ mr3d_status mr3d_answer_prefill(mr3d_request *r) {
     r->config = r->session->config;
     weights = mr3d_weights_share(r->session->weights);
   } else {
+    MR3D_TRY(mr3d_config_parse(r->config_json, &r->config, r->error));
     MR3D_TRY(mr3d_weights_open(r->server->weights, path, &weights, r->error));
   }
   mr3d_status status = prefill(r, name, weights);
