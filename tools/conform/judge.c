@@ -212,7 +212,7 @@ void mr3d_output_open(mr3d_truth *truth, const mr3d_tensor *expected, const mr3d
   const char *op = mr3d_truth_op(truth);
   const mr3d_bundle *answer = mr3d_truth_scaled(truth), *request = truth->requests[truth->n_steps - 1];
   int64_t count = mr3d_tensor_count(expected);
-  *output = (mr3d_output){.expected = expected, .ref = expected->data, .tier = truth->tier, .units = mr3d_tier_units(truth->tier), .heads = 1};
+  *output = (mr3d_output){.expected = expected, .ref = expected->data, .tier = truth->tier, .threads = truth->threads, .units = mr3d_tier_units(truth->tier), .heads = 1};
   output->cols = expected->rank > 0 ? expected->shape[expected->rank - 1] : 1;
   output->rows = output->cols > 0 ? count / output->cols : 0;
   output->per_head = expected->rank > 1 ? expected->shape[expected->rank - 2] : 1;

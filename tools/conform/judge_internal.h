@@ -42,6 +42,7 @@ typedef struct mr3d_output {
   const mr3d_tensor *expected;
   mr3d_units units;
   mr3d_tier tier;
+  int threads;
   int64_t rows, cols;
   int64_t heads, per_head; /* row r belongs to head (r / per_head) % heads */
   bool has_heads;

@@ -9,6 +9,7 @@
  * and the backend's error is measured in it. All statistics are divided by what a run scores against the others.
  */
 #include <math.h>
+#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -252,7 +253,7 @@ void mr3d_judge_by_yardstick(const mr3d_output *output, const char *name, int n_
     return;
   }
   row_sums *sums = mr3d_allocate(output->rows, sizeof *sums);
-#pragma omp parallel
+#pragma omp parallel num_threads(output->threads > 0 ? output->threads : omp_get_max_threads()) if (output->rows * output->cols > 16384)
   {
     double *work = mr3d_allocate(5 * output->cols, sizeof *work);
 #pragma omp for schedule(dynamic, 16)
