@@ -48,10 +48,10 @@ struct session {
   mr3d_tier tier;
   uint64_t seed;
   mr3d_truth *truth;
-  mr3d_golden *golden;             /**< to compare the reference with, or NULL */
+  mr3d_golden *golden; /**< to compare the reference with, or NULL */
   double golden_worst;
   mr3d_bundle **requests, **answers; /**< [n_steps]; answers are the truth's */
-  double weight_elements;          /**< of the largest weights file so far */
+  double weight_elements;            /**< of the largest weights file so far */
 };
 
 static double now(void) {
@@ -71,7 +71,8 @@ static bool any_selected(const char *list, int count, const char *const words[])
 bool mr3d_case_selected(const mr3d_case *test, const mr3d_selection *selection) {
   if (selection->case_glob && fnmatch(selection->case_glob, test->id, 0) != 0) return false;
   if (!mr3d_word_selected(selection->level, test->level)) return false;
-  if (!any_selected(selection->pitfall, test->n_pitfalls, test->pitfalls) || !any_selected(selection->tag, test->n_tags, test->tags)) return false;
+  if (!any_selected(selection->pitfall, test->n_pitfalls, test->pitfalls) || !any_selected(selection->tag, test->n_tags, test->tags))
+    return false;
   if (selection->without_slow && any_selected("slow", test->n_tags, test->tags)) return false;
   bool op = selection->op == NULL;
   for (int s = 0; s < test->n_steps && !op; s++) op = mr3d_word_selected(selection->op, test->steps[s].op);
@@ -88,7 +89,8 @@ static mr3d_status check_words(const char *option, const char *list, int count, 
     for (int i = 0; i < count; i++) found = found || strcmp(word, known[i]) == 0;
     if (found) continue;
     const char *meant = mr3d_word_meant(word, count, known);
-    return mr3d_fail(error, MR3D_INVALID, "%s \"%s\": no case has that%s%s%s; `mr3d list` shows what there is", option, word, meant ? "; did you mean \"" : "", meant ? meant : "", meant ? "\"?" : "");
+    return mr3d_fail(error, MR3D_INVALID, "%s \"%s\": no case has that%s%s%s; `mr3d list` shows what there is", option, word,
+                     meant ? "; did you mean \"" : "", meant ? meant : "", meant ? "\"?" : "");
   }
   return MR3D_OK;
 }
@@ -126,8 +128,13 @@ mr3d_status mr3d_selection_check(const mr3d_suite *suite, const mr3d_selection *
   for (int i = 0; i < suite->n_cases; i++)
     if (mr3d_case_selected(&suite->cases[i], selection)) return MR3D_OK;
   char what[512] = "";
-  const struct { const char *option, *value; } given[] = {{"--case", selection->case_glob}, {"--op", selection->op}, {"--level", selection->level},
-                                                         {"--pitfall", selection->pitfall}, {"--tag", selection->tag}};
+  const struct {
+    const char *option, *value;
+  } given[] = {{"--case", selection->case_glob},
+               {"--op", selection->op},
+               {"--level", selection->level},
+               {"--pitfall", selection->pitfall},
+               {"--tag", selection->tag}};
   for (size_t i = 0; i < sizeof given / sizeof *given; i++)
     if (given[i].value) snprintf(what + strlen(what), sizeof what - strlen(what), " %s %s", given[i].option, given[i].value);
   const char *meant = NULL;
@@ -137,8 +144,8 @@ mr3d_status mr3d_selection_check(const mr3d_suite *suite, const mr3d_selection *
     meant = mr3d_word_meant(selection->case_glob, ids.count, ids.list);
     free(ids.list);
   }
-  return mr3d_fail(error, MR3D_INVALID, "the selection is empty: none of the %d cases matches%s%s%s%s; `mr3d list cases` shows them", suite->n_cases, what, meant ? "; did you mean --case " : "",
-                   meant ? meant : "", meant ? "?" : "");
+  return mr3d_fail(error, MR3D_INVALID, "the selection is empty: none of the %d cases matches%s%s%s%s; `mr3d list cases` shows them",
+                   suite->n_cases, what, meant ? "; did you mean --case " : "", meant ? meant : "", meant ? "?" : "");
 }
 
 static bool announces_op(const mr3d_backend_info *info, const char *op) {
@@ -151,6 +158,12 @@ static uint32_t announced_tiers(const mr3d_backend_info *info) {
   uint32_t tiers = 0;
   for (int i = 0; i < info->n_tiers; i++) tiers |= 1u << info->tiers[i];
   return tiers;
+}
+
+/** Without --tier: what the backend claims; fp64 alone for the reference and its mutants, which compute in binary64 whatever the tier. */
+static uint32_t default_tiers(const mr3d_backend_info *info) {
+  const bool in_process = strncmp(info->spec, "builtin:", 8) == 0 || strncmp(info->spec, "mutant:", 7) == 0;
+  return in_process ? 1u << MR3D_FP64 : announced_tiers(info);
 }
 
 /* ---- one step ---- */
@@ -175,21 +188,26 @@ static mr3d_status make_request(struct session *s, int step, mr3d_error *error) 
     mr3d_status status = mr3d_suite_weights(suite, set, s->tier, s->seed, s->runner->scratch, path, error);
     if (status != MR3D_OK) return status;
     struct stat file;
-    if (stat(path, &file) == 0) s->weight_elements = fmax(s->weight_elements, (double)file.st_size / (double)mr3d_dtype_size(mr3d_tier_storage(s->tier)));
+    if (stat(path, &file) == 0)
+      s->weight_elements = fmax(s->weight_elements, (double)file.st_size / (double)mr3d_dtype_size(mr3d_tier_storage(s->tier)));
   }
   return mr3d_case_request(suite, s->test, step, s->tier, s->seed, set ? path : NULL, s->answers, &s->requests[step], error);
 }
 
-/** The reference's part of a step: it must do as the case expects, and agree with the golden. `error` holds its refusal where it refused. */
+/** The reference's part of a step: it must do as the case expects and agree with the golden. `refusal` is its message where it refused. */
 static mr3d_status ask_reference(struct session *s, int step, mr3d_error *refusal, mr3d_error *error) {
   const mr3d_step *expected = &s->test->steps[step];
   const mr3d_bundle *answer = NULL;
   mr3d_status status = mr3d_truth_step(s->truth, s->requests[step], &answer, refusal);
-  if (status != MR3D_OK && !expected->expect_error) return mr3d_fail(error, MR3D_INVALID, "the reference refuses step %d (%s), an answer is expected: %.700s", step, expected->op, refusal->message);
-  if (status == MR3D_OK && expected->expect_error) return mr3d_fail(error, MR3D_INVALID, "the reference answers step %d (%s), which must be refused", step, expected->op);
+  if (status != MR3D_OK && !expected->expect_error)
+    return mr3d_fail(error, MR3D_INVALID, "the reference refuses step %d (%s), an answer is expected: %.700s", step, expected->op,
+                     refusal->message);
+  if (status == MR3D_OK && expected->expect_error)
+    return mr3d_fail(error, MR3D_INVALID, "the reference answers step %d (%s), which must be refused", step, expected->op);
   for (int i = 0; i < expected->n_message; i++)
     if (!strstr(refusal->message, expected->message[i]))
-      return mr3d_fail(error, MR3D_INVALID, "the reference's message at step %d lacks \"%s\": %.600s", step, expected->message[i], refusal->message);
+      return mr3d_fail(error, MR3D_INVALID, "the reference's message at step %d lacks \"%s\": %.600s", step, expected->message[i],
+                       refusal->message);
   s->answers[step] = (mr3d_bundle *)answer; /* read only from here on; the array's type is that of mr3d_case_request */
   if (!s->golden) return MR3D_OK;
   double worst = 0;
@@ -212,7 +230,8 @@ static mr3d_status check_tokens(const struct session *s, mr3d_error *error) {
     snprintf(tokens + strlen(tokens), sizeof tokens - strlen(tokens), "%s%.0f", *tokens ? "," : "", token);
   }
   if (strcmp(tokens, golden) == 0) return MR3D_OK;
-  return mr3d_fail(error, MR3D_INVALID, "reference and golden part: greedy tokens are %.400s, PyTorch's generate() gave %.400s", tokens, golden);
+  return mr3d_fail(error, MR3D_INVALID, "reference and golden part: greedy tokens are %.400s, PyTorch's generate() gave %.400s", tokens,
+                   golden);
 }
 
 static struct silent_op *silence_of(struct runner *r, const char *op) {
@@ -230,7 +249,8 @@ static void describe_judgement(const mr3d_judgement *judgement, int step, const 
     const mr3d_tensor_verdict *v = &judgement->tensors[t];
     if (v->passed) continue;
     int n = snprintf(reason, size, "step %d (%s): \"%s\": %s", step, op, v->name, v->problem);
-    if (v->index[0] && n > 0 && n < (int)size) snprintf(reason + n, size - (size_t)n, "; worst at %s: got %.9g, expected %.9g, bound %.3g", v->index, v->got, v->expected, v->bound);
+    if (v->index[0] && n > 0 && n < (int)size)
+      snprintf(reason + n, size - (size_t)n, "; worst at %s: got %.9g, expected %.9g, bound %.3g", v->index, v->got, v->expected, v->bound);
     return;
   }
 }
@@ -243,7 +263,8 @@ static mr3d_verdict ask_backend(struct session *s, int step, const mr3d_error *r
   result->n_steps = step + 1;
   out->op = expected->op;
   if (silence->timeouts >= MR3D_TIMEOUTS_PER_OP) {
-    snprintf(result->reason, sizeof result->reason, "step %d (%s): not asked, because %d requests of %s had no reply in time", step, expected->op, silence->timeouts, expected->op);
+    snprintf(result->reason, sizeof result->reason, "step %d (%s): not asked, because %d requests of %s had no reply in time", step,
+             expected->op, silence->timeouts, expected->op);
     snprintf(result->diagnosis, sizeof result->diagnosis, "%s", s->runner->run->silence_diagnosis);
     snprintf(result->mistake, sizeof result->mistake, "%s", s->runner->run->silence_mistake);
     return MR3D_FAILED;
@@ -271,7 +292,9 @@ static mr3d_verdict ask_backend(struct session *s, int step, const mr3d_error *r
     else snprintf(reason, size, "step %d (%s): refused a request that must be answered: %.700s", step, expected->op, reply->message);
     break;
   case MR3D_REPLY_UNSUPPORTED:
-    if (expected->expect_error) snprintf(reason, size, "step %d (%s): must be refused: %.500s; the backend says \"unsupported\": %.300s", step, expected->op, refusal->message, reply->message);
+    if (expected->expect_error)
+      snprintf(reason, size, "step %d (%s): must be refused: %.500s; the backend says \"unsupported\": %.300s", step, expected->op,
+               refusal->message, reply->message);
     else {
       verdict = MR3D_SKIPPED;
       snprintf(reason, size, "step %d (%s): unsupported: %.700s", step, expected->op, reply->message);
@@ -423,7 +446,8 @@ static void drop_weights(const mr3d_run *run, int index) {
     bool needed = set == NULL;
     for (int i = index + 1; i < run->suite->n_cases && !needed; i++)
       for (int t = 0; t < run->suite->cases[i].n_steps && !needed; t++)
-        needed = run->suite->cases[i].steps[t].weights && strcmp(run->suite->cases[i].steps[t].weights, set) == 0 && mr3d_case_selected(&run->suite->cases[i], &run->options.selection);
+        needed = run->suite->cases[i].steps[t].weights && strcmp(run->suite->cases[i].steps[t].weights, set) == 0 &&
+                 mr3d_case_selected(&run->suite->cases[i], &run->options.selection);
     char prefix[256];
     snprintf(prefix, sizeof prefix, "%s.", set ? set : "");
     if (!needed) mr3d_scratch_clear(prefix);
@@ -443,7 +467,10 @@ static void copy_info(mr3d_run *run, const mr3d_backend_info *info) {
   mr3d_tier *tiers = mr3d_allocate(info->n_tiers, sizeof *tiers);
   for (int i = 0; i < info->n_ops; i++) ops[i] = strdup(info->ops[i]);
   for (int i = 0; i < info->n_tiers; i++) tiers[i] = info->tiers[i];
-  run->info = (mr3d_backend_info){strdup(info->spec), strdup(info->name ? info->name : ""), strdup(info->version ? info->version : ""), info->n_ops, info->n_tiers, ops, tiers};
+  run->info = (mr3d_backend_info){
+      .spec = strdup(info->spec), .name = strdup(info->name ? info->name : ""), .version = strdup(info->version ? info->version : "")};
+  run->info.n_ops = info->n_ops, run->info.ops = ops;
+  run->info.n_tiers = info->n_tiers, run->info.tiers = tiers;
 }
 
 static void run_all(struct runner *r, uint32_t tiers, int total, mr3d_progress *progress, void *user) {
@@ -461,7 +488,8 @@ static void run_all(struct runner *r, uint32_t tiers, int total, mr3d_progress *
       result->verdict = run_case(r, result, &agreement);
       result->seconds = now() - start;
       run->n_results++;
-      *(result->verdict == MR3D_PASSED ? &run->passed : result->verdict == MR3D_FAILED ? &run->failed : result->verdict == MR3D_SKIPPED ? &run->skipped : &run->broken) += 1;
+      int *const counts[] = {&run->passed, &run->failed, &run->skipped, &run->broken}; /* in the order of mr3d_verdict */
+      ++*counts[result->verdict];
       if (progress && !progress(user, run, total)) return;
     }
     drop_weights(run, i);
@@ -495,11 +523,12 @@ mr3d_status mr3d_run_suite(const mr3d_run_options *options, mr3d_progress *progr
   if (status == MR3D_OK) status = mr3d_scratch_open(&r.scratch, error);
   if (status == MR3D_OK) {
     r.weights = mr3d_weights_cache_new();
-    status = mr3d_backend_open(options->backend, &(mr3d_backend_options){.threads = options->threads, .weights = r.weights}, &r.backend, error);
+    status =
+        mr3d_backend_open(options->backend, &(mr3d_backend_options){.threads = options->threads, .weights = r.weights}, &r.backend, error);
   }
   if (status == MR3D_OK) {
     const mr3d_backend_info *info = mr3d_backend_info_of(r.backend);
-    uint32_t tiers = options->selection.tiers ? options->selection.tiers : announced_tiers(info);
+    uint32_t tiers = options->selection.tiers ? options->selection.tiers : default_tiers(info);
     int total = count_selected(run, tiers);
     copy_info(run, info);
     run->results = mr3d_allocate(total, sizeof *run->results);
@@ -535,7 +564,8 @@ void mr3d_run_free(mr3d_run **pointer) {
   free((void *)run->info.version);
   mr3d_suite_close(&run->suite);
   const mr3d_selection *selection = &run->options.selection;
-  const char *const texts[] = {run->options.backend, run->options.golden_dir, run->options.data_dir, selection->case_glob, selection->op, selection->level, selection->pitfall, selection->tag};
+  const char *const texts[] = {run->options.backend, run->options.golden_dir, run->options.data_dir, selection->case_glob,
+                               selection->op,        selection->level,        selection->pitfall,    selection->tag};
   for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) free((void *)texts[i]);
   free(run);
   *pointer = NULL;
@@ -552,7 +582,8 @@ const char *mr3d_run_common_skip(const mr3d_run *run) {
   for (int i = 0; i < run->n_results; i++) {
     if (run->results[i].verdict != MR3D_SKIPPED) continue;
     int same = 0;
-    for (int j = i; j < run->n_results; j++) same += run->results[j].verdict == MR3D_SKIPPED && strcmp(run->results[i].reason, run->results[j].reason) == 0;
+    for (int j = i; j < run->n_results; j++)
+      same += run->results[j].verdict == MR3D_SKIPPED && strcmp(run->results[i].reason, run->results[j].reason) == 0;
     if (same > most) most = same, common = run->results[i].reason;
   }
   return common;

@@ -45,7 +45,7 @@ int mr3d_command_check(int argc, char **argv) {
   int64_t threads = 0;
   const mr3d_option table[] = {
       {"--backend", "SPEC", MR3D_OPTION_TEXT, &options.backend, "who is judged (needed); see above"},
-      {"--tier", "LIST", MR3D_OPTION_TIERS, &selection->tiers, "fp64, fp32, tf32, bf16, fp16 (default: those the backend claims)"},
+      {"--tier", "LIST", MR3D_OPTION_TIERS, &selection->tiers, "fp64, fp32, tf32, bf16, fp16 (default: those the backend claims; fp64 for builtin: and mutant:)"},
       {"--level", "LIST", MR3D_OPTION_TEXT, &selection->level, "L0 .. L5"},
       {"--op", "LIST", MR3D_OPTION_TEXT, &selection->op, "operators"},
       {"--case", "GLOB", MR3D_OPTION_TEXT, &selection->case_glob, "case names, * and ? as in a shell"},
@@ -64,19 +64,22 @@ int mr3d_command_check(int argc, char **argv) {
       {"--quiet", NULL, MR3D_OPTION_FLAG, &quiet, "findings and verdict only, no progress, no table"},
       {NULL, NULL, MR3D_OPTION_FLAG, NULL, NULL},
   };
-  const mr3d_usage usage = {"mr3d check --backend SPEC [OPTION ...]",
-                            "Runs the suite against a backend and judges every answer. A LIST is words joined by commas; selections narrow each other.\n\n"
-                            "SPEC is one of\n"
-                            "  builtin:reference     the reference itself\n"
-                            "  exec:COMMAND          a program that speaks the protocol on stdin and stdout (docs/writing-a-backend.md)\n"
-                            "  lib:PATH.so           a C plug-in, loaded in a process of its own\n"
-                            "  mutant:SLUG/NAME      the reference with one mistake (mr3d explain SLUG)\n\n"
-                            "Exit status: 0 compliant, 2 not compliant, 1 could not judge. What the backend does not offer is skipped and counted.\n",
-                            0, 0};
+  const mr3d_usage usage = {
+      "mr3d check --backend SPEC [OPTION ...]",
+      "Runs the suite against a backend and judges every answer. A LIST is words joined by commas; selections narrow each other.\n\n"
+      "SPEC is one of\n"
+      "  builtin:reference     the reference itself\n"
+      "  exec:COMMAND          a program that speaks the protocol on stdin and stdout (docs/writing-a-backend.md)\n"
+      "  lib:PATH.so           a C plug-in, loaded in a process of its own\n"
+      "  mutant:SLUG/NAME      the reference with one mistake (mr3d explain SLUG)\n\n"
+      "Exit status: 0 compliant, 2 not compliant, 1 could not judge. What the backend does not offer is skipped and counted.\n",
+      0, 0};
   int n = 0;
   int status = mr3d_options_parse(&usage, table, argc, argv, &n);
   if (status >= 0) return status;
-  if (!options.backend) return mr3d_complain("--backend is missing: who is to be judged?\nUsage: %s\nTry --backend builtin:reference, or `mr3d check --help`.", usage.line);
+  if (!options.backend)
+    return mr3d_complain("--backend is missing: who is to be judged?\nUsage: %s\nTry --backend builtin:reference, or `mr3d check --help`.",
+                         usage.line);
 
   mr3d_error error = {0};
   char golden_dir[4096];
