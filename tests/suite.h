@@ -58,7 +58,10 @@ static inline void mutants_fail_and_are_named(const char *slug) {
     char spec[160], name[128];
     snprintf(name, sizeof name, "%s/%s", slug, mutant->name);
     snprintf(spec, sizeof spec, "mutant:%s", name);
-    mr3d_run *run = run_suite((mr3d_run_options){.backend = spec, .timeout = mutant->hangs ? 0.3 : 0, .selection = {.pitfall = slug, .tiers = 1u << MR3D_FP64, .without_slow = true}}, until_named, name);
+    mr3d_run *run = run_suite((mr3d_run_options){.backend = spec,
+                                                 .timeout = mutant->hangs ? 0.3 : 0,
+                                                 .selection = {.pitfall = slug, .tiers = 1u << MR3D_FP64, .without_slow = true}},
+                              until_named, name);
     int named = 0, status = mr3d_run_exit_status(run);
     for (int i = 0; i < run->n_results; i++) named += run->results[i].verdict == MR3D_FAILED && strcmp(run->results[i].mistake, name) == 0;
     if (status != 2 || !named) {
@@ -74,20 +77,20 @@ static inline void mutants_fail_and_are_named(const char *slug) {
  * A pitfall's test: facts about the reference, then its mutants; with the argument `backend` the backend under test on all its cases. These
  * cases are those of `mr3d check --pitfall SLUG`: one implementation, two doors.
  */
-#define PITFALL_TEST(slug, ...)                                                                                              \
-  static void every_mutant_fails_and_is_named(void **state) {                                                                \
-    (void)state;                                                                                                             \
-    mutants_fail_and_are_named(slug);                                                                                        \
-  }                                                                                                                          \
-  static void backend_passes_every_case(void **state) {                                                                      \
-    (void)state;                                                                                                             \
-    backend_passes((mr3d_selection){.pitfall = slug});                                                                       \
-  }                                                                                                                          \
-  int main(int argc, char **argv) {                                                                                          \
-    const struct CMUnitTest facts[] = {__VA_ARGS__, cmocka_unit_test(every_mutant_fails_and_is_named)};                      \
-    const struct CMUnitTest judged[] = {cmocka_unit_test(backend_passes_every_case)};                                        \
-    if (argc > 1 && strcmp(argv[1], "backend") == 0) return cmocka_run_group_tests_name(slug, judged, NULL, NULL);            \
-    return cmocka_run_group_tests_name(slug, facts, NULL, NULL);                                                             \
+#define PITFALL_TEST(slug, ...)                                                                                    \
+  static void every_mutant_fails_and_is_named(void **state) {                                                      \
+    (void)state;                                                                                                   \
+    mutants_fail_and_are_named(slug);                                                                              \
+  }                                                                                                                \
+  static void backend_passes_every_case(void **state) {                                                            \
+    (void)state;                                                                                                   \
+    backend_passes((mr3d_selection){.pitfall = slug});                                                             \
+  }                                                                                                                \
+  int main(int argc, char **argv) {                                                                                \
+    const struct CMUnitTest facts[] = {__VA_ARGS__, cmocka_unit_test(every_mutant_fails_and_is_named)};            \
+    const struct CMUnitTest judged[] = {cmocka_unit_test(backend_passes_every_case)};                              \
+    if (argc > 1 && strcmp(argv[1], "backend") == 0) return cmocka_run_group_tests_name(slug, judged, NULL, NULL); \
+    return cmocka_run_group_tests_name(slug, facts, NULL, NULL);                                                   \
   }
 
 #endif

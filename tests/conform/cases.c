@@ -23,7 +23,8 @@ static void assert_file_refused(const char *text, const char *const *fragments) 
   mr3d_error error = {0};
   mr3d_suite *suite = NULL;
   write_text(folder, "cases.json", text);
-  if (mr3d_suite_open(folder, NULL, &suite, &error) == MR3D_OK) fail_msg("read, but it must be refused with \"%s\": %s", fragments[0], text);
+  if (mr3d_suite_open(folder, NULL, &suite, &error) == MR3D_OK)
+    fail_msg("read, but it must be refused with \"%s\": %s", fragments[0], text);
   assert_null(suite);
   for (; *fragments; fragments++)
     if (!strstr(error.message, *fragments)) fail_msg("the message\n  %s\nlacks\n  %s", error.message, *fragments);
@@ -31,10 +32,11 @@ static void assert_file_refused(const char *text, const char *const *fragments) 
 #define FILE_REFUSED(text, ...) assert_file_refused(text, (const char *const[]){"cases.json", __VA_ARGS__, NULL})
 #define CASE_REFUSED(text, ...) FILE_REFUSED("{\"format\": 1, \"weights\": {}, \"cases\": [" text "]}", __VA_ARGS__)
 /** A recipe for x. */
-#define RECIPE_REFUSED(recipe, ...)                                                                                             \
-  CASE_REFUSED("{\"id\": \"rmsnorm/a\", \"title\": \"t\", \"why\": \"w\", \"level\": \"L0\", \"config\": {}, "                  \
-               "\"steps\": [{\"op\": \"rmsnorm\", \"inputs\": {\"x\": " recipe "}}]}",                                          \
-               "case rmsnorm/a, step 0", "\"x\"", __VA_ARGS__)
+#define RECIPE_REFUSED(recipe, ...)                                                                   \
+  CASE_REFUSED(                                                                                       \
+      "{\"id\": \"rmsnorm/a\", \"title\": \"t\", \"why\": \"w\", \"level\": \"L0\", \"config\": {}, " \
+      "\"steps\": [{\"op\": \"rmsnorm\", \"inputs\": {\"x\": " recipe "}}]}",                         \
+      "case rmsnorm/a, step 0", "\"x\"", __VA_ARGS__)
 
 static void broken_files_are_refused_with_their_place(void **state) {
   (void)state;
@@ -62,9 +64,14 @@ static void broken_cases_are_refused_by_id_and_key(void **state) {
   CASE_REFUSED(RMSNORM_CASE("a", "", "\"expect\": \"failure\", "), "case rmsnorm/a, step 0", "failure", "error");
   CASE_REFUSED(RMSNORM_CASE("a", "", "\"message\": [\"x\"], "), "case rmsnorm/a, step 0", "\"message\"");
   CASE_REFUSED(RMSNORM_CASE("a", "", "\"meta\": {\"past_len\": 3}, "), "case rmsnorm/a, step 0", "past_len", "string");
-  CASE_REFUSED("{\"id\": \"rmsnorm/a\", \"title\": \"t\", \"why\": \"w\", \"level\": \"L9\", \"config\": {}, \"steps\": [{\"op\": \"rmsnorm\"}]}", "case rmsnorm/a", "L9", "L0 .. L5");
-  CASE_REFUSED("{\"id\": \"rmsnorm/a\", \"title\": \"t\", \"why\": \"w\", \"level\": \"L0\", \"config\": {}, \"steps\": []}", "case rmsnorm/a", "at least one step");
-  CASE_REFUSED("{\"id\": \"linear/a\", \"title\": \"t\", \"why\": \"w\", \"level\": \"L0\", \"config\": {}, \"steps\": [{\"op\": \"rmsnorm\"}]}", "case linear/a", "id begins with");
+  CASE_REFUSED(
+      "{\"id\": \"rmsnorm/a\", \"title\": \"t\", \"why\": \"w\", \"level\": \"L9\", \"config\": {}, \"steps\": [{\"op\": \"rmsnorm\"}]}",
+      "case rmsnorm/a", "L9", "L0 .. L5");
+  CASE_REFUSED("{\"id\": \"rmsnorm/a\", \"title\": \"t\", \"why\": \"w\", \"level\": \"L0\", \"config\": {}, \"steps\": []}",
+               "case rmsnorm/a", "at least one step");
+  CASE_REFUSED(
+      "{\"id\": \"linear/a\", \"title\": \"t\", \"why\": \"w\", \"level\": \"L0\", \"config\": {}, \"steps\": [{\"op\": \"rmsnorm\"}]}",
+      "case linear/a", "id begins with");
 }
 
 static void broken_recipes_are_refused_by_tensor_and_key(void **state) {
@@ -93,7 +100,8 @@ static void broken_recipes_are_refused_by_tensor_and_key(void **state) {
 
 /* ---- values ---- */
 
-static mr3d_status make(const char *recipe, mr3d_tier tier, uint64_t seed, mr3d_bundle *const truth[], int n_truth, mr3d_bundle **bundle, mr3d_error *error) {
+static mr3d_status make(const char *recipe, mr3d_tier tier, uint64_t seed, mr3d_bundle *const truth[], int n_truth, mr3d_bundle **bundle,
+                        mr3d_error *error) {
   write_cases(folder, RMSNORM_CASE("a", "", ""));
   mr3d_suite *suite = NULL;
   if (mr3d_suite_open(folder, NULL, &suite, error) != MR3D_OK) fail_msg("%s", error->message);
@@ -116,11 +124,13 @@ static void assert_values(const char *recipe, const double *expected, int count)
   double *got = mr3d_allocate(count, sizeof *got);
   mr3d_tensor_to_double(x, got);
   for (int i = 0; i < count; i++)
-    if (memcmp(&got[i], &expected[i], sizeof *got) != 0) fail_msg("%s: element %d is %.17g, expected %.17g", recipe, i, got[i], expected[i]);
+    if (memcmp(&got[i], &expected[i], sizeof *got) != 0)
+      fail_msg("%s: element %d is %.17g, expected %.17g", recipe, i, got[i], expected[i]);
   free(got);
   mr3d_bundle_free(&bundle);
 }
-#define VALUES(recipe, ...) assert_values(recipe, (const double[]){__VA_ARGS__}, (int)(sizeof((const double[]){__VA_ARGS__}) / sizeof(double)))
+#define VALUES(recipe, ...) \
+  assert_values(recipe, (const double[]){__VA_ARGS__}, (int)(sizeof((const double[]){__VA_ARGS__}) / sizeof(double)))
 
 static void assert_values_refused(const char *recipe, const char *fragment) {
   mr3d_error error = {0};
@@ -135,8 +145,10 @@ static void listed_values_come_out_as_written(void **state) {
   VALUES("{\"shape\": [2, 2], \"dtype\": \"F64\", \"values\": [1, 0.1, -3, 1e300]}", 1, 0.1, -3, 1e300);
   VALUES("{\"shape\": [3], \"dtype\": \"I64\", \"arange\": [5, -2]}", 5, 3, 1);
   VALUES("{\"shape\": [2, 3], \"dtype\": \"BOOL\", \"runs\": [[[1, 2], [0, 1]], [[0, 3]]]}", 1, 1, 0, 0, 0, 0);
-  VALUES("{\"shape\": [2], \"dtype\": \"F16\", \"values\": [1.0004882812500002, 65520]}", 1.0009765625, INFINITY); /* one rounding, not through F32 */
-  VALUES("{\"shape\": [4], \"dtype\": \"F32\", \"dist\": \"const\", \"scale\": 3, \"poke\": {\"1\": \"-0\", \"2\": \"inf\", \"3\": -7.5}}", 3, -0.0, INFINITY, -7.5);
+  VALUES("{\"shape\": [2], \"dtype\": \"F16\", \"values\": [1.0004882812500002, 65520]}", 1.0009765625,
+         INFINITY); /* one rounding, not through F32 */
+  VALUES("{\"shape\": [4], \"dtype\": \"F32\", \"dist\": \"const\", \"scale\": 3, \"poke\": {\"1\": \"-0\", \"2\": \"inf\", \"3\": -7.5}}",
+         3, -0.0, INFINITY, -7.5);
   VALUES("{\"shape\": [2, 3], \"dtype\": \"F32\", \"dist\": \"onehot\"}", 1, 0, 0, 0, 1, 0);
 }
 
@@ -146,7 +158,8 @@ static void tier_decides_the_storage_type(void **state) {
   for (int tier = 0; tier < MR3D_N_TIERS; tier++) {
     mr3d_error error = {0};
     mr3d_bundle *bundle;
-    assert_int_equal(make("{\"shape\": [5], \"dtype\": \"tier\", \"dist\": \"normal\"}", (mr3d_tier)tier, 0, NULL, 0, &bundle, &error), MR3D_OK);
+    assert_int_equal(make("{\"shape\": [5], \"dtype\": \"tier\", \"dist\": \"normal\"}", (mr3d_tier)tier, 0, NULL, 0, &bundle, &error),
+                     MR3D_OK);
     assert_int_equal(mr3d_bundle_find(bundle, "x")->dtype, types[tier]);
     mr3d_bundle_free(&bundle);
   }
@@ -154,13 +167,15 @@ static void tier_decides_the_storage_type(void **state) {
 
 static void drawn_values_are_the_generators_of_that_stream_and_seed(void **state) {
   (void)state;
-  const char *recipe = "{\"shape\": [40], \"dtype\": \"F64\", \"dist\": \"heavy\", \"scale\": 30, \"shift\": 1, \"outliers\": {\"every\": 7, \"by\": 4}}";
+  const char *recipe =
+      "{\"shape\": [40], \"dtype\": \"F64\", \"dist\": \"heavy\", \"scale\": 30, \"shift\": 1, \"outliers\": {\"every\": 7, \"by\": 4}}";
   mr3d_error error = {0};
   mr3d_bundle *a, *b, *expected = mr3d_bundle_new();
   assert_int_equal(make(recipe, MR3D_FP64, 3, NULL, 0, &a, &error), MR3D_OK);
   assert_int_equal(make(recipe, MR3D_FP64, 4, NULL, 0, &b, &error), MR3D_OK);
   mr3d_tensor *tensor = mr3d_bundle_add(expected, "x", MR3D_F64, SHAPE(40));
-  mr3d_random_draw(&(mr3d_draw){.dist = MR3D_HEAVY, .scale = 30, .shift = 1, .outlier_every = 7, .outlier_by = 4}, mr3d_stream_named(3, "CASE/0/x"), tensor);
+  mr3d_random_draw(&(mr3d_draw){.dist = MR3D_HEAVY, .scale = 30, .shift = 1, .outlier_every = 7, .outlier_by = 4},
+                   mr3d_stream_named(3, "CASE/0/x"), tensor);
   assert_same(a, expected);
   assert_memory_not_equal(mr3d_bundle_find(b, "x")->data, tensor->data, 40 * sizeof(double));
   mr3d_bundle_free(&a);
@@ -182,9 +197,10 @@ static void values_that_do_not_fit_are_refused(void **state) {
   assert_values_refused("{\"shape\": [2], \"dtype\": \"I64\", \"values\": [1, 2], \"poke\": {\"0\": \"nan\"}}", "does not fit type I64");
   assert_values_refused("{\"shape\": [2, 3], \"dtype\": \"I64\", \"scene\": \"floor\"}", "");
   assert_values_refused("{\"shape\": [1, 1], \"dtype\": \"I64\", \"argmax\": [0]}", "an earlier step");
-  assert_values_refused("{\"shape\": [1, 2, 3], \"dtype\": \"tier\", \"embeds\": {\"ids\": {\"shape\": [1, 2], \"dtype\": \"I64\", \"values\": [1, 2]}, "
-                        "\"features\": {\"shape\": [1, 0, 3], \"dtype\": \"tier\", \"dist\": \"normal\"}}}",
-                        "weight set");
+  assert_values_refused(
+      "{\"shape\": [1, 2, 3], \"dtype\": \"tier\", \"embeds\": {\"ids\": {\"shape\": [1, 2], \"dtype\": \"I64\", \"values\": [1, 2]}, "
+      "\"features\": {\"shape\": [1, 0, 3], \"dtype\": \"tier\", \"dist\": \"normal\"}}}",
+      "weight set");
 }
 
 static void argmax_takes_the_last_row_of_the_truths_logits(void **state) {
@@ -203,8 +219,10 @@ static void argmax_takes_the_last_row_of_the_truths_logits(void **state) {
 
 static void prompt_without_data_is_unsupported_and_with_it_the_ids(void **state) {
   (void)state;
-  write_cases(folder, "{\"id\": \"splice/p\", \"title\": \"t\", \"why\": \"w\", \"level\": \"L0\", \"needs\": \"data\", \"config\": {}, \"steps\": [{\"op\": \"splice\", "
-                      "\"inputs\": {\"input_ids\": {\"shape\": [1, 3], \"dtype\": \"I64\", \"prompt\": \"short/one\"}}}]}");
+  write_cases(folder,
+              "{\"id\": \"splice/p\", \"title\": \"t\", \"why\": \"w\", \"level\": \"L0\", \"needs\": \"data\", \"config\": {}, \"steps\": "
+              "[{\"op\": \"splice\", "
+              "\"inputs\": {\"input_ids\": {\"shape\": [1, 3], \"dtype\": \"I64\", \"prompt\": \"short/one\"}}}]}");
   for (int step = 0; step < 4; step++) { /* no folder; a folder without the file; without the prompt; with it */
     mr3d_error error = {0};
     mr3d_suite *suite = NULL;
@@ -225,9 +243,12 @@ static void prompt_without_data_is_unsupported_and_with_it_the_ids(void **state)
 static void embeds_are_spliced_rows_of_table_and_features(void **state) {
   (void)state;
   write_text(folder, "cases.json",
-             "{\"format\": 1, \"weights\": {\"w\": {\"model.embed_tokens.weight\": {\"shape\": [20, 2], \"dtype\": \"tier\", \"arange\": [0, 0.5]}}}, \"cases\": ["
-             "{\"id\": \"prefill/a\", \"title\": \"t\", \"why\": \"w\", \"level\": \"L3\", \"weights\": \"w\", \"config\": {\"point_start_token_id\": 17, \"point_end_token_id\": 18}, "
-             "\"steps\": [{\"op\": \"prefill\", \"meta\": {\"session\": \"s\"}, \"inputs\": {\"inputs_embeds\": {\"shape\": [2, 7, 2], \"dtype\": \"tier\", \"embeds\": "
+             "{\"format\": 1, \"weights\": {\"w\": {\"model.embed_tokens.weight\": {\"shape\": [20, 2], \"dtype\": \"tier\", \"arange\": "
+             "[0, 0.5]}}}, \"cases\": ["
+             "{\"id\": \"prefill/a\", \"title\": \"t\", \"why\": \"w\", \"level\": \"L3\", \"weights\": \"w\", \"config\": "
+             "{\"point_start_token_id\": 17, \"point_end_token_id\": 18}, "
+             "\"steps\": [{\"op\": \"prefill\", \"meta\": {\"session\": \"s\"}, \"inputs\": {\"inputs_embeds\": {\"shape\": [2, 7, 2], "
+             "\"dtype\": \"tier\", \"embeds\": "
              "{\"ids\": {\"shape\": [2, 5], \"dtype\": \"I64\", \"values\": [3, 17, 9, 18, 4, 1, 17, 18, 2, 5]}, "
              "\"features\": {\"shape\": [2, 2, 2], \"dtype\": \"tier\", \"arange\": [100, 1]}, \"point_counts\": [1, 2]}}}}]}]}");
   mr3d_error error = {0};
@@ -239,8 +260,9 @@ static void embeds_are_spliced_rows_of_table_and_features(void **state) {
   assert_string_equal(test->steps[0].weights, "w");
   assert_int_equal(mr3d_case_weights(suite, test, MR3D_BF16_TIER, 0, folder, path, &error), MR3D_OK);
   if (mr3d_case_request(suite, test, 0, MR3D_BF16_TIER, 0, path, NULL, &request, &error) != MR3D_OK) fail_msg("%s", error.message);
-  const double expected[] = {3, 3.5, 17, 17.5, 100, 101, 18, 18.5, 4, 4.5, 4, 4.5, 4, 4.5,            /* start, a point, end; the pad 9 goes; padded with the last row */
-                             1, 1.5, 17, 17.5, 104, 105, 106, 107, 18, 18.5, 2, 2.5, 5, 5.5}; /* its own features */
+  const double expected[] = {
+      3, 3.5, 17, 17.5, 100, 101, 18,  18.5, 4,  4.5,  4, 4.5, 4, 4.5,  /* start, a point, end; the pad 9 goes; padded with the last row */
+      1, 1.5, 17, 17.5, 104, 105, 106, 107,  18, 18.5, 2, 2.5, 5, 5.5}; /* its own features */
   double got[28];
   mr3d_tensor_to_double(mr3d_bundle_find(request, "inputs_embeds"), got);
   assert_memory_equal(got, expected, sizeof expected);
@@ -253,7 +275,8 @@ static void embeds_are_spliced_rows_of_table_and_features(void **state) {
 
 static void canonical_scene_has_106328_points_and_556_coords(void **state) {
   (void)state;
-  const char *const parts[] = {"{\"shape\": [106328, 6], \"dtype\": \"F32\", \"scene\": \"points\"}", "{\"shape\": [556, 3], \"dtype\": \"I64\", \"scene\": \"coords\"}"};
+  const char *const parts[] = {"{\"shape\": [106328, 6], \"dtype\": \"F32\", \"scene\": \"points\"}",
+                               "{\"shape\": [556, 3], \"dtype\": \"I64\", \"scene\": \"coords\"}"};
   mr3d_error error = {0};
   mr3d_suite *suite = NULL;
   assert_int_equal(mr3d_suite_open(committed_set(), NULL, &suite, &error), MR3D_OK);
@@ -267,7 +290,8 @@ static void canonical_scene_has_106328_points_and_556_coords(void **state) {
   const int64_t *coords = mr3d_bundle_find(bundle, "coords")->data;
   for (int n = 1; n < 556; n++) { /* sorted, distinct */
     int order = 0;
-    for (int a = 0; a < 3 && !order; a++) order = coords[3 * n + a] > coords[3 * n - 3 + a] ? 1 : coords[3 * n + a] < coords[3 * n - 3 + a] ? -1 : 0;
+    for (int a = 0; a < 3 && !order; a++)
+      order = coords[3 * n + a] > coords[3 * n - 3 + a] ? 1 : coords[3 * n + a] < coords[3 * n - 3 + a] ? -1 : 0;
     assert_int_equal(order, 1);
   }
   mr3d_bundle_free(&bundle);

@@ -63,7 +63,9 @@ static void every_command_has_help(void **state) {
 
 static void mistakes_in_the_command_line_exit_1_and_say_what_was_meant(void **state) {
   (void)state;
-  const struct { const char *words, *said; } mistakes[] = {
+  const struct {
+    const char *words, *said;
+  } mistakes[] = {
       {"", "Usage"},
       {"chekc", "did you mean check?"},
       {"check", "--backend is missing"},
@@ -115,7 +117,8 @@ static void deleted_or_changed_golden_makes_check_and_verify_exit_1(void **state
   for (int round = 0; round < 2; round++) {
     assert_int_equal(mr3d("golden verify --golden %s", folder), 1);
     assert_said("set/rmsnorm_refused.safetensors.gz");
-    assert_int_equal(mr3d("check --backend builtin:reference --case rmsnorm/a --golden %s", folder), 1); /* also when another case is asked for */
+    assert_int_equal(mr3d("check --backend builtin:reference --case rmsnorm/a --golden %s", folder),
+                     1); /* also when another case is asked for */
     assert_said("set/rmsnorm_refused.safetensors.gz");
     assert_said("damaged");
     char path[600];
@@ -126,7 +129,9 @@ static void deleted_or_changed_golden_makes_check_and_verify_exit_1(void **state
 
 static void report_files_are_written_and_their_folder_must_exist(void **state) {
   (void)state;
-  assert_int_equal(mr3d("check --backend builtin:reference --golden %s --json %s/r.json --junit %s/r.xml --html %s/r.html", folder, folder, folder, folder), 0);
+  assert_int_equal(mr3d("check --backend builtin:reference --golden %s --json %s/r.json --junit %s/r.xml --html %s/r.html", folder, folder,
+                        folder, folder),
+                   0);
   char *json = read_bytes(folder, "r.json", NULL), *xml = read_bytes(folder, "r.xml", NULL), *html = read_bytes(folder, "r.html", NULL);
   int lines = 0;
   for (char *line = strtok(json, "\n"); line; line = strtok(NULL, "\n"), lines++) {
@@ -164,8 +169,8 @@ static void interrupted_run_leaves_no_weights_behind(void **state) {
     if (pid == 0) {
       setenv("TMPDIR", scratch, 1);
       freopen("/dev/null", "w", stdout);
-      execl(getenv("MR3D"), "mr3d", "check", "--backend", "mutant:mask-ownership/never-returns", "--case", "prefill/option-interleaved", "--tier", "fp32", "--timeout", "60", "--golden", committed_set(),
-            (char *)NULL);
+      execl(getenv("MR3D"), "mr3d", "check", "--backend", "mutant:mask-ownership/never-returns", "--case", "prefill/option-interleaved",
+            "--tier", "fp32", "--timeout", "60", "--golden", committed_set(), (char *)NULL);
       _exit(127);
     }
     char found[600] = "";
@@ -265,10 +270,14 @@ static void several_requests_share_a_session_table_and_fill_a_folder(void **stat
     assert_int_equal(mr3d_safetensors_save(path, r, &error), MR3D_OK);
     mr3d_bundle_free(&r);
   }
-  assert_int_equal(mr3d("eval %s/one.req.safetensors %s/two.req.safetensors %s/step0.req.safetensors %s/step1.req.safetensors %s/step2.req.safetensors %s/step3.req.safetensors -o %s/answers", folder, folder,
-                        folder, folder, folder, folder, folder), 1);
+  assert_int_equal(mr3d("eval %s/one.req.safetensors %s/two.req.safetensors %s/step0.req.safetensors %s/step1.req.safetensors "
+                        "%s/step2.req.safetensors %s/step3.req.safetensors -o %s/answers",
+                        folder, folder, folder, folder, folder, folder, folder),
+                   1);
   unlink(weights);
-  const struct { const char *name, *type; } expected[] = {{"one", "answer"}, {"two", "error"}, {"step0", "answer"}, {"step1", "answer"}, {"step2", "answer"}, {"step3", "error"}};
+  const struct {
+    const char *name, *type;
+  } expected[] = {{"one", "answer"}, {"two", "error"}, {"step0", "answer"}, {"step1", "answer"}, {"step2", "answer"}, {"step3", "error"}};
   for (int i = 0; i < 6; i++) {
     snprintf(path, sizeof path, "answers/%s.ans.safetensors", expected[i].name);
     mr3d_bundle *a = open_answer(path);
@@ -296,7 +305,8 @@ static void eval_refuses_what_is_no_request(void **state) {
 static void eval_asks_other_backends_too(void **state) {
   (void)state;
   save_request("good", 4);
-  assert_int_equal(mr3d("eval %s/good.req.safetensors -o %s/answer.safetensors --backend exec:\"'%s'\"", folder, folder, getenv("MR3D_SUBJECT")), 0);
+  assert_int_equal(
+      mr3d("eval %s/good.req.safetensors -o %s/answer.safetensors --backend exec:\"'%s'\"", folder, folder, getenv("MR3D_SUBJECT")), 0);
   mr3d_bundle *a = open_answer("answer.safetensors");
   assert_non_null(mr3d_bundle_find(a, "x")); /* subject.c sends the request's tensors back */
   mr3d_bundle_free(&a);
@@ -306,7 +316,10 @@ static void eval_asks_other_backends_too(void **state) {
 
 static void lists_are_complete_and_json_parses(void **state) {
   (void)state;
-  const struct { const char *what; int lines; } lists[] = {{"pitfalls", 27}, {"ops", 18}, {"levels", 6}, {"cases", -1}};
+  const struct {
+    const char *what;
+    int lines;
+  } lists[] = {{"pitfalls", 27}, {"ops", 18}, {"levels", 6}, {"cases", -1}};
   for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
     assert_int_equal(mr3d("list %s --json", lists[i].what), 0);
     int lines = 0;
@@ -345,9 +358,11 @@ static void every_pitfall_of_cases_and_mutants_is_in_the_catalogue(void **state)
   assert_int_equal(mr3d_suite_open(committed_set(), NULL, &suite, &error), MR3D_OK);
   for (int i = 0; i < mr3d_suite_count(suite); i++)
     for (int p = 0; p < mr3d_suite_at(suite, i)->n_pitfalls; p++)
-      if (!mr3d_pitfall_named(mr3d_suite_at(suite, i)->pitfalls[p])) fail_msg("%s: no pitfall %s", mr3d_suite_at(suite, i)->id, mr3d_suite_at(suite, i)->pitfalls[p]);
+      if (!mr3d_pitfall_named(mr3d_suite_at(suite, i)->pitfalls[p]))
+        fail_msg("%s: no pitfall %s", mr3d_suite_at(suite, i)->id, mr3d_suite_at(suite, i)->pitfalls[p]);
   for (int m = 0; m < mr3d_mutant_count(); m++)
-    if (!mr3d_pitfall_named(mr3d_mutant_at(m)->slug)) fail_msg("mutant %s/%s: no such pitfall", mr3d_mutant_at(m)->slug, mr3d_mutant_at(m)->name);
+    if (!mr3d_pitfall_named(mr3d_mutant_at(m)->slug))
+      fail_msg("mutant %s/%s: no such pitfall", mr3d_mutant_at(m)->slug, mr3d_mutant_at(m)->name);
   mr3d_suite_close(&suite);
 }
 

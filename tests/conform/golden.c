@@ -40,7 +40,8 @@ static void assert_damaged(const char *const *fragments) {
     if (!strstr(complaints, *f)) fail_msg("the complaints\n  %s\nlack\n  %s", complaints, *f);
   mr3d_run *run = NULL;
   mr3d_error refused = {0};
-  assert_int_not_equal(mr3d_run_suite(&(mr3d_run_options){.backend = "builtin:reference", .golden_dir = folder}, NULL, NULL, &run, &refused), MR3D_OK);
+  assert_int_not_equal(
+      mr3d_run_suite(&(mr3d_run_options){.backend = "builtin:reference", .golden_dir = folder}, NULL, NULL, &run, &refused), MR3D_OK);
   assert_null(run);
   assert_true(strlen(refused.message) > 0);
 }
@@ -109,9 +110,13 @@ static void case_without_golden_and_golden_without_case_are_named(void **state) 
 
 static void missing_or_malformed_manifest_is_an_error(void **state) {
   (void)state;
-  const char *const broken[] = {"", "[]", "{\"format\": 2, \"cases_sha256\": \"\", \"files\": []}", "{\"format\": 1, \"files\": []}",
+  const char *const broken[] = {"",
+                                "[]",
+                                "{\"format\": 2, \"cases_sha256\": \"\", \"files\": []}",
+                                "{\"format\": 1, \"files\": []}",
                                 "{\"format\": 1, \"cases_sha256\": \"\", \"files\": [{\"path\": \"set/a\"}]}",
-                                "{\"format\": 1, \"cases_sha256\": \"\", \"files\": [{\"path\": \"../cases.json\", \"case\": \"rmsnorm/a\", \"sha256\": \"\", \"bytes\": 1}]}"};
+                                "{\"format\": 1, \"cases_sha256\": \"\", \"files\": [{\"path\": \"../cases.json\", \"case\": "
+                                "\"rmsnorm/a\", \"sha256\": \"\", \"bytes\": 1}]}"};
   for (size_t i = 0; i < sizeof broken / sizeof *broken; i++) {
     write_text(folder, "manifest.json", broken[i]);
     DAMAGED("manifest.json");
@@ -147,7 +152,9 @@ static mr3d_golden *golden_with(mr3d_bundle *file, mr3d_suite **suite) {
   if (mr3d_safetensors_save(path, file, &error) != MR3D_OK) fail_msg("%s", error.message);
   mr3d_bundle_free(&file);
   write_manifest(folder);
-  if (mr3d_suite_open(folder, NULL, suite, &error) != MR3D_OK || mr3d_golden_open(*suite, mr3d_suite_at(*suite, 0), &golden, &error) != MR3D_OK) fail_msg("%s", error.message);
+  if (mr3d_suite_open(folder, NULL, suite, &error) != MR3D_OK ||
+      mr3d_golden_open(*suite, mr3d_suite_at(*suite, 0), &golden, &error) != MR3D_OK)
+    fail_msg("%s", error.message);
   return golden;
 }
 
@@ -155,7 +162,8 @@ enum { R = 300, C = 100 }; /* more than 16,384 elements */
 
 static mr3d_bundle *big_answer(void) {
   mr3d_bundle *answer = mr3d_bundle_new();
-  mr3d_random_draw(&(mr3d_draw){.dist = MR3D_NORMAL, .scale = 1}, mr3d_stream_named(0, "big"), mr3d_bundle_add(answer, "y", MR3D_F64, SHAPE(3, R / 3, C)));
+  mr3d_random_draw(&(mr3d_draw){.dist = MR3D_NORMAL, .scale = 1}, mr3d_stream_named(0, "big"),
+                   mr3d_bundle_add(answer, "y", MR3D_F64, SHAPE(3, R / 3, C)));
   return answer;
 }
 
@@ -198,7 +206,11 @@ static void small_tensor_agrees_within_1e_12_of_its_scale(void **state) {
   memcpy(mr3d_bundle_add(file, "0.y", MR3D_F64, SHAPE(2, 2))->data, golden_values, sizeof golden_values);
   double *y = mr3d_bundle_add(answer, "y", MR3D_F64, SHAPE(2, 2))->data;
   mr3d_golden *golden = golden_with(file, &suite);
-  const struct { int at; double by; bool agrees; } changes[] = {{0, 0, true}, {1, 0.9e-10, true}, {1, 1.1e-10, false}, {3, -1.1e-10, false}, {0, NAN, false}, {2, INFINITY, false}};
+  const struct {
+    int at;
+    double by;
+    bool agrees;
+  } changes[] = {{0, 0, true}, {1, 0.9e-10, true}, {1, 1.1e-10, false}, {3, -1.1e-10, false}, {0, NAN, false}, {2, INFINITY, false}};
   for (size_t i = 0; i < sizeof changes / sizeof *changes; i++) {
     double worst;
     memcpy(y, golden_values, sizeof golden_values);
@@ -219,10 +231,14 @@ static void small_tensor_agrees_within_1e_12_of_its_scale(void **state) {
 static void rotation_by_a_large_angle_is_allowed_a_few_roundings_of_it(void **state) {
   (void)state;
   const char *const cases[] = {
-      "{\"id\": \"rope1d/a\", \"title\": \"t\", \"why\": \"w\", \"level\": \"L0\", \"config\": {\"rope_theta\": 100}, \"steps\": [{\"op\": \"rope1d\", \"inputs\": {"
-      "\"x\": {\"shape\": [1, 1, 1, 2], \"dtype\": \"tier\", \"values\": [1, 0]}, \"position_ids\": {\"shape\": [1, 1], \"dtype\": \"I64\", \"values\": [1000000]}}}]}",
-      "{\"id\": \"cis3d/a\", \"title\": \"t\", \"why\": \"w\", \"level\": \"L0\", \"config\": {}, \"steps\": [{\"op\": \"cis3d\", \"inputs\": {"
-      "\"freqs\": {\"shape\": [3, 1, 1], \"dtype\": \"tier\", \"values\": [1, 2, 3]}, \"axial_weights\": {\"shape\": [1, 1, 3], \"dtype\": \"tier\", \"values\": [5, -5, 10]}, "
+      "{\"id\": \"rope1d/a\", \"title\": \"t\", \"why\": \"w\", \"level\": \"L0\", \"config\": {\"rope_theta\": 100}, \"steps\": [{\"op\": "
+      "\"rope1d\", \"inputs\": {"
+      "\"x\": {\"shape\": [1, 1, 1, 2], \"dtype\": \"tier\", \"values\": [1, 0]}, \"position_ids\": {\"shape\": [1, 1], \"dtype\": "
+      "\"I64\", \"values\": [1000000]}}}]}",
+      "{\"id\": \"cis3d/a\", \"title\": \"t\", \"why\": \"w\", \"level\": \"L0\", \"config\": {}, \"steps\": [{\"op\": \"cis3d\", "
+      "\"inputs\": {"
+      "\"freqs\": {\"shape\": [3, 1, 1], \"dtype\": \"tier\", \"values\": [1, 2, 3]}, \"axial_weights\": {\"shape\": [1, 1, 3], \"dtype\": "
+      "\"tier\", \"values\": [5, -5, 10]}, "
       "\"coords\": {\"shape\": [1, 3], \"dtype\": \"I64\", \"values\": [20000, 20000, 23333]}}}]}"}; /* 100000 + 200000 + 699990 */
   for (int i = 0; i < 2; i++) {
     remove_folder(folder);
@@ -258,7 +274,10 @@ static void change_in_a_row_that_is_not_kept_is_seen_in_the_digest(void **state)
   mr3d_bundle *answer = big_answer();
   double *y = mr3d_bundle_find(answer, "y")->data, before, worst;
   assert_string_equal(compare(golden, suite, answer, &worst), "");
-  const struct { int row; const char *where; } changes[] = {{7, "flat index 703"}, {150, "digest column 3"}, {R - 1, "flat index 29903"}};
+  const struct {
+    int row;
+    const char *where;
+  } changes[] = {{7, "flat index 703"}, {150, "digest column 3"}, {R - 1, "flat index 29903"}};
   for (size_t i = 0; i < sizeof changes / sizeof *changes; i++) {
     before = y[changes[i].row * C + 3];
     y[changes[i].row * C + 3] += 1e-9;

@@ -8,8 +8,18 @@
 
 static mr3d_step steps[] = {{.op = "rope1d"}};
 static const char *const pitfalls[] = {"decode-rope"}, *const tags[] = {"small"};
-static mr3d_case test_case = {.id = "rope1d/a", .title = "a <title> & more", .why = "because \"quotes\"", .level = "L0", .op = "rope1d", .n_pitfalls = 1, .pitfalls = pitfalls,
-                              .n_tags = 1, .tags = tags, .config = "{}", .n_steps = 1, .steps = steps};
+static mr3d_case test_case = {.id = "rope1d/a",
+                              .title = "a <title> & more",
+                              .why = "because \"quotes\"",
+                              .level = "L0",
+                              .op = "rope1d",
+                              .n_pitfalls = 1,
+                              .pitfalls = pitfalls,
+                              .n_tags = 1,
+                              .tags = tags,
+                              .config = "{}",
+                              .n_steps = 1,
+                              .steps = steps};
 
 static mr3d_tensor_verdict tensors[2];
 static mr3d_step_result step_results[4];
@@ -21,18 +31,45 @@ static const char *const ops[] = {"rope1d"};
 static mr3d_run *hostile_run(void) {
   static mr3d_run run;
   run = (mr3d_run){.info = {.spec = "exec:x", .name = HOSTILE, .version = HOSTILE, .n_ops = 1, .ops = ops, .n_tiers = 2, .tiers = tiers},
-                   .options = {.backend = "exec:'" HOSTILE "'", .seed = UINT64_MAX}, .n_results = 4, .results = results, .passed = 1, .failed = 1, .skipped = 1, .broken = 1, .n_golden_files = 7,
+                   .options = {.backend = "exec:'" HOSTILE "'", .seed = UINT64_MAX},
+                   .n_results = 4,
+                   .results = results,
+                   .passed = 1,
+                   .failed = 1,
+                   .skipped = 1,
+                   .broken = 1,
+                   .n_golden_files = 7,
                    .seconds = 1.5};
   memset(tensors, 0, sizeof tensors);
   for (int i = 0; i < 4; i++) {
     step_results[i] = (mr3d_step_result){.op = "rope1d", .asked = true, .reply = {.kind = MR3D_REPLY_ANSWER, .seconds = 0.1}};
-    results[i] = (mr3d_result){.test = &test_case, .tier = i < 2 ? MR3D_FP32 : MR3D_BF16_TIER, .seed = UINT64_MAX, .verdict = (mr3d_verdict)i, .golden_worst = i ? NAN : 1e-15, .seconds = 0.25, .n_steps = 1,
+    results[i] = (mr3d_result){.test = &test_case,
+                               .tier = i < 2 ? MR3D_FP32 : MR3D_BF16_TIER,
+                               .seed = UINT64_MAX,
+                               .verdict = (mr3d_verdict)i,
+                               .golden_worst = i ? NAN : 1e-15,
+                               .seconds = 0.25,
+                               .n_steps = 1,
                                .steps = &step_results[i]};
   }
-  tensors[0] = (mr3d_tensor_verdict){.name = "y", .passed = true, .n_statistics = 2, .elements = 128,
-                                     .statistics = {{"element", 1.5, 4, true, true}, {"gain", 0, 0.1, false, true}}, .ulp_p50 = 0.5, .ulp_p99 = 1, .ulp_max = 2};
-  tensors[1] = (mr3d_tensor_verdict){.name = "y", .n_statistics = 1, .elements = 128, .wrong = 3, .statistics = {{"element", NAN, 4, true, false}}, .index = "[0,3,17]", .got = NAN, .expected = INFINITY,
-                                     .bound = 1e-7, .ulp_max = -INFINITY};
+  tensors[0] = (mr3d_tensor_verdict){.name = "y",
+                                     .passed = true,
+                                     .n_statistics = 2,
+                                     .elements = 128,
+                                     .statistics = {{"element", 1.5, 4, true, true}, {"gain", 0, 0.1, false, true}},
+                                     .ulp_p50 = 0.5,
+                                     .ulp_p99 = 1,
+                                     .ulp_max = 2};
+  tensors[1] = (mr3d_tensor_verdict){.name = "y",
+                                     .n_statistics = 1,
+                                     .elements = 128,
+                                     .wrong = 3,
+                                     .statistics = {{"element", NAN, 4, true, false}},
+                                     .index = "[0,3,17]",
+                                     .got = NAN,
+                                     .expected = INFINITY,
+                                     .bound = 1e-7,
+                                     .ulp_max = -INFINITY};
   snprintf(tensors[1].problem, sizeof tensors[1].problem, "%s", HOSTILE);
   step_results[0].judgement = (mr3d_judgement){.passed = true, .n_tensors = 1, .tensors = &tensors[0]};
   step_results[1].judgement = (mr3d_judgement){.n_tensors = 1, .tensors = &tensors[1]};
@@ -100,7 +137,8 @@ static void json_lines_parse_and_hold_every_result(void **state) {
     if (strcmp(type, "run") == 0) assert_string_equal(cJSON_GetObjectItem(json, "seed")->valuestring, "18446744073709551615");
     if (strcmp(type, "result") == 0) assert_string_equal(cJSON_GetObjectItem(json, "verdict")->valuestring, verdicts[n_results++]);
     if (strcmp(type, "result") == 0 && n_results == 2) {
-      const cJSON *tensor = cJSON_GetArrayItem(cJSON_GetObjectItem(cJSON_GetArrayItem(cJSON_GetObjectItem(json, "steps"), 0), "tensors"), 0);
+      const cJSON *tensor =
+          cJSON_GetArrayItem(cJSON_GetObjectItem(cJSON_GetArrayItem(cJSON_GetObjectItem(json, "steps"), 0), "tensors"), 0);
       const cJSON *worst = cJSON_GetObjectItem(tensor, "worst");
       assert_string_equal(cJSON_GetObjectItem(worst, "got")->valuestring, "nan"); /* never null */
       assert_string_equal(cJSON_GetObjectItem(worst, "expected")->valuestring, "inf");
@@ -124,29 +162,37 @@ static void check_against(const cJSON *value, const cJSON *schema, const cJSON *
   const cJSON *reference = cJSON_GetObjectItem(schema, "$ref");
   if (reference) schema = cJSON_GetObjectItem(cJSON_GetObjectItem(root, "$defs"), strrchr(reference->valuestring, '/') + 1);
   assert_non_null(schema);
-  const cJSON *type = cJSON_GetObjectItem(schema, "type"), *properties = cJSON_GetObjectItem(schema, "properties"), *words = cJSON_GetObjectItem(schema, "enum"), *item;
+  const cJSON *type = cJSON_GetObjectItem(schema, "type"), *properties = cJSON_GetObjectItem(schema, "properties"),
+              *words = cJSON_GetObjectItem(schema, "enum"), *item;
   if (cJSON_IsString(type)) {
-    const char *is = cJSON_IsObject(value) ? "object" : cJSON_IsArray(value) ? "array" : cJSON_IsString(value) ? "string" : cJSON_IsBool(value) ? "boolean" : cJSON_IsNumber(value) ? "number" : "null";
+    const char *is = cJSON_IsObject(value)   ? "object"
+                     : cJSON_IsArray(value)  ? "array"
+                     : cJSON_IsString(value) ? "string"
+                     : cJSON_IsBool(value)   ? "boolean"
+                     : cJSON_IsNumber(value) ? "number"
+                                             : "null";
     const char *must = strcmp(type->valuestring, "integer") == 0 ? "number" : type->valuestring;
     if (strcmp(is, must) != 0) fail_msg("%s is %s, the schema says %s", place, is, must);
   } else if (cJSON_IsArray(type) && !cJSON_IsNumber(value) && !cJSON_IsString(value)) fail_msg("%s is neither number nor string", place);
   if (words) {
     bool known = false;
-    cJSON_ArrayForEach(item, words) known = known || cJSON_Compare(item, value, true);
+    cJSON_ArrayForEach (item, words) known = known || cJSON_Compare(item, value, true);
     if (!known) fail_msg("%s is none of the schema's words", place);
   }
   if (properties) {
-    cJSON_ArrayForEach(item, value) {
+    cJSON_ArrayForEach (item, value) {
       const cJSON *inner = cJSON_GetObjectItemCaseSensitive(properties, item->string);
       if (!inner) fail_msg("%s.%s is not in the schema", place, item->string);
       char deeper[200];
       snprintf(deeper, sizeof deeper, "%.120s.%s", place, item->string);
       check_against(item, inner, root, deeper);
     }
-    cJSON_ArrayForEach(item, cJSON_GetObjectItem(schema, "required")) if (!cJSON_GetObjectItemCaseSensitive(value, item->valuestring)) fail_msg("%s lacks %s", place, item->valuestring);
+    cJSON_ArrayForEach (item, cJSON_GetObjectItem(schema, "required"))
+      if (!cJSON_GetObjectItemCaseSensitive(value, item->valuestring)) fail_msg("%s lacks %s", place, item->valuestring);
   }
   const cJSON *items = cJSON_GetObjectItem(schema, "items");
-  if (items) cJSON_ArrayForEach(item, value) check_against(item, items, root, place);
+  if (items)
+    cJSON_ArrayForEach (item, value) check_against(item, items, root, place);
 }
 
 static void json_lines_keep_to_their_schema(void **state) {
@@ -172,7 +218,8 @@ static void json_lines_keep_to_their_schema(void **state) {
 
 /* ---- markup ---- */
 
-/** Tags must nest and close, attributes be quoted, & begin an entity; `html` knows elements without end tags. Text of style and script is skipped. */
+/** Tags must nest and close, attributes be quoted, & begin an entity; `html` knows elements without end tags. Text of style and script is
+ * skipped. */
 static void check_markup(const char *text, bool html) {
   static const char *const empty[] = {"meta", "link", "br", "input", "hr", NULL};
   char open[64][32];
@@ -205,7 +252,8 @@ static void check_markup(const char *text, bool html) {
     c++;
     for (int i = 0; html && empty[i]; i++) itself = itself || (strlen(empty[i]) == length && strncmp(empty[i], name, length) == 0);
     if (closing) {
-      if (depth == 0 || strlen(open[depth - 1]) != length || strncmp(open[depth - 1], name, length) != 0) fail_msg("</%.*s> closes <%s>", (int)length, name, depth ? open[depth - 1] : "");
+      if (depth == 0 || strlen(open[depth - 1]) != length || strncmp(open[depth - 1], name, length) != 0)
+        fail_msg("</%.*s> closes <%s>", (int)length, name, depth ? open[depth - 1] : "");
       depth--;
     } else if (!itself) {
       assert_true(depth < 64);
@@ -276,7 +324,8 @@ static void rerun_command_is_quoted_for_a_shell(void **state) {
   mr3d_run *run = hostile_run();
   run->options.backend = "exec:python 'my backend.py' $HOME";
   char *again = mr3d_rerun_command(run, &results[0]);
-  assert_string_equal(again, "mr3d check --backend 'exec:python '\\''my backend.py'\\'' $HOME' --case rope1d/a --tier fp32 --seed 18446744073709551615");
+  assert_string_equal(
+      again, "mr3d check --backend 'exec:python '\\''my backend.py'\\'' $HOME' --case rope1d/a --tier fp32 --seed 18446744073709551615");
   free(again);
   run->options.backend = "lib:build/f32.so";
   again = mr3d_rerun_command(run, &results[0]);
@@ -294,8 +343,11 @@ static void unwritable_file_is_an_error_with_its_path(void **state) {
 static void verdict_and_exit_status_agree(void **state) {
   (void)state;
   char why[512];
-  const struct { int passed, failed, skipped, broken, status; const char *verdict; } runs[] = {
-      {3, 0, 1, 0, 0, "COMPLIANT"}, {3, 1, 0, 0, 2, "NOT COMPLIANT"}, {0, 1, 0, 0, 2, "NOT COMPLIANT"}, {0, 0, 4, 0, 1, "COULD NOT JUDGE"}, {3, 1, 0, 1, 1, "COULD NOT JUDGE"}, {3, 0, 0, 1, 1, "COULD NOT JUDGE"}};
+  const struct {
+    int passed, failed, skipped, broken, status;
+    const char *verdict;
+  } runs[] = {{3, 0, 1, 0, 0, "COMPLIANT"},       {3, 1, 0, 0, 2, "NOT COMPLIANT"},   {0, 1, 0, 0, 2, "NOT COMPLIANT"},
+              {0, 0, 4, 0, 1, "COULD NOT JUDGE"}, {3, 1, 0, 1, 1, "COULD NOT JUDGE"}, {3, 0, 0, 1, 1, "COULD NOT JUDGE"}};
   for (size_t i = 0; i < sizeof runs / sizeof *runs; i++) {
     mr3d_run run = {.passed = runs[i].passed, .failed = runs[i].failed, .skipped = runs[i].skipped, .broken = runs[i].broken};
     assert_int_equal(mr3d_run_exit_status(&run), runs[i].status);

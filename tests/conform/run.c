@@ -1,4 +1,5 @@
-/** The runner: what passes, fails, is skipped, or shows that the suite itself is broken. The backend is backends/subject.c, which does what it is told. */
+/** The runner: what passes, fails, is skipped, or shows that the suite itself is broken. The backend is backends/subject.c, which does what
+ * it is told. */
 #include <dirent.h>
 #include <math.h>
 
@@ -38,7 +39,8 @@ static const mr3d_result *result_of(const mr3d_run *run, const char *id) {
 
 static void assert_result(const mr3d_run *run, const char *id, mr3d_verdict verdict, const char *reason) {
   const mr3d_result *result = result_of(run, id);
-  if (result->verdict != verdict) fail_msg("%s: %s (%s), expected %s", id, mr3d_verdict_name(result->verdict), result->reason, mr3d_verdict_name(verdict));
+  if (result->verdict != verdict)
+    fail_msg("%s: %s (%s), expected %s", id, mr3d_verdict_name(result->verdict), result->reason, mr3d_verdict_name(verdict));
   if (!strstr(result->reason, reason)) fail_msg("%s: the reason\n  %s\nlacks\n  %s", id, result->reason, reason);
 }
 
@@ -100,7 +102,10 @@ static void session_ends_at_its_first_failure(void **state) {
   (void)state;
   const char *step = "{\"op\": \"rmsnorm\", \"inputs\": {\"x\": " X_RECIPE ", \"weight\": " W_RECIPE "}}";
   char text[4000];
-  snprintf(text, sizeof text, "{\"id\": \"rmsnorm/two\", \"title\": \"t\", \"why\": \"w\", \"level\": \"L0\", \"config\": " RMSNORM_CONFIG ", \"steps\": [%s, %s]}", step, step);
+  snprintf(text, sizeof text,
+           "{\"id\": \"rmsnorm/two\", \"title\": \"t\", \"why\": \"w\", \"level\": \"L0\", \"config\": " RMSNORM_CONFIG
+           ", \"steps\": [%s, %s]}",
+           step, step);
   make_set(folder, text);
   mr3d_run *run = run_small(subject(), (mr3d_selection){0});
   assert_int_equal(run->results[0].verdict, MR3D_FAILED);
@@ -114,7 +119,8 @@ static void session_ends_at_its_first_failure(void **state) {
 
 static void silent_operator_is_asked_twice_and_then_failed_unasked(void **state) {
   (void)state;
-  make_set(folder, RMSNORM_CASE("a", "", DO("hang")) ", " RMSNORM_CASE("b", "", DO("hang")) ", " RMSNORM_CASE("c", "", "") ", " RMSNORM_CASE("d", "", ""));
+  make_set(folder, RMSNORM_CASE("a", "", DO("hang")) ", " RMSNORM_CASE("b", "", DO("hang")) ", " RMSNORM_CASE(
+                       "c", "", "") ", " RMSNORM_CASE("d", "", ""));
   mr3d_run *run = run_suite((mr3d_run_options){.backend = subject(), .golden_dir = folder, .timeout = 0.2}, NULL, NULL);
   assert_result(run, "rmsnorm/a", MR3D_FAILED, "no reply within 0.2 s");
   assert_result(run, "rmsnorm/b", MR3D_FAILED, "no reply within 0.2 s");
@@ -159,7 +165,11 @@ static void wrong_golden_breaks_the_suite_not_the_backend(void **state) {
   write_manifest(folder);
   const uint64_t seeds[] = {0, 9};
   for (int i = 0; i < 2; i++) { /* with the golden's own inputs, and with others */
-    mr3d_run *run = run_suite((mr3d_run_options){.backend = "builtin:reference", .golden_dir = folder, .seed = seeds[i], .selection = {.tiers = 1u << MR3D_FP64 | 1u << MR3D_FP16}}, NULL, NULL);
+    mr3d_run *run = run_suite((mr3d_run_options){.backend = "builtin:reference",
+                                                 .golden_dir = folder,
+                                                 .seed = seeds[i],
+                                                 .selection = {.tiers = 1u << MR3D_FP64 | 1u << MR3D_FP16}},
+                              NULL, NULL);
     assert_result(run, "rmsnorm/a", MR3D_BROKEN, "reference and golden part");
     assert_int_equal(run->broken, 2);
     assert_int_equal(run->passed, 2);
@@ -174,7 +184,8 @@ static void case_that_contradicts_the_reference_is_broken(void **state) {
   mr3d_run *run = run_small("builtin:reference", (mr3d_selection){.tiers = 1u << MR3D_FP64});
   assert_result(run, "rmsnorm/must-not-be-refused", MR3D_BROKEN, "which must be refused");
   mr3d_run_free(&run);
-  make_set(folder, "{\"id\": \"rmsnorm/message\", \"title\": \"t\", \"why\": \"w\", \"level\": \"L0\", \"config\": " RMSNORM_CONFIG ", \"steps\": [{\"op\": \"rmsnorm\", \"expect\": \"error\", "
+  make_set(folder, "{\"id\": \"rmsnorm/message\", \"title\": \"t\", \"why\": \"w\", \"level\": \"L0\", \"config\": " RMSNORM_CONFIG
+                   ", \"steps\": [{\"op\": \"rmsnorm\", \"expect\": \"error\", "
                    "\"message\": [\"106328\"], \"inputs\": {\"x\": " X_RECIPE "}}]}");
   char path[600];
   snprintf(path, sizeof path, "%s/set/rmsnorm_must-not-be-refused.safetensors.gz", folder);
@@ -192,9 +203,11 @@ static void selection_of_nothing_is_an_error_that_says_what_was_meant(void **sta
   could_not_run((mr3d_run_options){.backend = "builtin:reference", .selection = {.op = "rmsnrom"}}, "did you mean \"rmsnorm\"?");
   could_not_run((mr3d_run_options){.backend = "builtin:reference", .selection = {.op = "rmsnorm,swiglu"}}, "\"swiglu\": no case has that");
   could_not_run((mr3d_run_options){.backend = "builtin:reference", .selection = {.level = "L1"}}, "--level \"L1\"");
-  could_not_run((mr3d_run_options){.backend = "builtin:reference", .selection = {.pitfall = "mask-lenght"}}, "did you mean \"mask-length\"?");
+  could_not_run((mr3d_run_options){.backend = "builtin:reference", .selection = {.pitfall = "mask-lenght"}},
+                "did you mean \"mask-length\"?");
   could_not_run((mr3d_run_options){.backend = "builtin:reference", .selection = {.tag = "smal"}}, "did you mean \"small\"?");
-  could_not_run((mr3d_run_options){.backend = "builtin:reference", .selection = {.case_glob = "rmsnorm/b*"}}, "the selection is empty: none of the 1 cases matches --case rmsnorm/b*");
+  could_not_run((mr3d_run_options){.backend = "builtin:reference", .selection = {.case_glob = "rmsnorm/b*"}},
+                "the selection is empty: none of the 1 cases matches --case rmsnorm/b*");
   could_not_run((mr3d_run_options){.backend = "builtin:reference", .selection = {.pitfall = "gqa-heads"}}, "the selection is empty");
   could_not_run((mr3d_run_options){.backend = "builtin:referenz"}, "reference");
   could_not_run((mr3d_run_options){.backend = "exec:/no/such/program"}, "/no/such/program");
@@ -203,9 +216,16 @@ static void selection_of_nothing_is_an_error_that_says_what_was_meant(void **sta
 static void selections_narrow_each_other(void **state) {
   (void)state;
   make_set(folder, RMSNORM_CASE("a", "", "") ", " RMSNORM_CASE("b", "\"tiers\": [\"bf16\"], ", "") ", " REFUSED_CASE("refused", ""));
-  const struct { mr3d_selection selection; int results; } choices[] = {
-      {{.tag = "small"}, 6}, {{.tag = "small,error"}, 11}, {{.case_glob = "rmsnorm/?"}, 6}, {{.case_glob = "rmsnorm/?", .tiers = 1u << MR3D_BF16_TIER}, 2},
-      {{.case_glob = "*", .tiers = 1u << MR3D_FP32}, 2}, {{.pitfall = "qwen2-details"}, 6}, {{.op = "rmsnorm", .level = "L0", .tag = "error"}, 5}};
+  const struct {
+    mr3d_selection selection;
+    int results;
+  } choices[] = {{{.tag = "small"}, 6},
+                 {{.tag = "small,error"}, 11},
+                 {{.case_glob = "rmsnorm/?"}, 6},
+                 {{.case_glob = "rmsnorm/?", .tiers = 1u << MR3D_BF16_TIER}, 2},
+                 {{.case_glob = "*", .tiers = 1u << MR3D_FP32}, 2},
+                 {{.pitfall = "qwen2-details"}, 6},
+                 {{.op = "rmsnorm", .level = "L0", .tag = "error"}, 5}};
   for (size_t i = 0; i < sizeof choices / sizeof *choices; i++) {
     mr3d_run *run = run_small("builtin:reference", choices[i].selection);
     if (run->n_results != choices[i].results) fail_msg("choice %zu: %d results, expected %d", i, run->n_results, choices[i].results);
@@ -247,7 +267,9 @@ static void weights_files_are_gone_after_the_run(void **state) {
   int seen = 0;
   char *before = getenv("TMPDIR") ? strdup(getenv("TMPDIR")) : NULL;
   setenv("TMPDIR", folder, 1);
-  mr3d_run *run = run_suite((mr3d_run_options){.backend = "builtin:reference", .selection = {.case_glob = "prefill/option-*", .tiers = 1u << MR3D_FP32}}, sees_weights, &seen);
+  mr3d_run *run = run_suite(
+      (mr3d_run_options){.backend = "builtin:reference", .selection = {.case_glob = "prefill/option-*", .tiers = 1u << MR3D_FP32}},
+      sees_weights, &seen);
   before ? setenv("TMPDIR", before, 1) : unsetenv("TMPDIR");
   free(before);
   assert_int_equal(mr3d_run_exit_status(run), 0);

@@ -1,4 +1,5 @@
-/** A golden set small enough to break on purpose, in a folder of its own: what the tests of cases, goldens, runner, reports and commands share. */
+/** A golden set small enough to break on purpose, in a folder of its own: what the tests of cases, goldens, runner, reports and commands
+ * share. */
 #ifndef MR3D_TEST_SMALL_SUITE_H
 #define MR3D_TEST_SMALL_SUITE_H
 
@@ -71,16 +72,18 @@ static inline void hex_of(const void *bytes, size_t size, char hex[65]) {
 #define W_RECIPE "{\"shape\": [8], \"dtype\": \"tier\", \"dist\": \"uniform\", \"lo\": 0.5, \"hi\": 2}"
 
 /** The text of a case on rmsnorm; `more` is put in front of its steps, `step` among the step's keys, both with a comma behind. */
-#define RMSNORM_CASE(id, more, step)                                                                                               \
-  "{\"id\": \"rmsnorm/" id "\", \"title\": \"rmsnorm of two rows\", \"why\": \"a test\", \"level\": \"L0\", \"pitfalls\": [\"qwen2-details\"], " \
-  "\"tags\": [\"small\"], \"config\": " RMSNORM_CONFIG ", " more "\"steps\": [{\"op\": \"rmsnorm\", " step                        \
-  "\"inputs\": {\"x\": " X_RECIPE ", \"weight\": " W_RECIPE "}}]}"
+#define RMSNORM_CASE(id, more, step)                                                                                                       \
+  "{\"id\": \"rmsnorm/" id                                                                                                                 \
+  "\", \"title\": \"rmsnorm of two rows\", \"why\": \"a test\", \"level\": \"L0\", \"pitfalls\": [\"qwen2-details\"], "                    \
+  "\"tags\": [\"small\"], \"config\": " RMSNORM_CONFIG ", " more "\"steps\": [{\"op\": \"rmsnorm\", " step "\"inputs\": {\"x\": " X_RECIPE \
+  ", \"weight\": " W_RECIPE "}}]}"
 
 /** One that must be refused: the weight is one too short. */
-#define REFUSED_CASE(id, step)                                                                                                  \
-  "{\"id\": \"rmsnorm/" id "\", \"title\": \"a short weight\", \"why\": \"a test\", \"level\": \"L0\", \"pitfalls\": [], \"tags\": [\"error\"], " \
-  "\"config\": " RMSNORM_CONFIG ", \"steps\": [{\"op\": \"rmsnorm\", " step                                                     \
-  "\"expect\": \"error\", \"message\": [\"weight\", \"7\"], \"inputs\": {\"x\": " X_RECIPE                                      \
+#define REFUSED_CASE(id, step)                                                                                           \
+  "{\"id\": \"rmsnorm/" id                                                                                               \
+  "\", \"title\": \"a short weight\", \"why\": \"a test\", \"level\": \"L0\", \"pitfalls\": [], \"tags\": [\"error\"], " \
+  "\"config\": " RMSNORM_CONFIG ", \"steps\": [{\"op\": \"rmsnorm\", " step                                              \
+  "\"expect\": \"error\", \"message\": [\"weight\", \"7\"], \"inputs\": {\"x\": " X_RECIPE                               \
   ", \"weight\": {\"shape\": [7], \"dtype\": \"tier\", \"dist\": \"const\"}}}]}"
 
 static inline void write_cases(const char *folder, const char *cases) {
@@ -114,7 +117,8 @@ static inline void write_manifest(const char *folder) {
     bytes = read_bytes(folder, name, &n);
     hex_of(bytes, n, hex);
     free(bytes);
-    fprintf(file, "%s{\"path\": \"%s\", \"sha256\": \"%s\", \"bytes\": %zu, \"case\": \"%s\", \"op\": \"rmsnorm\"}", i ? ", " : "", name, hex, n, test->id);
+    fprintf(file, "%s{\"path\": \"%s\", \"sha256\": \"%s\", \"bytes\": %zu, \"case\": \"%s\", \"op\": \"rmsnorm\"}", i ? ", " : "", name,
+            hex, n, test->id);
   }
   fprintf(file, "]}");
   fclose(file);

@@ -1,4 +1,4 @@
-/** One operator against the golden set: the C reference and the PyTorch model, written apart from one specification, give the same numbers. */
+/** One operator against the golden set: C reference and PyTorch model, written apart from one specification, give the same numbers. */
 #include <math.h>
 
 #include "../suite.h"
@@ -11,7 +11,8 @@ static void reference_agrees_with_pytorch_on_every_case(void **state) {
   snprintf(glob, sizeof glob, "%s/*", op);
   for (char *c = glob; *c; c++)
     if (*c == '_') *c = '-';
-  mr3d_run *run = run_suite((mr3d_run_options){.backend = "builtin:reference", .selection = {.case_glob = glob, .tiers = 1u << MR3D_FP64}}, NULL, NULL);
+  mr3d_run *run =
+      run_suite((mr3d_run_options){.backend = "builtin:reference", .selection = {.case_glob = glob, .tiers = 1u << MR3D_FP64}}, NULL, NULL);
   double worst = 0;
   int agreed = 0, skipped = 0;
   for (int i = 0; i < run->n_results; i++) {

@@ -23,7 +23,8 @@ static mr3d_bundle *mixed_rope(const mr3d_tensor *coords, int64_t rows) {
   for (int k = 0; k < POINTS; k++) mask[FIRST + k] = true;
   const size_t width = mr3d_dtype_size(coords->dtype), columns = (size_t)coords->shape[1];
   char *out = mr3d_bundle_add(r, "point_coords", coords->dtype, SHAPE(rows, 3))->data;
-  for (int64_t i = 0; i < rows; i++) memcpy(out + (size_t)i * 3 * width, (const char *)coords->data + (size_t)i * columns * width, 3 * width);
+  for (int64_t i = 0; i < rows; i++)
+    memcpy(out + (size_t)i * 3 * width, (const char *)coords->data + (size_t)i * columns * width, 3 * width);
   add_reals(r, "freqs_q", 2, SHAPE(3, H, F));
   add_reals(r, "axial_weights_q", 0, SHAPE(H, F, 3));
   add_reals(r, "freqs_kv", 2, SHAPE(3, G, F));
@@ -89,8 +90,6 @@ static void grid_coordinates_are_divided_by_79(void **state) {
   mr3d_server_free(&server);
 }
 
-PITFALL_TEST("coords-count",
-             cmocka_unit_test(scan_of_106328_rows_gives_556_token_coordinates),
-             cmocka_unit_test(raw_coordinates_are_refused_with_both_numbers),
-             cmocka_unit_test(points_check_names_106328_and_556),
+PITFALL_TEST("coords-count", cmocka_unit_test(scan_of_106328_rows_gives_556_token_coordinates),
+             cmocka_unit_test(raw_coordinates_are_refused_with_both_numbers), cmocka_unit_test(points_check_names_106328_and_556),
              cmocka_unit_test(grid_coordinates_are_divided_by_79))

@@ -77,7 +77,8 @@ static void same_token_is_rotated_in_3d_where_its_call_marks_it(void **state) {
   new_key(point, 0, 1, as_point);
   new_key(late_point, PAST, 1, later);
   assert_true(largest_difference(as_text, as_point) > 1e-3);
-  for (int g = 0; g < G; g++) assert_memory_equal(as_point + g * D, later + g * D, D / 2 * sizeof(double)); /* spatial half: no position in it */
+  for (int g = 0; g < G; g++)
+    assert_memory_equal(as_point + g * D, later + g * D, D / 2 * sizeof(double)); /* spatial half: no position in it */
   mr3d_bundle_free(&text);
   mr3d_bundle_free(&point);
   mr3d_bundle_free(&late_point);
@@ -95,7 +96,5 @@ static void cached_keys_are_returned_bit_for_bit(void **state) {
   mr3d_server_free(&server);
 }
 
-PITFALL_TEST("decode-rope",
-             cmocka_unit_test(decode_step_is_rotated_in_1d_at_position_786),
-             cmocka_unit_test(same_token_is_rotated_in_3d_where_its_call_marks_it),
-             cmocka_unit_test(cached_keys_are_returned_bit_for_bit))
+PITFALL_TEST("decode-rope", cmocka_unit_test(decode_step_is_rotated_in_1d_at_position_786),
+             cmocka_unit_test(same_token_is_rotated_in_3d_where_its_call_marks_it), cmocka_unit_test(cached_keys_are_returned_bit_for_bit))

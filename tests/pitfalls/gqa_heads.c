@@ -92,8 +92,7 @@ static void query_heads_0_to_6_read_kv_head_0_and_7_to_13_kv_head_1(void **state
   mr3d_server_free(&server);
 }
 
-PITFALL_TEST("gqa-heads",
-             cmocka_unit_test(query_and_key_have_parameters_of_14_and_of_2_heads),
+PITFALL_TEST("gqa-heads", cmocka_unit_test(query_and_key_have_parameters_of_14_and_of_2_heads),
              cmocka_unit_test(parameters_of_14_heads_for_2_key_heads_are_refused_with_both_numbers),
              cmocka_unit_test(key_is_turned_by_its_own_frequencies_not_the_querys),
              cmocka_unit_test(query_heads_0_to_6_read_kv_head_0_and_7_to_13_kv_head_1))

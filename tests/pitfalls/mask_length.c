@@ -75,9 +75,6 @@ static void every_decode_step_appends_555_ones(void **state) {
   }
 }
 
-PITFALL_TEST("mask-length",
-             cmocka_unit_test(mask_of_232_becomes_787_with_555_ones_behind),
-             cmocka_unit_test(masks_of_232_and_of_787_mean_the_same),
-             cmocka_unit_test(longer_mask_is_refused_with_both_numbers),
-             cmocka_unit_test(short_mask_at_prefill_is_refused_with_both_numbers),
-             cmocka_unit_test(every_decode_step_appends_555_ones))
+PITFALL_TEST("mask-length", cmocka_unit_test(mask_of_232_becomes_787_with_555_ones_behind),
+             cmocka_unit_test(masks_of_232_and_of_787_mean_the_same), cmocka_unit_test(longer_mask_is_refused_with_both_numbers),
+             cmocka_unit_test(short_mask_at_prefill_is_refused_with_both_numbers), cmocka_unit_test(every_decode_step_appends_555_ones))

@@ -55,7 +55,9 @@ static void hidden_key_weighs_exactly_nothing(void **state) {
 
 static void subject_that_never_returns_times_out_and_is_named(void **state) {
   (void)state;
-  mr3d_run *run = run_suite((mr3d_run_options){.backend = "mutant:mask-ownership/never-returns", .timeout = 0.3, .selection = {.op = "mask", .tiers = 1u << MR3D_FP64, .pitfall = "mask-ownership"}},
+  mr3d_run *run = run_suite((mr3d_run_options){.backend = "mutant:mask-ownership/never-returns",
+                                               .timeout = 0.3,
+                                               .selection = {.op = "mask", .tiers = 1u << MR3D_FP64, .pitfall = "mask-ownership"}},
                             NULL, NULL);
   assert_int_equal(mr3d_run_exit_status(run), 2);
   assert_int_equal(run->passed, 0);
@@ -73,8 +75,6 @@ static void subject_that_never_returns_times_out_and_is_named(void **state) {
   mr3d_run_free(&run);
 }
 
-PITFALL_TEST("mask-ownership",
-             cmocka_unit_test(key_is_visible_exactly_when_causal_and_present),
-             cmocka_unit_test(prefill_of_786_is_causal_and_points_see_no_later_point),
-             cmocka_unit_test(hidden_key_weighs_exactly_nothing),
+PITFALL_TEST("mask-ownership", cmocka_unit_test(key_is_visible_exactly_when_causal_and_present),
+             cmocka_unit_test(prefill_of_786_is_causal_and_points_see_no_later_point), cmocka_unit_test(hidden_key_weighs_exactly_nothing),
              cmocka_unit_test(subject_that_never_returns_times_out_and_is_named))

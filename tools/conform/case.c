@@ -10,7 +10,8 @@
 #include "mr3d/safetensors.h"
 
 static const char *const levels[] = {"L0", "L1", "L2", "L3", "L4", "L5", NULL};
-static const char *const case_keys[] = {"id", "title", "why", "level", "pitfalls", "tags", "config", "weights", "tiers", "needs", "steps", NULL};
+static const char *const case_keys[] = {"id",     "title",   "why",   "level", "pitfalls", "tags",
+                                        "config", "weights", "tiers", "needs", "steps",    NULL};
 static const char *const step_keys[] = {"op", "meta", "inputs", "config", "weights", "expect", "message", NULL};
 
 mr3d_status mr3d_read_json(const char *path, cJSON **json, mr3d_error *error) {
@@ -53,12 +54,13 @@ static mr3d_status text_of(const cJSON *object, const char *key, bool needed, co
 }
 
 /** A list of strings (absent: empty) as an array that is the case's. */
-static mr3d_status texts_of(const cJSON *object, const char *key, const char *place, int *count, const char *const **texts, mr3d_error *error) {
+static mr3d_status texts_of(const cJSON *object, const char *key, const char *place, int *count, const char *const **texts,
+                            mr3d_error *error) {
   const cJSON *list = cJSON_GetObjectItemCaseSensitive(object, key), *item;
   if (list && !cJSON_IsArray(list)) return mr3d_fail(error, MR3D_FORMAT, "%s: key \"%s\" must be a list of strings", place, key);
   int n = list ? cJSON_GetArraySize(list) : 0, i = 0;
   const char **out = mr3d_allocate(n, sizeof *out);
-  cJSON_ArrayForEach(item, list) {
+  cJSON_ArrayForEach (item, list) {
     if (!cJSON_IsString(item)) {
       free(out);
       return mr3d_fail(error, MR3D_FORMAT, "%s: key \"%s\" must be a list of strings", place, key);
@@ -74,10 +76,11 @@ static mr3d_status tiers_of(const cJSON *object, const char *place, uint32_t *ti
   const cJSON *list = cJSON_GetObjectItemCaseSensitive(object, "tiers"), *item;
   *tiers = list ? 0 : (1u << MR3D_N_TIERS) - 1;
   if (list && !cJSON_IsArray(list)) return mr3d_fail(error, MR3D_FORMAT, "%s: key \"tiers\" must be a list of tiers", place);
-  cJSON_ArrayForEach(item, list) {
+  cJSON_ArrayForEach (item, list) {
     mr3d_tier tier = cJSON_IsString(item) ? mr3d_tier_named(item->valuestring) : MR3D_N_TIERS;
     if (tier == MR3D_N_TIERS)
-      return mr3d_fail(error, MR3D_FORMAT, "%s: unknown tier %s; expected fp64, fp32, tf32, bf16 or fp16", place, cJSON_IsString(item) ? item->valuestring : "(not a string)");
+      return mr3d_fail(error, MR3D_FORMAT, "%s: unknown tier %s; expected fp64, fp32, tf32, bf16 or fp16", place,
+                       cJSON_IsString(item) ? item->valuestring : "(not a string)");
     *tiers |= 1u << tier;
   }
   return MR3D_OK;
@@ -97,7 +100,8 @@ static mr3d_status check_weights(const mr3d_suite *suite, const char *set, const
   return MR3D_OK;
 }
 
-static mr3d_status parse_step(const mr3d_suite *suite, const cJSON *json, const mr3d_case *test, const char *place, mr3d_step *step, mr3d_error *error) {
+static mr3d_status parse_step(const mr3d_suite *suite, const cJSON *json, const mr3d_case *test, const char *place, mr3d_step *step,
+                              mr3d_error *error) {
   const char *expect;
   const cJSON *inputs = cJSON_GetObjectItemCaseSensitive(json, "inputs"), *meta = cJSON_GetObjectItemCaseSensitive(json, "meta"),
               *config = cJSON_GetObjectItemCaseSensitive(json, "config");
@@ -109,7 +113,8 @@ static mr3d_status parse_step(const mr3d_suite *suite, const cJSON *json, const 
   if (status == MR3D_OK && inputs) status = check_recipes(inputs, place, error);
   if (status != MR3D_OK) return status;
 
-  if (expect && strcmp(expect, "error") != 0) return mr3d_fail(error, MR3D_FORMAT, "%s: \"expect\" is \"%s\"; expected \"error\", or no such key", place, expect);
+  if (expect && strcmp(expect, "error") != 0)
+    return mr3d_fail(error, MR3D_FORMAT, "%s: \"expect\" is \"%s\"; expected \"error\", or no such key", place, expect);
   step->expect_error = expect != NULL;
   if (step->n_message && !expect) return mr3d_fail(error, MR3D_FORMAT, "%s: \"message\" goes only with \"expect\": \"error\"", place);
   if (config && !cJSON_IsObject(config)) return mr3d_fail(error, MR3D_FORMAT, "%s: \"config\" must be a JSON object", place);
@@ -155,15 +160,17 @@ static mr3d_status parse_case(const mr3d_suite *suite, const cJSON *json, mr3d_c
       test->id[strlen(test->id) - 1] == '/' || strstr(test->id, "//"))
     return mr3d_fail(error, MR3D_FORMAT, "%s: an id is made of [a-z0-9-]+ parts, at least two, joined by /", place);
   if (!listed(test->level, levels)) return mr3d_fail(error, MR3D_FORMAT, "%s: unknown level \"%s\"; expected L0 .. L5", place, test->level);
-  if (needs && strcmp(needs, "data") != 0) return mr3d_fail(error, MR3D_FORMAT, "%s: \"needs\" is \"%s\"; expected \"data\", or no such key", place, needs);
+  if (needs && strcmp(needs, "data") != 0)
+    return mr3d_fail(error, MR3D_FORMAT, "%s: \"needs\" is \"%s\"; expected \"data\", or no such key", place, needs);
   test->needs_data = needs != NULL;
   if (!cJSON_IsObject(config)) return mr3d_fail(error, MR3D_FORMAT, "%s: \"config\" must be a JSON object", place);
   test->config = cJSON_PrintUnformatted(config);
-  if (!cJSON_IsArray(steps) || !steps->child) return mr3d_fail(error, MR3D_FORMAT, "%s: \"steps\" must be a list of at least one step", place);
+  if (!cJSON_IsArray(steps) || !steps->child)
+    return mr3d_fail(error, MR3D_FORMAT, "%s: \"steps\" must be a list of at least one step", place);
 
   mr3d_step *parsed = mr3d_allocate(cJSON_GetArraySize(steps), sizeof *parsed);
   test->steps = parsed;
-  cJSON_ArrayForEach(item, steps) {
+  cJSON_ArrayForEach (item, steps) {
     snprintf(place, sizeof place, "case %s, step %d", test->id, test->n_steps);
     status = parse_step(suite, item, test, place, &parsed[test->n_steps++], error);
     if (status != MR3D_OK) return status;
@@ -171,9 +178,7 @@ static mr3d_status parse_case(const mr3d_suite *suite, const cJSON *json, mr3d_c
   return name_op(test, error);
 }
 
-static int by_id(const void *a, const void *b) {
-  return strcmp((*(const mr3d_case *const *)a)->id, (*(const mr3d_case *const *)b)->id);
-}
+static int by_id(const void *a, const void *b) { return strcmp((*(const mr3d_case *const *)a)->id, (*(const mr3d_case *const *)b)->id); }
 
 static mr3d_status check_unique(const mr3d_suite *suite, mr3d_error *error) {
   const mr3d_case **sorted = mr3d_allocate(suite->n_cases, sizeof *sorted);
@@ -181,7 +186,8 @@ static mr3d_status check_unique(const mr3d_suite *suite, mr3d_error *error) {
   qsort(sorted, (size_t)suite->n_cases, sizeof *sorted, by_id);
   mr3d_status status = MR3D_OK;
   for (int i = 1; i < suite->n_cases && status == MR3D_OK; i++)
-    if (strcmp(sorted[i - 1]->id, sorted[i]->id) == 0) status = mr3d_fail(error, MR3D_FORMAT, "case %s stands twice; ids are unique", sorted[i]->id);
+    if (strcmp(sorted[i - 1]->id, sorted[i]->id) == 0)
+      status = mr3d_fail(error, MR3D_FORMAT, "case %s stands twice; ids are unique", sorted[i]->id);
   free(sorted);
   return status;
 }
@@ -190,7 +196,8 @@ static mr3d_status parse_suite(mr3d_suite *suite, mr3d_error *error) {
   static const char *const keys[] = {"format", "weights", "cases", NULL};
   mr3d_status status = check_keys(suite->root, keys, "the file", error);
   if (status != MR3D_OK) return status;
-  const cJSON *format = cJSON_GetObjectItemCaseSensitive(suite->root, "format"), *weights = cJSON_GetObjectItemCaseSensitive(suite->root, "weights"),
+  const cJSON *format = cJSON_GetObjectItemCaseSensitive(suite->root, "format"),
+              *weights = cJSON_GetObjectItemCaseSensitive(suite->root, "weights"),
               *cases = cJSON_GetObjectItemCaseSensitive(suite->root, "cases");
   if (!cJSON_IsNumber(format) || format->valuedouble != 1)
     return mr3d_fail(error, MR3D_FORMAT, "\"format\" must be 1: this program reads that format only");
@@ -205,7 +212,7 @@ static mr3d_status parse_suite(mr3d_suite *suite, mr3d_error *error) {
   suite->cases = mr3d_allocate(count, sizeof *suite->cases);
   suite->json = mr3d_allocate(count, sizeof *suite->json);
   const cJSON *item;
-  cJSON_ArrayForEach(item, cases) {
+  cJSON_ArrayForEach (item, cases) {
     suite->json[suite->n_cases] = item;
     status = parse_case(suite, item, &suite->cases[suite->n_cases++], error);
     if (status != MR3D_OK) return status;
@@ -263,8 +270,8 @@ const mr3d_case *mr3d_suite_find(const mr3d_suite *suite, const char *id) {
   return NULL;
 }
 
-mr3d_status mr3d_case_request(const mr3d_suite *suite, const mr3d_case *test, int step, mr3d_tier tier, uint64_t seed, const char *weights_path,
-                              mr3d_bundle *const truth[], mr3d_bundle **request, mr3d_error *error) {
+mr3d_status mr3d_case_request(const mr3d_suite *suite, const mr3d_case *test, int step, mr3d_tier tier, uint64_t seed,
+                              const char *weights_path, mr3d_bundle *const truth[], mr3d_bundle **request, mr3d_error *error) {
   const cJSON *json = cJSON_GetArrayItem(cJSON_GetObjectItemCaseSensitive(suite->json[test - suite->cases], "steps"), step);
   const cJSON *config = cJSON_GetObjectItemCaseSensitive(json, "config"), *meta = cJSON_GetObjectItemCaseSensitive(json, "meta"),
               *inputs = cJSON_GetObjectItemCaseSensitive(json, "inputs");
@@ -275,7 +282,8 @@ mr3d_status mr3d_case_request(const mr3d_suite *suite, const mr3d_case *test, in
   mr3d_bundle_set(bundle, "tier", mr3d_tier_name(tier));
   mr3d_bundle_set(bundle, "config", config_text);
   for (const cJSON *item = meta ? meta->child : NULL; item; item = item->next)
-    if (strcmp(item->string, "session") == 0) mr3d_bundle_setf(bundle, "session", "%s/%s/%s", item->valuestring, test->id, mr3d_tier_name(tier));
+    if (strcmp(item->string, "session") == 0)
+      mr3d_bundle_setf(bundle, "session", "%s/%s/%s", item->valuestring, test->id, mr3d_tier_name(tier));
     else mr3d_bundle_set(bundle, item->string, item->valuestring);
   if (test->steps[step].weights && weights_path) mr3d_bundle_set(bundle, "weights", weights_path);
 
@@ -293,7 +301,8 @@ mr3d_status mr3d_case_request(const mr3d_suite *suite, const mr3d_case *test, in
   return status;
 }
 
-mr3d_status mr3d_suite_weights(const mr3d_suite *suite, const char *set, mr3d_tier tier, uint64_t seed, const char *directory, char *path, mr3d_error *error) {
+mr3d_status mr3d_suite_weights(const mr3d_suite *suite, const char *set, mr3d_tier tier, uint64_t seed, const char *directory, char *path,
+                               mr3d_error *error) {
   if (snprintf(path, 4096, "%s/%s.%s.%llu.safetensors", directory, set, mr3d_tier_name(tier), (unsigned long long)seed) >= 4096)
     return mr3d_fail(error, MR3D_IO, "%s: path too long for a weights file", directory);
   if (access(path, R_OK) == 0) return MR3D_OK;
@@ -312,7 +321,8 @@ mr3d_status mr3d_suite_weights(const mr3d_suite *suite, const char *set, mr3d_ti
   return status;
 }
 
-mr3d_status mr3d_case_weights(const mr3d_suite *suite, const mr3d_case *test, mr3d_tier tier, uint64_t seed, const char *directory, char *path, mr3d_error *error) {
+mr3d_status mr3d_case_weights(const mr3d_suite *suite, const mr3d_case *test, mr3d_tier tier, uint64_t seed, const char *directory,
+                              char *path, mr3d_error *error) {
   if (!test->weights) return mr3d_fail(error, MR3D_INVALID, "case %s names no weight set", test->id);
   return mr3d_suite_weights(suite, test->weights, tier, seed, directory, path, error);
 }

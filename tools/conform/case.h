@@ -5,29 +5,29 @@
 #include "mr3d/format.h"
 #include "mr3d/tensor.h"
 
-typedef struct mr3d_suite mr3d_suite;   /**< all cases, the weight sets, the data folder */
+typedef struct mr3d_suite mr3d_suite; /**< all cases, the weight sets, the data folder */
 
 typedef struct mr3d_case {
   const char *id, *title, *why, *level;
-  const char *op;              /**< mr3d_case_op */
+  const char *op; /**< mr3d_case_op */
   int n_pitfalls;
   const char *const *pitfalls;
   int n_tags;
   const char *const *tags;
-  const char *config;          /**< JSON text */
-  const char *weights;         /**< weight set or NULL */
+  const char *config;  /**< JSON text */
+  const char *weights; /**< weight set or NULL */
   bool needs_data;
-  uint32_t tiers;              /**< bit per mr3d_tier */
+  uint32_t tiers; /**< bit per mr3d_tier */
   int n_steps;
   const struct mr3d_step *steps;
 } mr3d_case;
 
 typedef struct mr3d_step {
   const char *op;
-  const char *weights;         /**< weight set of this `prefill` (its own or the case's); NULL for every other operator */
+  const char *weights; /**< weight set of this `prefill` (its own or the case's); NULL for every other operator */
   bool expect_error;
   int n_message;
-  const char *const *message;  /**< must be in the reference's message */
+  const char *const *message; /**< must be in the reference's message */
 } mr3d_step;
 
 /** golden_dir holds cases.json; data_dir (may be NULL) holds prompt_ids.json. Errors name file, case, key and what was expected. */
@@ -55,8 +55,10 @@ mr3d_status mr3d_case_request(const mr3d_suite *, const mr3d_case *, int step, m
  * Writes the file of a weight set at the tier's storage type below `directory`, once per (set, tier, seed), and gives its path.
  * `path` holds at least 4096 bytes. Requires: `set` is a step's `weights`.
  */
-mr3d_status mr3d_suite_weights(const mr3d_suite *, const char *set, mr3d_tier tier, uint64_t seed, const char *directory, char *path, mr3d_error *);
+mr3d_status mr3d_suite_weights(const mr3d_suite *, const char *set, mr3d_tier tier, uint64_t seed, const char *directory, char *path,
+                               mr3d_error *);
 /** The same for the case's own set. */
-mr3d_status mr3d_case_weights(const mr3d_suite *, const mr3d_case *, mr3d_tier tier, uint64_t seed, const char *directory, char *path, mr3d_error *);
+mr3d_status mr3d_case_weights(const mr3d_suite *, const mr3d_case *, mr3d_tier tier, uint64_t seed, const char *directory, char *path,
+                              mr3d_error *);
 
 #endif

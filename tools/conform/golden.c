@@ -53,16 +53,21 @@ static mr3d_status check_entry(const char *golden_dir, const cJSON *entry, mr3d_
   int64_t bytes;
   if (!path || !sha256 || !mr3d_json_is_count(cJSON_GetObjectItemCaseSensitive(entry, "bytes"), &bytes))
     return mr3d_fail(error, MR3D_FORMAT, "manifest.json: an entry lacks path, sha256 or bytes");
-  if (strncmp(path, "set/", 4) != 0 || strchr(path + 4, '/')) return mr3d_fail(error, MR3D_FORMAT, "manifest.json: path \"%s\" is not directly below set/", path);
+  if (strncmp(path, "set/", 4) != 0 || strchr(path + 4, '/'))
+    return mr3d_fail(error, MR3D_FORMAT, "manifest.json: path \"%s\" is not directly below set/", path);
   char full[4096], hex[65];
   size_t size;
   snprintf(full, sizeof full, "%s/%s", golden_dir, path);
   mr3d_error inner = {0};
   if (digest_file(full, hex, &size, &inner) != MR3D_OK)
-    return mr3d_fail(error, MR3D_FORMAT, "%s is listed in manifest.json but cannot be read (%s); restore it from version control", path, inner.message);
-  if (size != (size_t)bytes) return mr3d_fail(error, MR3D_FORMAT, "%s has %zu bytes, manifest.json says %lld: the file was changed; restore it", path, size, (long long)bytes);
+    return mr3d_fail(error, MR3D_FORMAT, "%s is listed in manifest.json but cannot be read (%s); restore it from version control", path,
+                     inner.message);
+  if (size != (size_t)bytes)
+    return mr3d_fail(error, MR3D_FORMAT, "%s has %zu bytes, manifest.json says %lld: the file was changed; restore it", path, size,
+                     (long long)bytes);
   if (strcmp(hex, sha256) != 0)
-    return mr3d_fail(error, MR3D_FORMAT, "%s has SHA-256 %.16s..., manifest.json says %.16s...: the file was changed; restore it", path, hex, sha256);
+    return mr3d_fail(error, MR3D_FORMAT, "%s has SHA-256 %.16s..., manifest.json says %.16s...: the file was changed; restore it", path,
+                     hex, sha256);
   return MR3D_OK;
 }
 
@@ -71,9 +76,10 @@ static mr3d_status read_manifest(const char *golden_dir, cJSON **manifest, mr3d_
   snprintf(path, sizeof path, "%s/manifest.json", golden_dir);
   mr3d_status status = mr3d_read_json(path, manifest, error);
   if (status != MR3D_OK) return status;
-  const cJSON *format = cJSON_GetObjectItemCaseSensitive(*manifest, "format"), *files = cJSON_GetObjectItemCaseSensitive(*manifest, "files"), *entry;
+  const cJSON *format = cJSON_GetObjectItemCaseSensitive(*manifest, "format"),
+              *files = cJSON_GetObjectItemCaseSensitive(*manifest, "files"), *entry;
   bool good = cJSON_IsNumber(format) && format->valuedouble == 1 && cJSON_IsArray(files) && text_in(*manifest, "cases_sha256");
-  cJSON_ArrayForEach(entry, files) good = good && text_in(entry, "path") && text_in(entry, "case");
+  cJSON_ArrayForEach (entry, files) good = good && text_in(entry, "path") && text_in(entry, "case");
   if (good) return MR3D_OK;
   cJSON_Delete(*manifest);
   *manifest = NULL;
@@ -82,7 +88,8 @@ static mr3d_status read_manifest(const char *golden_dir, cJSON **manifest, mr3d_
 
 static const cJSON *entry_of(const cJSON *manifest, const char *key, const char *value) {
   const cJSON *entry;
-  cJSON_ArrayForEach(entry, cJSON_GetObjectItemCaseSensitive(manifest, "files")) if (strcmp(text_in(entry, key), value) == 0) return entry;
+  cJSON_ArrayForEach (entry, cJSON_GetObjectItemCaseSensitive(manifest, "files"))
+    if (strcmp(text_in(entry, key), value) == 0) return entry;
   return NULL;
 }
 
@@ -131,8 +138,10 @@ static void check_cases(const char *golden_dir, const cJSON *manifest, struct co
   snprintf(path, sizeof path, "%s/cases.json", golden_dir);
   if (digest_file(path, hex, &size, &error) != MR3D_OK) complain(to, "%s", error.message);
   else if (strcmp(hex, text_in(manifest, "cases_sha256")) != 0)
-    complain(to, "cases.json has SHA-256 %.16s..., manifest.json says %.16s...: the cases were changed after the goldens were made; regenerate with golden/generate.py", hex,
-             text_in(manifest, "cases_sha256"));
+    complain(to,
+             "cases.json has SHA-256 %.16s..., manifest.json says %.16s...: the cases were changed after the goldens were made; regenerate "
+             "with golden/generate.py",
+             hex, text_in(manifest, "cases_sha256"));
   for (int i = 0; i < mr3d_suite_count(suite); i++) {
     const char *id = mr3d_suite_at(suite, i)->id;
     golden_path(id, path, sizeof path);
@@ -141,27 +150,31 @@ static void check_cases(const char *golden_dir, const cJSON *manifest, struct co
     complain(to, "case %s has no golden: manifest.json does not list %s", id, path);
   }
   const cJSON *entry;
-  cJSON_ArrayForEach(entry, cJSON_GetObjectItemCaseSensitive(manifest, "files")) {
+  cJSON_ArrayForEach (entry, cJSON_GetObjectItemCaseSensitive(manifest, "files")) {
     if (mr3d_suite_find(suite, text_in(entry, "case"))) continue;
     complain(to, "%s belongs to case %s, which cases.json does not have", text_in(entry, "path"), text_in(entry, "case"));
   }
   mr3d_suite_close(&suite);
 }
 
-mr3d_status mr3d_golden_verify(const char *golden_dir, void (*report)(void *user, const char *line), void *user, int *n_files, mr3d_error *error) {
+mr3d_status mr3d_golden_verify(const char *golden_dir, void (*report)(void *user, const char *line), void *user, int *n_files,
+                               mr3d_error *error) {
   cJSON *manifest = NULL;
   mr3d_status status = read_manifest(golden_dir, &manifest, error);
   if (status != MR3D_OK) return status;
   struct complaints to = {report, user, 0, ""};
   const cJSON *entry;
   mr3d_error inner = {0};
-  cJSON_ArrayForEach(entry, cJSON_GetObjectItemCaseSensitive(manifest, "files")) if (check_entry(golden_dir, entry, &inner) != MR3D_OK) complain(&to, "%s", inner.message);
+  cJSON_ArrayForEach (entry, cJSON_GetObjectItemCaseSensitive(manifest, "files"))
+    if (check_entry(golden_dir, entry, &inner) != MR3D_OK) complain(&to, "%s", inner.message);
   check_unlisted(golden_dir, manifest, &to);
   check_cases(golden_dir, manifest, &to);
   int count = cJSON_GetArraySize(cJSON_GetObjectItemCaseSensitive(manifest, "files"));
   if (count == 0) complain(&to, "manifest.json lists no file");
   cJSON_Delete(manifest);
-  if (to.count) return mr3d_fail(error, MR3D_FORMAT, "the golden set in %s is damaged (%d problem%s): %.600s", golden_dir, to.count, to.count == 1 ? "" : "s", to.first);
+  if (to.count)
+    return mr3d_fail(error, MR3D_FORMAT, "the golden set in %s is damaged (%d problem%s): %.600s", golden_dir, to.count,
+                     to.count == 1 ? "" : "s", to.first);
   if (n_files) *n_files = count;
   return MR3D_OK;
 }
@@ -222,7 +235,8 @@ static double largest_turn(const mr3d_tensor *freqs, const mr3d_tensor *weights,
   for (int64_t n = 0; n < rows; n++)
     for (int64_t bin = 0; bin < bins; bin++) {
       double angle = 0;
-      for (int64_t a = 0; a < 3; a++) angle += fabs((w ? w[3 * bin + a] : 1) * (f ? f[(axes == 3 ? a * bins : 0) + bin] : 1) * coords[3 * n + a]);
+      for (int64_t a = 0; a < 3; a++)
+        angle += fabs((w ? w[3 * bin + a] : 1) * (f ? f[(axes == 3 ? a * bins : 0) + bin] : 1) * coords[3 * n + a]);
       if (angle > largest) largest = angle;
     }
   free(f);
@@ -230,11 +244,13 @@ static double largest_turn(const mr3d_tensor *freqs, const mr3d_tensor *weights,
   return largest;
 }
 
-/** The largest angle, in radians, by which a request rotates anything (no frequency of either rotation exceeds the first, 1, unless it is learned). */
+/** The largest angle, in radians, by which a request rotates anything (no frequency of either rotation exceeds the first, 1, unless it is
+ * learned). */
 static double largest_angle(const mr3d_bundle *request) {
   double largest = 0;
   const mr3d_tensor *positions = mr3d_bundle_find(request, "position_ids"), *past = mr3d_bundle_find(request, "past_key"),
-                    *rows = mr3d_bundle_find(request, "hidden"), *coords = mr3d_bundle_find(request, "point_coords"), *counts = mr3d_bundle_find(request, "point_counts");
+                    *rows = mr3d_bundle_find(request, "hidden"), *coords = mr3d_bundle_find(request, "point_coords"),
+                    *counts = mr3d_bundle_find(request, "point_counts");
   if (!rows) rows = mr3d_bundle_find(request, "query");
   if (positions) {
     int64_t n = mr3d_tensor_count(positions);
@@ -255,12 +271,18 @@ static double largest_angle(const mr3d_bundle *request) {
   mr3d_tensor_to_double(coords, values);
   mr3d_config config;
   const mr3d_context context = {.op = &mr3d_reference_operators};
-  const mr3d_normalize_coords_in in = {.B = coords->rank == 3 ? coords->shape[0] : 1, .N = coords->shape[coords->rank - 2], .coords = values,
+  const mr3d_normalize_coords_in in = {.B = coords->rank == 3 ? coords->shape[0] : 1,
+                                       .N = coords->shape[coords->rank - 2],
+                                       .coords = values,
                                        .point_counts = counts ? counts->data : NULL};
-  if (raw || !config_text || mr3d_config_parse(config_text, &config, NULL) != MR3D_OK || mr3d_normalize_coords(&context, &config, &in, normalised, NULL) != MR3D_OK)
+  if (raw || !config_text || mr3d_config_parse(config_text, &config, NULL) != MR3D_OK ||
+      mr3d_normalize_coords(&context, &config, &in, normalised, NULL) != MR3D_OK)
     memcpy(normalised, values, (size_t)(3 * n) * sizeof *values);
-  static const char *const names[][2] = {{"freqs", "axial_weights"}, {"freqs_q", "axial_weights_q"}, {"freqs_kv", "axial_weights_kv"},
-                                         {"self_attn.freqs_3d_q", "self_attn.axial_weights_3d_q"}, {"self_attn.freqs_3d_kv", "self_attn.axial_weights_3d_kv"}};
+  static const char *const names[][2] = {{"freqs", "axial_weights"},
+                                         {"freqs_q", "axial_weights_q"},
+                                         {"freqs_kv", "axial_weights_kv"},
+                                         {"self_attn.freqs_3d_q", "self_attn.axial_weights_3d_q"},
+                                         {"self_attn.freqs_3d_kv", "self_attn.axial_weights_3d_kv"}};
   double turn = 0;
   for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
     const mr3d_tensor *freqs = mr3d_bundle_find(request, names[i][0]);
@@ -283,10 +305,10 @@ static bool rotates(const char *op) {
 struct comparison {
   const mr3d_bundle *request, *answer;
   const char *op;
-  const mr3d_tensor *tensor;  /**< the reference's output */
-  double *values;             /**< it, in binary64 */
-  const mr3d_tensor *skip;    /**< rows that belong to padding, or NULL */
-  double relative, angle;     /**< allowed over scale; the largest angle, computed when first needed, -1 before */
+  const mr3d_tensor *tensor; /**< the reference's output */
+  double *values;            /**< it, in binary64 */
+  const mr3d_tensor *skip;   /**< rows that belong to padding, or NULL */
+  double relative, angle;    /**< allowed over scale; the largest angle, computed when first needed, -1 before */
   double worst;
 };
 
@@ -301,7 +323,8 @@ static bool is_padding(const struct comparison *c, int64_t i) {
 }
 
 /** Checks |got - expected| <= allowed * scale; `what` and `index` say where. */
-static mr3d_status check_value(struct comparison *c, double got, double expected, double scale, double widen, const char *what, int64_t index, mr3d_error *error) {
+static mr3d_status check_value(struct comparison *c, double got, double expected, double scale, double widen, const char *what,
+                               int64_t index, mr3d_error *error) {
   double difference = fabs(got - expected), bound = c->relative * scale * widen;
   if (difference == 0) return MR3D_OK;
   if (!(difference <= bound) && rotates(c->op)) {
@@ -312,16 +335,19 @@ static mr3d_status check_value(struct comparison *c, double got, double expected
   if (!(over <= c->worst)) c->worst = over;
   if (difference <= bound) return MR3D_OK;
   char shape[96];
-  return mr3d_fail(error, MR3D_INVALID, "reference and golden part: %s of %s %s, %s %lld: the reference gives %.17g, PyTorch gave %.17g, difference %.3g, allowed %.3g", c->tensor->name, c->op,
-                   mr3d_shape_text(c->tensor->rank, c->tensor->shape, shape), what, (long long)index, got, expected, difference, bound);
+  return mr3d_fail(
+      error, MR3D_INVALID,
+      "reference and golden part: %s of %s %s, %s %lld: the reference gives %.17g, PyTorch gave %.17g, difference %.3g, allowed %.3g",
+      c->tensor->name, c->op, mr3d_shape_text(c->tensor->rank, c->tensor->shape, shape), what, (long long)index, got, expected, difference,
+      bound);
 }
 
 static mr3d_status compare_whole(struct comparison *c, const mr3d_tensor *golden, mr3d_error *error) {
   char shape[2][96];
   int64_t n = mr3d_tensor_count(golden);
   if (golden->rank != c->tensor->rank || memcmp(golden->shape, c->tensor->shape, (size_t)golden->rank * sizeof *golden->shape) != 0)
-    return mr3d_fail(error, MR3D_INVALID, "reference and golden part: %s has shape %s, the golden %s", c->tensor->name, mr3d_shape_text(c->tensor->rank, c->tensor->shape, shape[0]),
-                     mr3d_shape_text(golden->rank, golden->shape, shape[1]));
+    return mr3d_fail(error, MR3D_INVALID, "reference and golden part: %s has shape %s, the golden %s", c->tensor->name,
+                     mr3d_shape_text(c->tensor->rank, c->tensor->shape, shape[0]), mr3d_shape_text(golden->rank, golden->shape, shape[1]));
   double *expected = mr3d_allocate(n, sizeof *expected), scale = 0;
   mr3d_tensor_to_double(golden, expected);
   bool exact = !mr3d_dtype_is_float(golden->dtype);
@@ -334,20 +360,27 @@ static mr3d_status compare_whole(struct comparison *c, const mr3d_tensor *golden
   return status;
 }
 
-static mr3d_status compare_rows(struct comparison *c, const mr3d_tensor *rows, const mr3d_tensor *row_index, const mr3d_tensor *digest, mr3d_error *error) {
+static mr3d_status compare_rows(struct comparison *c, const mr3d_tensor *rows, const mr3d_tensor *row_index, const mr3d_tensor *digest,
+                                mr3d_error *error) {
   int64_t C = rows->rank == 2 ? rows->shape[1] : 0, n = rows->rank == 2 ? rows->shape[0] : 0, count = mr3d_tensor_count(c->tensor);
-  if (C < 1 || count % C || !row_index || row_index->dtype != MR3D_I64 || mr3d_tensor_count(row_index) != n || !digest || digest->rank != 2 || digest->shape[1] != C)
-    return mr3d_fail(error, MR3D_INVALID, "golden rows, row_index and digest of %s do not fit its %lld elements", c->tensor->name, (long long)count);
+  if (C < 1 || count % C || !row_index || row_index->dtype != MR3D_I64 || mr3d_tensor_count(row_index) != n || !digest ||
+      digest->rank != 2 || digest->shape[1] != C)
+    return mr3d_fail(error, MR3D_INVALID, "golden rows, row_index and digest of %s do not fit its %lld elements", c->tensor->name,
+                     (long long)count);
   int64_t R = count / C;
-  double *expected = mr3d_allocate(n * C, sizeof *expected), *sums = mr3d_allocate(digest->shape[0] * C, sizeof *sums), *sum = mr3d_allocate(C, sizeof *sum), scale = 0;
+  double *expected = mr3d_allocate(n * C, sizeof *expected), *sums = mr3d_allocate(digest->shape[0] * C, sizeof *sums),
+         *sum = mr3d_allocate(C, sizeof *sum), scale = 0;
   mr3d_tensor_to_double(rows, expected);
   mr3d_tensor_to_double(digest, sums);
   for (int64_t i = 0; i < n * C; i++) scale = fmax(scale, fabs(expected[i]));
   mr3d_status status = MR3D_OK;
   for (int64_t i = 0; i < n * C && status == MR3D_OK; i++) {
     int64_t r = ((const int64_t *)row_index->data)[i / C];
-    if (r < 0 || r >= R) status = mr3d_fail(error, MR3D_INVALID, "golden row_index of %s holds %lld, there are %lld rows", c->tensor->name, (long long)r, (long long)R);
-    else if (!is_padding(c, r * C + i % C)) status = check_value(c, c->values[r * C + i % C], expected[i], scale, 1, "flat index", r * C + i % C, error);
+    if (r < 0 || r >= R)
+      status = mr3d_fail(error, MR3D_INVALID, "golden row_index of %s holds %lld, there are %lld rows", c->tensor->name, (long long)r,
+                         (long long)R);
+    else if (!is_padding(c, r * C + i % C))
+      status = check_value(c, c->values[r * C + i % C], expected[i], scale, 1, "flat index", r * C + i % C, error);
   }
   for (int64_t k = 0; k < digest->shape[0] && status == MR3D_OK; k++) {
     char name[32];
@@ -358,7 +391,8 @@ static mr3d_status compare_rows(struct comparison *c, const mr3d_tensor *rows, c
       double sign = mr3d_random_raw(stream, (uint64_t)r) % 2 ? -1 : 1;
       for (int64_t i = 0; i < C; i++) sum[i] += sign * c->values[r * C + i];
     }
-    for (int64_t i = 0; i < C && status == MR3D_OK; i++) status = check_value(c, sum[i], sums[k * C + i], scale, sqrt((double)R), "digest column", i, error);
+    for (int64_t i = 0; i < C && status == MR3D_OK; i++)
+      status = check_value(c, sum[i], sums[k * C + i], scale, sqrt((double)R), "digest column", i, error);
   }
   free(expected);
   free(sums);
@@ -372,7 +406,9 @@ static mr3d_status compare_output(struct comparison *c, const mr3d_bundle *file,
   const mr3d_tensor *whole = mr3d_bundle_find(file, name);
   snprintf(name, sizeof name, "%d.%s.rows", step, c->tensor->name);
   const mr3d_tensor *rows = mr3d_bundle_find(file, name);
-  if (!whole && !rows) return mr3d_fail(error, MR3D_INVALID, "reference and golden part: the reference answers \"%s\", the golden has no such tensor", c->tensor->name);
+  if (!whole && !rows)
+    return mr3d_fail(error, MR3D_INVALID, "reference and golden part: the reference answers \"%s\", the golden has no such tensor",
+                     c->tensor->name);
   snprintf(name, sizeof name, "skip:%s", c->tensor->name);
   c->skip = mr3d_bundle_find(c->answer, name);
   c->values = mr3d_allocate(mr3d_tensor_count(c->tensor), sizeof *c->values);
@@ -395,17 +431,21 @@ static mr3d_status check_none_missing(const mr3d_bundle *file, int step, const m
     char name[128];
     int number, end = 0;
     if (sscanf(mr3d_bundle_at(file, i)->name, "%d.%127[^.]%n", &number, name, &end) != 2 || number != step) continue;
-    if (!mr3d_bundle_find(answer, name)) return mr3d_fail(error, MR3D_INVALID, "reference and golden part: the golden has \"%s\", the reference does not answer it", name);
+    if (!mr3d_bundle_find(answer, name))
+      return mr3d_fail(error, MR3D_INVALID, "reference and golden part: the golden has \"%s\", the reference does not answer it", name);
   }
   return MR3D_OK;
 }
 
-mr3d_status mr3d_golden_compare(const mr3d_golden *golden, const mr3d_case *test, int step, const mr3d_bundle *request, const mr3d_bundle *answer, double *worst, mr3d_error *error) {
+mr3d_status mr3d_golden_compare(const mr3d_golden *golden, const mr3d_case *test, int step, const mr3d_bundle *request,
+                                const mr3d_bundle *answer, double *worst, mr3d_error *error) {
   char key[32];
   snprintf(key, sizeof key, "%d.error", step);
   const char *refused = mr3d_bundle_get(golden->file, key);
-  if (refused && answer) return mr3d_fail(error, MR3D_INVALID, "reference and golden part: the reference answers step %d, PyTorch refused it", step);
-  if (!refused && !answer) return mr3d_fail(error, MR3D_INVALID, "reference and golden part: the reference refuses step %d, PyTorch answered it", step);
+  if (refused && answer)
+    return mr3d_fail(error, MR3D_INVALID, "reference and golden part: the reference answers step %d, PyTorch refused it", step);
+  if (!refused && !answer)
+    return mr3d_fail(error, MR3D_INVALID, "reference and golden part: the reference refuses step %d, PyTorch answered it", step);
   if (worst) *worst = 0;
   if (!answer) return MR3D_OK;
 

@@ -48,7 +48,9 @@ static mr3d_status find_source(const cJSON *recipe, const struct source **found,
   const struct source *source = NULL;
   for (size_t i = 0; i < sizeof sources / sizeof *sources; i++) {
     if (!get(recipe, sources[i].key)) continue;
-    if (source) return mr3d_fail(error, MR3D_FORMAT, "a recipe has one source of values, this one has \"%s\" and \"%s\"", source->key, sources[i].key);
+    if (source)
+      return mr3d_fail(error, MR3D_FORMAT, "a recipe has one source of values, this one has \"%s\" and \"%s\"", source->key,
+                       sources[i].key);
     source = &sources[i];
   }
   if (!source) return mr3d_fail(error, MR3D_FORMAT, "a recipe needs one of dist, values, arange, runs, prompt, scene, embeds, argmax");
@@ -64,7 +66,7 @@ static mr3d_status check_shape(const cJSON *shape, mr3d_error *error) {
     return mr3d_fail(error, MR3D_FORMAT, "\"shape\" must be a list of at most %d sizes", MR3D_MAX_RANK);
   double count = 1;
   const cJSON *size;
-  cJSON_ArrayForEach(size, shape) {
+  cJSON_ArrayForEach (size, shape) {
     if (!is_whole(size, 0)) return mr3d_fail(error, MR3D_FORMAT, "\"shape\" must hold whole numbers of at least 0");
     count *= size->valuedouble;
   }
@@ -80,11 +82,15 @@ static mr3d_status check_dist(const cJSON *recipe, mr3d_error *error) {
   for (int i = 0; i < 4; i++) {
     const cJSON *item = get(recipe, numbers[i]);
     if (item && !cJSON_IsNumber(item)) return mr3d_fail(error, MR3D_FORMAT, "\"%s\" must be a number", numbers[i]);
-    if (i < 2 && ranged != (item != NULL)) return mr3d_fail(error, MR3D_FORMAT, "\"%s\" goes with uniform and int, and with them always", numbers[i]);
-    if (i < 2 && kind == MR3D_INT && !is_whole(item, -0x1p53)) return mr3d_fail(error, MR3D_FORMAT, "\"%s\" of int must be a whole number", numbers[i]);
+    if (i < 2 && ranged != (item != NULL))
+      return mr3d_fail(error, MR3D_FORMAT, "\"%s\" goes with uniform and int, and with them always", numbers[i]);
+    if (i < 2 && kind == MR3D_INT && !is_whole(item, -0x1p53))
+      return mr3d_fail(error, MR3D_FORMAT, "\"%s\" of int must be a whole number", numbers[i]);
   }
-  if (ranged && !(get(recipe, "lo")->valuedouble <= get(recipe, "hi")->valuedouble)) return mr3d_fail(error, MR3D_FORMAT, "\"lo\" is above \"hi\"");
-  if (outliers && (!cJSON_IsObject(outliers) || cJSON_GetArraySize(outliers) != 2 || !is_whole(get(outliers, "every"), 1) || !cJSON_IsNumber(get(outliers, "by"))))
+  if (ranged && !(get(recipe, "lo")->valuedouble <= get(recipe, "hi")->valuedouble))
+    return mr3d_fail(error, MR3D_FORMAT, "\"lo\" is above \"hi\"");
+  if (outliers && (!cJSON_IsObject(outliers) || cJSON_GetArraySize(outliers) != 2 || !is_whole(get(outliers, "every"), 1) ||
+                   !cJSON_IsNumber(get(outliers, "by"))))
     return mr3d_fail(error, MR3D_FORMAT, "\"outliers\" must be {\"every\": whole number >= 1, \"by\": number}");
   if (repeat && !cJSON_IsBool(repeat)) return mr3d_fail(error, MR3D_FORMAT, "\"repeat\" must be true or false");
   if ((kind == MR3D_ONEHOT || cJSON_IsTrue(repeat)) && cJSON_GetArraySize(get(recipe, "shape")) < 2)
@@ -93,7 +99,10 @@ static mr3d_status check_dist(const cJSON *recipe, mr3d_error *error) {
 }
 
 static bool poke_value(const cJSON *item, double *value) {
-  static const struct { const char *name; double value; } names[] = {{"nan", NAN}, {"inf", INFINITY}, {"-inf", -INFINITY}, {"-0", -0.0}};
+  static const struct {
+    const char *name;
+    double value;
+  } names[] = {{"nan", NAN}, {"inf", INFINITY}, {"-inf", -INFINITY}, {"-0", -0.0}};
   if (cJSON_IsNumber(item)) return *value = item->valuedouble, true;
   for (int i = 0; cJSON_IsString(item) && i < 4; i++)
     if (strcmp(item->valuestring, names[i].name) == 0) return *value = names[i].value, true;
@@ -106,7 +115,8 @@ static mr3d_status check_poke(const cJSON *poke, mr3d_error *error) {
   for (const cJSON *item = poke ? poke->child : NULL; item; item = item->next) {
     if (!*item->string || strspn(item->string, "0123456789") != strlen(item->string) || strlen(item->string) > 15)
       return mr3d_fail(error, MR3D_FORMAT, "\"poke\" has \"%s\" where a flat index is expected", item->string);
-    if (!poke_value(item, &value)) return mr3d_fail(error, MR3D_FORMAT, "\"poke\" at %s: expected a number, nan, inf, -inf or -0", item->string);
+    if (!poke_value(item, &value))
+      return mr3d_fail(error, MR3D_FORMAT, "\"poke\" at %s: expected a number, nan, inf, -inf or -0", item->string);
   }
   return MR3D_OK;
 }
@@ -114,12 +124,14 @@ static mr3d_status check_poke(const cJSON *poke, mr3d_error *error) {
 static mr3d_status check_embeds(const cJSON *embeds, mr3d_error *error) {
   if (!cJSON_IsObject(embeds)) return mr3d_fail(error, MR3D_FORMAT, "\"embeds\" must be an object");
   for (const cJSON *item = embeds->child; item; item = item->next)
-    if (!is_listed(item->string, " ids features point_counts ")) return mr3d_fail(error, MR3D_FORMAT, "unknown key \"%s\" in \"embeds\"", item->string);
+    if (!is_listed(item->string, " ids features point_counts "))
+      return mr3d_fail(error, MR3D_FORMAT, "unknown key \"%s\" in \"embeds\"", item->string);
   if (mr3d_recipe_check(get(embeds, "ids"), error) != MR3D_OK) return mr3d_fail_in(error, "ids");
   if (mr3d_recipe_check(get(embeds, "features"), error) != MR3D_OK) return mr3d_fail_in(error, "features");
   const cJSON *counts = get(embeds, "point_counts"), *count;
   if (counts && !cJSON_IsArray(counts)) return mr3d_fail(error, MR3D_FORMAT, "\"point_counts\" must be a list of whole numbers");
-  cJSON_ArrayForEach(count, counts) if (!is_whole(count, 0)) return mr3d_fail(error, MR3D_FORMAT, "\"point_counts\" must be a list of whole numbers");
+  cJSON_ArrayForEach (count, counts)
+    if (!is_whole(count, 0)) return mr3d_fail(error, MR3D_FORMAT, "\"point_counts\" must be a list of whole numbers");
   return MR3D_OK;
 }
 
@@ -135,7 +147,8 @@ mr3d_status mr3d_recipe_check(const cJSON *recipe, mr3d_error *error) {
   if (source->fill == fill_dist) return check_dist(recipe, error);
   if (source->fill == fill_embeds) return check_embeds(value, error);
   bool text = source->fill == fill_prompt || source->fill == fill_scene;
-  if (text ? !cJSON_IsString(value) : !cJSON_IsArray(value)) return mr3d_fail(error, MR3D_FORMAT, "\"%s\" must be a %s", source->key, text ? "string" : "list");
+  if (text ? !cJSON_IsString(value) : !cJSON_IsArray(value))
+    return mr3d_fail(error, MR3D_FORMAT, "\"%s\" must be a %s", source->key, text ? "string" : "list");
   return MR3D_OK;
 }
 
@@ -151,7 +164,8 @@ static mr3d_status store(const double *values, mr3d_tensor *tensor, mr3d_error *
     else high = ldexp(1, (int)bits) - 1;
     for (int64_t i = 0, n = mr3d_tensor_count(tensor); i < n; i++)
       if (!(values[i] >= low && values[i] <= high && values[i] == floor(values[i]) && fabs(values[i]) <= 0x1p53))
-        return mr3d_fail(error, MR3D_FORMAT, "value %.17g at flat index %lld does not fit type %s", values[i], (long long)i, mr3d_dtype_name(tensor->dtype));
+        return mr3d_fail(error, MR3D_FORMAT, "value %.17g at flat index %lld does not fit type %s", values[i], (long long)i,
+                         mr3d_dtype_name(tensor->dtype));
   }
   mr3d_tensor_from_double(tensor, values);
   return MR3D_OK;
@@ -170,7 +184,8 @@ static mr3d_status apply_poke(const cJSON *poke, mr3d_tensor *tensor, mr3d_error
   return MR3D_OK;
 }
 
-mr3d_status mr3d_recipe_make(const mr3d_recipe_context *context, const cJSON *recipe, const char *name, mr3d_bundle *into, mr3d_error *error) {
+mr3d_status mr3d_recipe_make(const mr3d_recipe_context *context, const cJSON *recipe, const char *name, mr3d_bundle *into,
+                             mr3d_error *error) {
   const struct source *source;
   mr3d_status status = mr3d_recipe_check(recipe, error);
   if (status != MR3D_OK) return status;
@@ -180,7 +195,7 @@ mr3d_status mr3d_recipe_make(const mr3d_recipe_context *context, const cJSON *re
   int64_t shape[MR3D_MAX_RANK];
   int rank = 0;
   const cJSON *size;
-  cJSON_ArrayForEach(size, get(recipe, "shape")) shape[rank++] = (int64_t)size->valuedouble;
+  cJSON_ArrayForEach (size, get(recipe, "shape")) shape[rank++] = (int64_t)size->valuedouble;
   mr3d_tensor *tensor = mr3d_bundle_add(into, name, dtype, rank, shape);
   status = source->fill(context, recipe, get(recipe, source->key), tensor, error);
   return status == MR3D_OK ? apply_poke(get(recipe, "poke"), tensor, error) : status;
@@ -188,11 +203,16 @@ mr3d_status mr3d_recipe_make(const mr3d_recipe_context *context, const cJSON *re
 
 /* ---- sources ---- */
 
-static mr3d_status fill_dist(const mr3d_recipe_context *context, const cJSON *recipe, const cJSON *source, mr3d_tensor *tensor, mr3d_error *error) {
+static mr3d_status fill_dist(const mr3d_recipe_context *context, const cJSON *recipe, const cJSON *source, mr3d_tensor *tensor,
+                             mr3d_error *error) {
   const cJSON *lo = get(recipe, "lo"), *hi = get(recipe, "hi"), *scale = get(recipe, "scale"), *shift = get(recipe, "shift"),
               *outliers = get(recipe, "outliers");
-  mr3d_draw draw = {.dist = mr3d_dist_named(source->valuestring), .lo = lo ? lo->valuedouble : 0, .hi = hi ? hi->valuedouble : 0,
-                    .scale = scale ? scale->valuedouble : 1, .shift = shift ? shift->valuedouble : 0, .repeat = cJSON_IsTrue(get(recipe, "repeat"))};
+  mr3d_draw draw = {.dist = mr3d_dist_named(source->valuestring),
+                    .lo = lo ? lo->valuedouble : 0,
+                    .hi = hi ? hi->valuedouble : 0,
+                    .scale = scale ? scale->valuedouble : 1,
+                    .shift = shift ? shift->valuedouble : 0,
+                    .repeat = cJSON_IsTrue(get(recipe, "repeat"))};
   if (outliers) {
     draw.outlier_every = (int64_t)get(outliers, "every")->valuedouble;
     draw.outlier_by = get(outliers, "by")->valuedouble;
@@ -215,19 +235,21 @@ static mr3d_status fill_dist(const mr3d_recipe_context *context, const cJSON *re
 static mr3d_status check_count(const char *key, double count, const mr3d_tensor *tensor, mr3d_error *error) {
   char shape[96];
   if (count == (double)mr3d_tensor_count(tensor)) return MR3D_OK;
-  return mr3d_fail(error, MR3D_FORMAT, "\"%s\" gives %.0f values, shape %s holds %lld", key, count, mr3d_shape_text(tensor->rank, tensor->shape, shape),
-                   (long long)mr3d_tensor_count(tensor));
+  return mr3d_fail(error, MR3D_FORMAT, "\"%s\" gives %.0f values, shape %s holds %lld", key, count,
+                   mr3d_shape_text(tensor->rank, tensor->shape, shape), (long long)mr3d_tensor_count(tensor));
 }
 
-static mr3d_status fill_values(const mr3d_recipe_context *context, const cJSON *recipe, const cJSON *source, mr3d_tensor *tensor, mr3d_error *error) {
+static mr3d_status fill_values(const mr3d_recipe_context *context, const cJSON *recipe, const cJSON *source, mr3d_tensor *tensor,
+                               mr3d_error *error) {
   (void)context, (void)recipe;
   mr3d_status status = check_count("values", cJSON_GetArraySize(source), tensor, error);
   if (status != MR3D_OK) return status;
   double *values = mr3d_allocate(mr3d_tensor_count(tensor), sizeof *values);
   int64_t n = 0;
   const cJSON *item;
-  cJSON_ArrayForEach(item, source) {
-    if (!cJSON_IsNumber(item) && status == MR3D_OK) status = mr3d_fail(error, MR3D_FORMAT, "\"values\" must hold numbers (use poke for nan and inf)");
+  cJSON_ArrayForEach (item, source) {
+    if (!cJSON_IsNumber(item) && status == MR3D_OK)
+      status = mr3d_fail(error, MR3D_FORMAT, "\"values\" must hold numbers (use poke for nan and inf)");
     values[n++] = item->valuedouble;
   }
   if (status == MR3D_OK) status = store(values, tensor, error);
@@ -235,10 +257,12 @@ static mr3d_status fill_values(const mr3d_recipe_context *context, const cJSON *
   return status;
 }
 
-static mr3d_status fill_arange(const mr3d_recipe_context *context, const cJSON *recipe, const cJSON *source, mr3d_tensor *tensor, mr3d_error *error) {
+static mr3d_status fill_arange(const mr3d_recipe_context *context, const cJSON *recipe, const cJSON *source, mr3d_tensor *tensor,
+                               mr3d_error *error) {
   (void)context, (void)recipe;
   const cJSON *start = cJSON_GetArrayItem(source, 0), *step = cJSON_GetArrayItem(source, 1);
-  if (cJSON_GetArraySize(source) != 2 || !cJSON_IsNumber(start) || !cJSON_IsNumber(step)) return mr3d_fail(error, MR3D_FORMAT, "\"arange\" must be [start, step]");
+  if (cJSON_GetArraySize(source) != 2 || !cJSON_IsNumber(start) || !cJSON_IsNumber(step))
+    return mr3d_fail(error, MR3D_FORMAT, "\"arange\" must be [start, step]");
   int64_t n = mr3d_tensor_count(tensor);
   double *values = mr3d_allocate(n, sizeof *values);
   for (int64_t i = 0; i < n; i++) values[i] = start->valuedouble + step->valuedouble * (double)i;
@@ -247,29 +271,35 @@ static mr3d_status fill_arange(const mr3d_recipe_context *context, const cJSON *
   return status;
 }
 
-static mr3d_status fill_runs(const mr3d_recipe_context *context, const cJSON *recipe, const cJSON *source, mr3d_tensor *tensor, mr3d_error *error) {
+static mr3d_status fill_runs(const mr3d_recipe_context *context, const cJSON *recipe, const cJSON *source, mr3d_tensor *tensor,
+                             mr3d_error *error) {
   (void)context, (void)recipe;
   const cJSON *row, *run;
   double count = 0;
-  cJSON_ArrayForEach(row, source) cJSON_ArrayForEach(run, row) {
-    if (!cJSON_IsArray(row) || !cJSON_IsArray(run) || cJSON_GetArraySize(run) != 2 || !cJSON_IsNumber(run->child) || !is_whole(run->child->next, 0))
-      return mr3d_fail(error, MR3D_FORMAT, "\"runs\" must be a list of rows, each a list of [value, count]");
-    count += run->child->next->valuedouble;
-  }
+  cJSON_ArrayForEach (row, source)
+    cJSON_ArrayForEach (run, row) {
+      if (!cJSON_IsArray(row) || !cJSON_IsArray(run) || cJSON_GetArraySize(run) != 2 || !cJSON_IsNumber(run->child) ||
+          !is_whole(run->child->next, 0))
+        return mr3d_fail(error, MR3D_FORMAT, "\"runs\" must be a list of rows, each a list of [value, count]");
+      count += run->child->next->valuedouble;
+    }
   mr3d_status status = check_count("runs", count, tensor, error);
   if (status != MR3D_OK) return status;
   double *values = mr3d_allocate(mr3d_tensor_count(tensor), sizeof *values);
   int64_t n = 0;
-  cJSON_ArrayForEach(row, source) cJSON_ArrayForEach(run, row)
-    for (int64_t i = 0, times = (int64_t)run->child->next->valuedouble; i < times; i++) values[n++] = run->child->valuedouble;
+  cJSON_ArrayForEach (row, source)
+    cJSON_ArrayForEach (run, row)
+      for (int64_t i = 0, times = (int64_t)run->child->next->valuedouble; i < times; i++) values[n++] = run->child->valuedouble;
   status = store(values, tensor, error);
   free(values);
   return status;
 }
 
-static mr3d_status fill_prompt(const mr3d_recipe_context *context, const cJSON *recipe, const cJSON *source, mr3d_tensor *tensor, mr3d_error *error) {
+static mr3d_status fill_prompt(const mr3d_recipe_context *context, const cJSON *recipe, const cJSON *source, mr3d_tensor *tensor,
+                               mr3d_error *error) {
   const mr3d_suite *suite = context->suite;
-  if (!suite->data_dir) return mr3d_fail(error, MR3D_UNSUPPORTED, "needs prompt_ids.json of the data folder; give --data DIR or set MR3D_DATA");
+  if (!suite->data_dir)
+    return mr3d_fail(error, MR3D_UNSUPPORTED, "needs prompt_ids.json of the data folder; give --data DIR or set MR3D_DATA");
   if (!suite->files->prompts) {
     char path[4096];
     snprintf(path, sizeof path, "%s/prompt_ids.json", suite->data_dir);
@@ -278,7 +308,8 @@ static mr3d_status fill_prompt(const mr3d_recipe_context *context, const cJSON *
     if (status != MR3D_OK) return status;
   }
   const cJSON *ids = get(suite->files->prompts, source->valuestring);
-  if (!cJSON_IsArray(ids)) return mr3d_fail(error, MR3D_UNSUPPORTED, "%s/prompt_ids.json holds no prompt \"%s\"", suite->data_dir, source->valuestring);
+  if (!cJSON_IsArray(ids))
+    return mr3d_fail(error, MR3D_UNSUPPORTED, "%s/prompt_ids.json holds no prompt \"%s\"", suite->data_dir, source->valuestring);
   return fill_values(context, recipe, ids, tensor, error);
 }
 
@@ -302,7 +333,8 @@ static mr3d_status load_scene(const mr3d_suite *suite, mr3d_error *error) {
   if (status == MR3D_OK) status = mr3d_token_coords(&context, cells.M, cells.grid, config.downsamplings, &tokens, error);
   if (status == MR3D_OK) {
     memcpy(mr3d_bundle_add(scene, "grid", MR3D_I64, 2, (int64_t[]){cells.M, 3})->data, cells.grid, (size_t)cells.M * 3 * sizeof(int64_t));
-    memcpy(mr3d_bundle_add(scene, "coords", MR3D_I64, 2, (int64_t[]){tokens.N, 3})->data, tokens.coords, (size_t)tokens.N * 3 * sizeof(int64_t));
+    memcpy(mr3d_bundle_add(scene, "coords", MR3D_I64, 2, (int64_t[]){tokens.N, 3})->data, tokens.coords,
+           (size_t)tokens.N * 3 * sizeof(int64_t));
     suite->files->scene = scene;
   } else {
     mr3d_fail_in(error, "%s", path);
@@ -314,7 +346,8 @@ static mr3d_status load_scene(const mr3d_suite *suite, mr3d_error *error) {
   return status;
 }
 
-static mr3d_status fill_scene(const mr3d_recipe_context *context, const cJSON *recipe, const cJSON *source, mr3d_tensor *tensor, mr3d_error *error) {
+static mr3d_status fill_scene(const mr3d_recipe_context *context, const cJSON *recipe, const cJSON *source, mr3d_tensor *tensor,
+                              mr3d_error *error) {
   (void)recipe;
   mr3d_status status = load_scene(context->suite, error);
   if (status != MR3D_OK) return status;
@@ -329,7 +362,8 @@ static mr3d_status fill_scene(const mr3d_recipe_context *context, const cJSON *r
 }
 
 /** A part of an `embeds` recipe, on its own stream. */
-static mr3d_status make_part(const mr3d_recipe_context *context, const cJSON *embeds, const char *part, mr3d_bundle *into, mr3d_error *error) {
+static mr3d_status make_part(const mr3d_recipe_context *context, const cJSON *embeds, const char *part, mr3d_bundle *into,
+                             mr3d_error *error) {
   char stream[600];
   snprintf(stream, sizeof stream, "%s.%s", context->stream, part);
   mr3d_recipe_context inner = *context;
@@ -339,7 +373,8 @@ static mr3d_status make_part(const mr3d_recipe_context *context, const cJSON *em
 }
 
 /** Splices the ids as spec.md section 2 says: where each row of the sequence comes from. */
-static mr3d_status splice_ids(const char *config_text, const mr3d_tensor *ids, const mr3d_tensor *features, const cJSON *counts, mr3d_splice_out *out, mr3d_error *error) {
+static mr3d_status splice_ids(const char *config_text, const mr3d_tensor *ids, const mr3d_tensor *features, const cJSON *counts,
+                              mr3d_splice_out *out, mr3d_error *error) {
   mr3d_config config;
   mr3d_status status = mr3d_config_parse(config_text, &config, error);
   if (status != MR3D_OK) return status;
@@ -349,35 +384,48 @@ static mr3d_status splice_ids(const char *config_text, const mr3d_tensor *ids, c
   for (int64_t b = 0; b < B && status == MR3D_OK; b++) {
     point_counts[b] = counts ? (int64_t)cJSON_GetArrayItem(counts, (int)b)->valuedouble : features->shape[1];
     if (point_counts[b] > features->shape[1])
-      status = mr3d_fail(error, MR3D_FORMAT, "\"point_counts\" of sample %lld is %lld, features hold %lld rows", (long long)b, (long long)point_counts[b], (long long)features->shape[1]);
+      status = mr3d_fail(error, MR3D_FORMAT, "\"point_counts\" of sample %lld is %lld, features hold %lld rows", (long long)b,
+                         (long long)point_counts[b], (long long)features->shape[1]);
   }
   const mr3d_context context = {.op = &mr3d_reference_operators};
-  const mr3d_splice_in in = {.B = B, .T = T, .input_ids = ids->data, .attention_mask = ones, .point_counts = point_counts,
-                             .point_start_token_id = config.point_start_token_id, .point_end_token_id = config.point_end_token_id};
+  const mr3d_splice_in in = {.B = B,
+                             .T = T,
+                             .input_ids = ids->data,
+                             .attention_mask = ones,
+                             .point_counts = point_counts,
+                             .point_start_token_id = config.point_start_token_id,
+                             .point_end_token_id = config.point_end_token_id};
   if (status == MR3D_OK) status = mr3d_splice(&context, &in, out, error);
   free(ones);
   free(point_counts);
   return status;
 }
 
-static mr3d_status fill_embeds(const mr3d_recipe_context *context, const cJSON *recipe, const cJSON *source, mr3d_tensor *tensor, mr3d_error *error) {
+static mr3d_status fill_embeds(const mr3d_recipe_context *context, const cJSON *recipe, const cJSON *source, mr3d_tensor *tensor,
+                               mr3d_error *error) {
   (void)recipe;
   mr3d_bundle *parts = mr3d_bundle_new(), *weights = NULL;
   mr3d_splice_out splice = {0};
-  mr3d_status status = context->weights_path ? MR3D_OK : mr3d_fail(error, MR3D_FORMAT, "\"embeds\" needs a case with a weight set, in a prefill step");
+  mr3d_status status =
+      context->weights_path ? MR3D_OK : mr3d_fail(error, MR3D_FORMAT, "\"embeds\" needs a case with a weight set, in a prefill step");
   if (status == MR3D_OK) status = make_part(context, source, "ids", parts, error);
   if (status == MR3D_OK) status = make_part(context, source, "features", parts, error);
   if (status == MR3D_OK) status = mr3d_safetensors_open(context->weights_path, 0, &weights, error);
   const mr3d_tensor *ids = mr3d_bundle_find(parts, "ids"), *features = mr3d_bundle_find(parts, "features");
   const mr3d_tensor *table = weights ? mr3d_bundle_find(weights, "model.embed_tokens.weight") : NULL;
   const cJSON *counts = get(source, "point_counts");
-  if (status == MR3D_OK && (!table || table->rank != 2 || ids->rank != 2 || ids->dtype != MR3D_I64 || features->rank != 3 || features->shape[0] != ids->shape[0] ||
-                            features->shape[2] != table->shape[1] || features->dtype != tensor->dtype || table->dtype != tensor->dtype ||
-                            (counts && cJSON_GetArraySize(counts) != ids->shape[0])))
-    status = mr3d_fail(error, MR3D_FORMAT, "\"embeds\" needs ids [B,T] I64, features [B,N,hidden], a count a sample, model.embed_tokens.weight [V,hidden], all of the tensor's type");
+  if (status == MR3D_OK &&
+      (!table || table->rank != 2 || ids->rank != 2 || ids->dtype != MR3D_I64 || features->rank != 3 ||
+       features->shape[0] != ids->shape[0] || features->shape[2] != table->shape[1] || features->dtype != tensor->dtype ||
+       table->dtype != tensor->dtype || (counts && cJSON_GetArraySize(counts) != ids->shape[0])))
+    status = mr3d_fail(error, MR3D_FORMAT,
+                       "\"embeds\" needs ids [B,T] I64, features [B,N,hidden], a count a sample, model.embed_tokens.weight [V,hidden], all "
+                       "of the tensor's type");
   if (status == MR3D_OK) status = splice_ids(context->config, ids, features, counts, &splice, error);
-  if (status == MR3D_OK && (tensor->rank != 3 || tensor->shape[0] != ids->shape[0] || tensor->shape[1] != splice.S || tensor->shape[2] != table->shape[1]))
-    status = mr3d_fail(error, MR3D_FORMAT, "\"embeds\" gives shape [%lld,%lld,%lld]", (long long)ids->shape[0], (long long)splice.S, (long long)table->shape[1]);
+  if (status == MR3D_OK &&
+      (tensor->rank != 3 || tensor->shape[0] != ids->shape[0] || tensor->shape[1] != splice.S || tensor->shape[2] != table->shape[1]))
+    status = mr3d_fail(error, MR3D_FORMAT, "\"embeds\" gives shape [%lld,%lld,%lld]", (long long)ids->shape[0], (long long)splice.S,
+                       (long long)table->shape[1]);
   if (status == MR3D_OK) {
     int64_t T = ids->shape[1], N = features->shape[1];
     size_t row = (size_t)table->shape[1] * mr3d_dtype_size(tensor->dtype);
@@ -385,10 +433,13 @@ static mr3d_status fill_embeds(const mr3d_recipe_context *context, const cJSON *
       for (int64_t s = 0; s < splice.S && status == MR3D_OK; s++, at++) {
         int64_t from = splice.source[at], id = from >= 0 ? ((const int64_t *)ids->data)[b * T + from] : 0;
         if (id < 0 || id >= table->shape[0])
-          status = mr3d_fail(error, MR3D_FORMAT, "id %lld of sample %lld is outside the vocabulary of %lld", (long long)id, (long long)b, (long long)table->shape[0]);
+          status = mr3d_fail(error, MR3D_FORMAT, "id %lld of sample %lld is outside the vocabulary of %lld", (long long)id, (long long)b,
+                             (long long)table->shape[0]);
         else
-          memcpy((char *)tensor->data + (size_t)at * row,
-                 from >= 0 ? (const char *)table->data + (size_t)id * row : (const char *)features->data + (size_t)(b * N + (-1 - from)) * row, row);
+          memcpy(
+              (char *)tensor->data + (size_t)at * row,
+              from >= 0 ? (const char *)table->data + (size_t)id * row : (const char *)features->data + (size_t)(b * N + (-1 - from)) * row,
+              row);
       }
     mr3d_splice_free(&splice);
   }
@@ -397,11 +448,14 @@ static mr3d_status fill_embeds(const mr3d_recipe_context *context, const cJSON *
   return status;
 }
 
-static mr3d_status fill_argmax(const mr3d_recipe_context *context, const cJSON *recipe, const cJSON *source, mr3d_tensor *tensor, mr3d_error *error) {
+static mr3d_status fill_argmax(const mr3d_recipe_context *context, const cJSON *recipe, const cJSON *source, mr3d_tensor *tensor,
+                               mr3d_error *error) {
   (void)recipe;
   int step = is_whole(source->child, 0) && cJSON_GetArraySize(source) == 1 ? (int)source->child->valuedouble : context->n_truth;
-  const mr3d_tensor *logits = step < context->n_truth && context->truth && context->truth[step] ? mr3d_bundle_find(context->truth[step], "logits") : NULL;
-  if (!logits || logits->rank != 3 || logits->shape[1] < 1) return mr3d_fail(error, MR3D_FORMAT, "\"argmax\" must be [STEP], an earlier step that gives logits");
+  const mr3d_tensor *logits =
+      step < context->n_truth && context->truth && context->truth[step] ? mr3d_bundle_find(context->truth[step], "logits") : NULL;
+  if (!logits || logits->rank != 3 || logits->shape[1] < 1)
+    return mr3d_fail(error, MR3D_FORMAT, "\"argmax\" must be [STEP], an earlier step that gives logits");
   int64_t B = logits->shape[0];
   mr3d_status status = check_count("argmax", (double)B, tensor, error);
   if (status != MR3D_OK) return status;

@@ -19,11 +19,13 @@ const char *mr3d_reply_name(mr3d_reply_kind kind) {
 const char *mr3d_run_verdict(const mr3d_run *run, char why[512]) {
   int compared = run->passed + run->failed;
   if (run->broken) {
-    snprintf(why, 512, "the suite itself is broken in %d result%s: reference and golden set do not agree, so nobody is judged", run->broken, run->broken == 1 ? "" : "s");
+    snprintf(why, 512, "the suite itself is broken in %d result%s: reference and golden set do not agree, so nobody is judged", run->broken,
+             run->broken == 1 ? "" : "s");
     return "COULD NOT JUDGE";
   }
   if (compared == 0) {
-    snprintf(why, 512, "nothing was compared: all %d selected results were skipped, most of them because %.300s", run->skipped, mr3d_run_common_skip(run));
+    snprintf(why, 512, "nothing was compared: all %d selected results were skipped, most of them because %.300s", run->skipped,
+             mr3d_run_common_skip(run));
     return "COULD NOT JUDGE";
   }
   if (run->failed) {
@@ -42,7 +44,8 @@ mr3d_worst mr3d_result_worst(const mr3d_result *result) {
       for (int i = 0; i < v->n_statistics; i++) {
         const mr3d_statistic *statistic = &v->statistics[i];
         double share = statistic->value / statistic->limit;
-        if (statistic->tested && statistic->limit > 0 && (!worst.rule || !(share <= worst.share))) worst = (mr3d_worst){share, statistic->rule, v->name};
+        if (statistic->tested && statistic->limit > 0 && (!worst.rule || !(share <= worst.share)))
+          worst = (mr3d_worst){share, statistic->rule, v->name};
       }
     }
   return worst;
@@ -81,7 +84,9 @@ mr3d_finding *mr3d_findings(const mr3d_run *run, int *n_findings) {
   for (int i = 0; i < run->n_results; i++) {
     const mr3d_result *result = &run->results[i];
     if (result->verdict != MR3D_FAILED && result->verdict != MR3D_BROKEN) continue;
-    const char *name = result->verdict == MR3D_BROKEN ? "the suite itself" : result->mistake[0] ? result->mistake : mr3d_case_op(result->test);
+    const char *name = result->verdict == MR3D_BROKEN ? "the suite itself"
+                       : result->mistake[0]           ? result->mistake
+                                                      : mr3d_case_op(result->test);
     int f = 0;
     while (f < n && strcmp(findings[f].name, name) != 0) f++;
     if (f == n) {
@@ -146,7 +151,8 @@ char *mr3d_clean_text(const char *text) {
     size_t good = valid ? size : i + bad;
     for (; i < good; i++) {
       unsigned char c = (unsigned char)text[i];
-      bool noncharacter = c == 0xEF && (unsigned char)text[i + 1] == 0xBF && (unsigned char)text[i + 2] >= 0xBE; /* U+FFFE, U+FFFF: not allowed in XML */
+      bool noncharacter =
+          c == 0xEF && (unsigned char)text[i + 1] == 0xBF && (unsigned char)text[i + 2] >= 0xBE; /* U+FFFE, U+FFFF: not allowed in XML */
       if ((c < 0x20 && c != '\n' && c != '\t') || c == 0x7F) clean[n++] = '?';
       else if (c == 0xC2 && (unsigned char)text[i + 1] < 0xA0) clean[n++] = '?', i++; /* C1 controls */
       else if (noncharacter) clean[n++] = '?', i += 2;

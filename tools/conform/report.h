@@ -10,14 +10,14 @@
 void mr3d_report_text(const mr3d_run *, FILE *to, bool brief, bool colour);
 
 /* Files, written by replacement. Errors: MR3D_IO with the path. */
-mr3d_status mr3d_report_json(const mr3d_run *, const char *path, mr3d_error *);  /**< JSON lines, docs/report.schema.json */
+mr3d_status mr3d_report_json(const mr3d_run *, const char *path, mr3d_error *); /**< JSON lines, docs/report.schema.json */
 mr3d_status mr3d_report_junit(const mr3d_run *, const char *path, mr3d_error *);
-mr3d_status mr3d_report_html(const mr3d_run *, const char *path, mr3d_error *);  /**< one page, nothing loaded from elsewhere */
+mr3d_status mr3d_report_html(const mr3d_run *, const char *path, mr3d_error *); /**< one page, nothing loaded from elsewhere */
 
 /* ---- what the reports share ---- */
 
-const char *mr3d_verdict_name(mr3d_verdict);      /**< "passed", "failed", "skipped", "broken" */
-const char *mr3d_reply_name(mr3d_reply_kind);     /**< "answer", "error", "unsupported", "crash", "timeout", "malformed" */
+const char *mr3d_verdict_name(mr3d_verdict);  /**< "passed", "failed", "skipped", "broken" */
+const char *mr3d_reply_name(mr3d_reply_kind); /**< "answer", "error", "unsupported", "crash", "timeout", "malformed" */
 
 /** "COMPLIANT", "NOT COMPLIANT", "COULD NOT JUDGE", and why in one sentence. */
 const char *mr3d_run_verdict(const mr3d_run *, char why[512]);
@@ -34,7 +34,7 @@ typedef struct mr3d_operator_row {
   const char *op;
   int count[MR3D_N_TIERS][4]; /**< by tier and verdict */
   mr3d_worst worst;
-  const mr3d_result *where;   /**< of `worst`, or NULL */
+  const mr3d_result *where; /**< of `worst`, or NULL */
 } mr3d_operator_row;
 /** Ownership: the caller's; free(). */
 mr3d_operator_row *mr3d_operator_rows(const mr3d_run *, int *n_rows);
@@ -57,7 +57,8 @@ const char *mr3d_result_log(const mr3d_result *);
 /** The command that repeats one result, words quoted for a shell. Ownership: the caller's. */
 char *mr3d_rerun_command(const mr3d_run *, const mr3d_result *);
 
-/** A copy that is valid UTF-8 without control characters but newline and tab: whatever a backend wrote, it cannot break a report. The caller's. */
+/** A copy that is valid UTF-8 without control characters but newline and tab: whatever a backend wrote, it cannot break a report. The
+ * caller's. */
 char *mr3d_clean_text(const char *text);
 
 /** Writes text with & < > " ' escaped, for XML and HTML; cleaned first. */

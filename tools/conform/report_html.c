@@ -1,4 +1,5 @@
-/** The HTML report: verdict, findings, tables, then every case; one page that loads nothing. Style and script are report.css and report.js, built in. */
+/** The HTML report: verdict, findings, tables, then every case; one page that loads nothing. Style and script are report.css and report.js,
+ * built in. */
 #include <ctype.h>
 #include <math.h>
 #include <stdlib.h>
@@ -40,7 +41,9 @@ static void rough(FILE *to, double value) {
   else fprintf(to, "%.2g", value);
 }
 
-static void write_badge(FILE *to, mr3d_verdict verdict) { fprintf(to, "<span class=\"badge %s\">%s</span>", mr3d_verdict_name(verdict), mr3d_verdict_name(verdict)); }
+static void write_badge(FILE *to, mr3d_verdict verdict) {
+  fprintf(to, "<span class=\"badge %s\">%s</span>", mr3d_verdict_name(verdict), mr3d_verdict_name(verdict));
+}
 
 static void write_head(FILE *to, const mr3d_run *run) {
   char why[512], date[64];
@@ -49,9 +52,13 @@ static void write_head(FILE *to, const mr3d_run *run) {
   time_t seconds = time(NULL);
   struct tm calendar;
   strftime(date, sizeof date, "%Y-%m-%d %H:%M UTC", gmtime_r(&seconds, &calendar));
-  fprintf(to, "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>%s: ", verdict);
+  fprintf(to,
+          "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width, "
+          "initial-scale=1\">\n<title>%s: ",
+          verdict);
   text(to, run->info.name[0] ? run->info.name : run->options.backend);
-  fprintf(to, "</title>\n<style>\n%s</style>\n</head>\n<body>\n<header>\n<div class=\"verdict %s\"><h1>%s</h1><p>", mr3d_embedded_report_css, kind, verdict);
+  fprintf(to, "</title>\n<style>\n%s</style>\n</head>\n<body>\n<header>\n<div class=\"verdict %s\"><h1>%s</h1><p>",
+          mr3d_embedded_report_css, kind, verdict);
   text(to, why);
   fputs(".</p></div>\n<dl class=\"facts\">\n<dt>Backend</dt><dd>", to);
   text(to, run->info.name);
@@ -63,7 +70,13 @@ static void write_head(FILE *to, const mr3d_run *run) {
   for (int i = 0; i < run->info.n_tiers; i++) fprintf(to, "%s%s", i ? ", " : "", mr3d_tier_name(run->info.tiers[i]));
   fprintf(to, "</dd>\n<dt>Operators it offers</dt><dd>%d</dd>\n", run->info.n_ops);
   const mr3d_selection *selection = &run->options.selection;
-  const struct { const char *name, *value; } given[] = {{"case", selection->case_glob}, {"op", selection->op}, {"level", selection->level}, {"pitfall", selection->pitfall}, {"tag", selection->tag}};
+  const struct {
+    const char *name, *value;
+  } given[] = {{"case", selection->case_glob},
+               {"op", selection->op},
+               {"level", selection->level},
+               {"pitfall", selection->pitfall},
+               {"tag", selection->tag}};
   bool any = selection->tiers != 0 || selection->without_slow;
   for (size_t i = 0; i < sizeof given / sizeof *given; i++) any = any || given[i].value;
   if (any) {
@@ -75,8 +88,10 @@ static void write_head(FILE *to, const mr3d_run *run) {
       if (selection->tiers >> tier & 1) fprintf(to, " %s", mr3d_tier_name((mr3d_tier)tier));
     fputs(selection->without_slow ? " without slow cases</dd>\n" : "</dd>\n", to);
   }
-  fprintf(to, "<dt>Results</dt><dd>%d passed, %d failed, %d skipped, %d broken, in %.1f s</dd>\n", run->passed, run->failed, run->skipped, run->broken, run->seconds);
-  fprintf(to, "<dt>Seed</dt><dd>%llu</dd>\n<dt>Golden set</dt><dd>%d files, all verified by SHA-256</dd>\n", (unsigned long long)run->options.seed, run->n_golden_files);
+  fprintf(to, "<dt>Results</dt><dd>%d passed, %d failed, %d skipped, %d broken, in %.1f s</dd>\n", run->passed, run->failed, run->skipped,
+          run->broken, run->seconds);
+  fprintf(to, "<dt>Seed</dt><dd>%llu</dd>\n<dt>Golden set</dt><dd>%d files, all verified by SHA-256</dd>\n",
+          (unsigned long long)run->options.seed, run->n_golden_files);
   fprintf(to, "<dt>Made by</dt><dd>mr3d %s on %s</dd>\n</dl>\n</header>\n<main>\n", MR3D_VERSION, date);
 }
 
@@ -92,7 +107,10 @@ static void write_failure(FILE *to, const mr3d_run *run, const mr3d_result *resu
   }
   const mr3d_tensor_verdict *v = mr3d_result_failure(result);
   if (v && v->index[0]) {
-    fputs("<div class=\"scroll\" tabindex=\"0\"><table><thead><tr><th>tensor</th><th>worst element</th><th>got</th><th>expected</th><th>bound</th><th>out of bounds</th></tr></thead><tbody><tr><td><code>", to);
+    fputs(
+        "<div class=\"scroll\" tabindex=\"0\"><table><thead><tr><th>tensor</th><th>worst "
+        "element</th><th>got</th><th>expected</th><th>bound</th><th>out of bounds</th></tr></thead><tbody><tr><td><code>",
+        to);
     text(to, v->name);
     fputs("</code></td><td><code>", to);
     text(to, v->index);
@@ -152,8 +170,8 @@ static void write_cell(FILE *to, const int count[4], const char *filter) {
   fputs("<td>", to);
   for (int v = 0; v < 4; v++)
     if (count[v])
-      fprintf(to, "<button class=\"%s\" data-filter=\"verdict=%s&amp;%s\">%d&nbsp;%s</button> ", mr3d_verdict_name((mr3d_verdict)v), mr3d_verdict_name((mr3d_verdict)v), filter, count[v],
-              mr3d_verdict_name((mr3d_verdict)v));
+      fprintf(to, "<button class=\"%s\" data-filter=\"verdict=%s&amp;%s\">%d&nbsp;%s</button> ", mr3d_verdict_name((mr3d_verdict)v),
+              mr3d_verdict_name((mr3d_verdict)v), filter, count[v], mr3d_verdict_name((mr3d_verdict)v));
   fputs("</td>", to);
 }
 
@@ -175,7 +193,9 @@ static void write_operators(FILE *to, const mr3d_run *run) {
       if (used[tier]) write_cell(to, row->count[tier], filter);
     }
     fputs("<td>", to);
-    if (row->where && row->worst.share != 0) rough(to, row->worst.share), fprintf(to, " <span class=\"soft\">%s, %s, %s</span>", row->worst.rule, mr3d_tier_name(row->where->tier), row->where->test->id);
+    if (row->where && row->worst.share != 0)
+      rough(to, row->worst.share),
+          fprintf(to, " <span class=\"soft\">%s, %s, %s</span>", row->worst.rule, mr3d_tier_name(row->where->tier), row->where->test->id);
     else fputs("<span class=\"soft\">exact, or not measured</span>", to);
     fputs("</td></tr>\n", to);
   }
@@ -184,8 +204,11 @@ static void write_operators(FILE *to, const mr3d_run *run) {
 }
 
 static void write_pitfalls(FILE *to, const mr3d_run *run) {
-  fputs("<section><h2>Pitfalls</h2>\n<p class=\"soft\">Mistakes that real implementations made, and whether this backend was tested against them.</p>\n<div class=\"scroll\" "
-        "tabindex=\"0\"><table><thead><tr><th></th><th>pitfall</th><th>results</th></tr></thead><tbody>\n", to);
+  fputs(
+      "<section><h2>Pitfalls</h2>\n<p class=\"soft\">Mistakes that real implementations made, and whether this backend was tested against "
+      "them.</p>\n<div class=\"scroll\" "
+      "tabindex=\"0\"><table><thead><tr><th></th><th>pitfall</th><th>results</th></tr></thead><tbody>\n",
+      to);
   for (int p = 0; p < mr3d_pitfall_count(); p++) {
     const mr3d_pitfall *pitfall = mr3d_pitfall_at(p);
     int count[4] = {0};
@@ -195,7 +218,9 @@ static void write_pitfalls(FILE *to, const mr3d_run *run) {
     fprintf(to, "<tr id=\"%s\"><td>%s</td><td class=\"wrap\"><details class=\"pitfall\"><summary>", pitfall->slug, pitfall->id);
     prose(to, pitfall->title);
     fputs("</summary>", to);
-    const struct { const char *label, *value; } parts[] = {{"Mistake", pitfall->mistake}, {"Effect", pitfall->effect}, {"Symptom", pitfall->symptom}, {"Fix", pitfall->fix}};
+    const struct {
+      const char *label, *value;
+    } parts[] = {{"Mistake", pitfall->mistake}, {"Effect", pitfall->effect}, {"Symptom", pitfall->symptom}, {"Fix", pitfall->fix}};
     for (int k = 0; k < 4; k++) {
       fprintf(to, "<p><strong>%s.</strong> ", parts[k].label);
       prose(to, parts[k].value);
@@ -217,7 +242,11 @@ static void write_tensor(FILE *to, int step, const mr3d_tensor_verdict *v) {
   fprintf(to, "</code></td><td>%lld</td><td>", (long long)v->elements);
   for (int i = 0; i < v->n_statistics; i++) {
     const mr3d_statistic *s = &v->statistics[i];
-    fprintf(to, "%s<span%s>%s ", i ? "<br>" : "", s->tested && !s->passed ? " class=\"failed\"" : s->tested ? "" : " class=\"soft\"", s->rule);
+    fprintf(to, "%s<span%s>%s ", i ? "<br>" : "",
+            s->tested && !s->passed ? " class=\"failed\""
+            : s->tested             ? ""
+                                    : " class=\"soft\"",
+            s->rule);
     if (s->tested) number(to, s->value), fputs(" of ", to), number(to, s->limit);
     else fputs("not tested, too few values", to);
     fputs("</span>", to);
@@ -231,7 +260,8 @@ static void write_tensor(FILE *to, int step, const mr3d_tensor_verdict *v) {
 
 static void write_case(FILE *to, const mr3d_run *run, const mr3d_result *result) {
   const mr3d_case *test = result->test;
-  fprintf(to, "<details class=\"case\" data-verdict=\"%s\" data-tier=\"%s\" data-op=\"%s\" data-text=\"", mr3d_verdict_name(result->verdict), mr3d_tier_name(result->tier), mr3d_case_op(test));
+  fprintf(to, "<details class=\"case\" data-verdict=\"%s\" data-tier=\"%s\" data-op=\"%s\" data-text=\"",
+          mr3d_verdict_name(result->verdict), mr3d_tier_name(result->tier), mr3d_case_op(test));
   char *title = strdup(test->title);
   for (char *c = title; *c; c++) *c = (char)tolower((unsigned char)*c);
   text(to, test->id), fputc(' ', to), text(to, title), fprintf(to, " %s", test->level);
@@ -250,14 +280,19 @@ static void write_case(FILE *to, const mr3d_run *run, const mr3d_result *result)
   text(to, test->why);
   fprintf(to, "</p>\n<p class=\"soft\">%s", test->level);
   for (int i = 0; i < test->n_pitfalls; i++) fprintf(to, " &middot; <a href=\"#%s\">%s</a>", test->pitfalls[i], test->pitfalls[i]);
-  if (!isnan(result->golden_worst)) fputs(" &middot; reference against PyTorch ", to), rough(to, result->golden_worst), fputs(" of scale", to);
+  if (!isnan(result->golden_worst))
+    fputs(" &middot; reference against PyTorch ", to), rough(to, result->golden_worst), fputs(" of scale", to);
   fprintf(to, " &middot; %.3f s</p>\n", result->seconds);
   if (is_finding(result)) write_failure(to, run, result);
   else if (result->reason[0]) fputs("<p>", to), text(to, result->reason), fputs("</p>\n", to);
   bool table = false;
   for (int s = 0; s < result->n_steps; s++)
     for (int t = 0; t < result->steps[s].judgement.n_tensors; t++) {
-      if (!table) fputs("<div class=\"scroll\" tabindex=\"0\"><table><thead><tr><th>step</th><th>tensor</th><th>elements</th><th>statistic of limit</th><th>relative L2</th><th>ulp p50 / p99 / max</th></tr></thead><tbody>\n", to);
+      if (!table)
+        fputs(
+            "<div class=\"scroll\" tabindex=\"0\"><table><thead><tr><th>step</th><th>tensor</th><th>elements</th><th>statistic of "
+            "limit</th><th>relative L2</th><th>ulp p50 / p99 / max</th></tr></thead><tbody>\n",
+            to);
       table = true;
       write_tensor(to, s, &result->steps[s].judgement.tensors[t]);
     }
@@ -281,11 +316,16 @@ static void write_cases(FILE *to, const mr3d_run *run) {
   }
   for (int tier = 0; tier < MR3D_N_TIERS; tier++) tiers[n_tiers++] = mr3d_tier_name((mr3d_tier)tier);
   for (int v = 0; v < 4; v++) verdicts[n_verdicts++] = mr3d_verdict_name((mr3d_verdict)v);
-  fputs("<section id=\"cases\"><h2>Every case</h2>\n<form class=\"filter\" hidden>\n<label class=\"wide\">words in name, title, pitfall, tag<input name=\"text\" type=\"search\" autocomplete=\"off\"></label>\n", to);
+  fputs(
+      "<section id=\"cases\"><h2>Every case</h2>\n<form class=\"filter\" hidden>\n<label class=\"wide\">words in name, title, pitfall, "
+      "tag<input name=\"text\" type=\"search\" autocomplete=\"off\"></label>\n",
+      to);
   write_options(to, "verdict", "verdict", n_verdicts, verdicts);
   write_options(to, "tier", "tier", n_tiers, tiers);
   write_options(to, "operator", "op", n_ops, ops);
-  fputs("<label>&nbsp;<input type=\"reset\" value=\"Show all\"></label>\n</form>\n<p class=\"soft\" id=\"shown\" aria-live=\"polite\"></p>\n", to);
+  fputs(
+      "<label>&nbsp;<input type=\"reset\" value=\"Show all\"></label>\n</form>\n<p class=\"soft\" id=\"shown\" aria-live=\"polite\"></p>\n",
+      to);
   for (int i = 0; i < run->n_results; i++)
     if (is_finding(&run->results[i])) write_case(to, run, &run->results[i]);
   for (int i = 0; i < run->n_results; i++)

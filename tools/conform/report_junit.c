@@ -4,7 +4,8 @@
 #include "report.h"
 
 static void write_case(FILE *to, const mr3d_run *run, const mr3d_result *result) {
-  fprintf(to, "    <testcase classname=\"%s.%s\" name=\"%s\" time=\"%.3f\"", mr3d_tier_name(result->tier), mr3d_case_op(result->test), result->test->id, result->seconds);
+  fprintf(to, "    <testcase classname=\"%s.%s\" name=\"%s\" time=\"%.3f\"", mr3d_tier_name(result->tier), mr3d_case_op(result->test),
+          result->test->id, result->seconds);
   if (result->verdict == MR3D_PASSED) {
     fputs("/>\n", to);
     return;
@@ -35,16 +36,18 @@ mr3d_status mr3d_report_junit(const mr3d_run *run, const char *path, mr3d_error 
   char *bytes = NULL;
   size_t size = 0;
   FILE *to = open_memstream(&bytes, &size);
-  fprintf(to, "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites name=\"mr3d\" tests=\"%d\" failures=\"%d\" errors=\"%d\" skipped=\"%d\" time=\"%.3f\">\n", run->n_results, run->failed, run->broken,
-          run->skipped, run->seconds);
+  fprintf(to,
+          "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites name=\"mr3d\" tests=\"%d\" failures=\"%d\" errors=\"%d\" skipped=\"%d\" "
+          "time=\"%.3f\">\n",
+          run->n_results, run->failed, run->broken, run->skipped, run->seconds);
   for (int tier = 0; tier < MR3D_N_TIERS; tier++) {
     int count[4] = {0}, total = 0;
     double seconds = 0;
     for (int i = 0; i < run->n_results; i++)
       if (run->results[i].tier == (mr3d_tier)tier) total++, count[run->results[i].verdict]++, seconds += run->results[i].seconds;
     if (!total) continue;
-    fprintf(to, "  <testsuite name=\"%s\" tests=\"%d\" failures=\"%d\" errors=\"%d\" skipped=\"%d\" time=\"%.3f\">\n", mr3d_tier_name((mr3d_tier)tier), total, count[MR3D_FAILED],
-            count[MR3D_BROKEN], count[MR3D_SKIPPED], seconds);
+    fprintf(to, "  <testsuite name=\"%s\" tests=\"%d\" failures=\"%d\" errors=\"%d\" skipped=\"%d\" time=\"%.3f\">\n",
+            mr3d_tier_name((mr3d_tier)tier), total, count[MR3D_FAILED], count[MR3D_BROKEN], count[MR3D_SKIPPED], seconds);
     fputs("    <properties>\n      <property name=\"backend\" value=\"", to);
     mr3d_write_escaped(to, run->options.backend);
     fprintf(to, "\"/>\n      <property name=\"seed\" value=\"%llu\"/>\n    </properties>\n", (unsigned long long)run->options.seed);

@@ -28,7 +28,8 @@ static void print_clean(FILE *to, const char *text) {
 
 static void print_finding(const struct text *t, const mr3d_run *run, const mr3d_result *result) {
   char *again = mr3d_rerun_command(run, result);
-  fprintf(t->to, "   %s%s at %s%s - %s\n", paint(t, BOLD), result->test->id, mr3d_tier_name(result->tier), paint(t, OFF), result->test->title);
+  fprintf(t->to, "   %s%s at %s%s - %s\n", paint(t, BOLD), result->test->id, mr3d_tier_name(result->tier), paint(t, OFF),
+          result->test->title);
   fprintf(t->to, "     ");
   print_clean(t->to, result->reason);
   fprintf(t->to, "\n");
@@ -60,7 +61,9 @@ static void print_findings(const struct text *t, const mr3d_run *run) {
     int count = findings[f].n_results, also = count - 1 < MR3D_MAX_ALSO ? count - 1 : MR3D_MAX_ALSO;
     fprintf(t->to, "%2d. %s%s%s: %d result%s\n", f + 1, paint(t, RED), findings[f].name, paint(t, OFF), count, count == 1 ? "" : "s");
     print_finding(t, run, findings[f].results[0]);
-    for (int i = 1; i <= also; i++) fprintf(t->to, "%s%s at %s", i > 1 ? ", " : "     also: ", findings[f].results[i]->test->id, mr3d_tier_name(findings[f].results[i]->tier));
+    for (int i = 1; i <= also; i++)
+      fprintf(t->to, "%s%s at %s", i > 1 ? ", " : "     also: ", findings[f].results[i]->test->id,
+              mr3d_tier_name(findings[f].results[i]->tier));
     if (count - 1 > also) fprintf(t->to, " and %d more (--json or --html have all)", count - 1 - also);
     fprintf(t->to, "%s\n", also ? "\n" : "");
   }
@@ -94,12 +97,14 @@ static void print_table(const struct text *t, const mr3d_run *run) {
       if (used[tier]) print_cell(t, row->count[tier], 12);
       passed += row->count[tier][MR3D_PASSED];
     }
-    if (row->where && row->worst.share != 0) fprintf(t->to, "%.2g (%s, %s, %s)", row->worst.share, row->worst.rule, mr3d_tier_name(row->where->tier), row->where->test->id);
+    if (row->where && row->worst.share != 0)
+      fprintf(t->to, "%.2g (%s, %s, %s)", row->worst.share, row->worst.rule, mr3d_tier_name(row->where->tier), row->where->test->id);
     else if (passed) fprintf(t->to, "exact");
     fprintf(t->to, "\n");
   }
   free(rows);
-  fprintf(t->to, "%spassed, x failed, - skipped, ! suite broken; the last column is value / limit, failing above 1%s\n\n", paint(t, DIM), paint(t, OFF));
+  fprintf(t->to, "%spassed, x failed, - skipped, ! suite broken; the last column is value / limit, failing above 1%s\n\n", paint(t, DIM),
+          paint(t, OFF));
 }
 
 /** Why results were skipped, each reason once with its count. */
@@ -137,5 +142,6 @@ void mr3d_report_text(const mr3d_run *run, FILE *to, bool brief, bool colour) {
   const char *verdict = mr3d_run_verdict(run, why);
   fprintf(to, "%s%s%s: ", paint(&t, mr3d_run_exit_status(run) == 0 ? GREEN : RED), verdict, paint(&t, OFF));
   print_clean(to, why);
-  fprintf(to, "\n%d passed, %d failed, %d skipped, %d broken in %.1f s\n", run->passed, run->failed, run->skipped, run->broken, run->seconds);
+  fprintf(to, "\n%d passed, %d failed, %d skipped, %d broken in %.1f s\n", run->passed, run->failed, run->skipped, run->broken,
+          run->seconds);
 }

@@ -9,16 +9,21 @@
 /** Which cases: NULL or 0 selects all. The glob is fnmatch's; the others are words joined by commas. */
 typedef struct mr3d_selection {
   const char *case_glob, *op, *level, *pitfall, *tag;
-  uint32_t tiers;              /**< bit per tier; 0: those the backend announced */
+  uint32_t tiers; /**< bit per tier; 0: those the backend announced */
   bool without_slow;
 } mr3d_selection;
 
-typedef enum mr3d_verdict { MR3D_PASSED, MR3D_FAILED, MR3D_SKIPPED, MR3D_BROKEN } mr3d_verdict; /* BROKEN: the suite itself (golden, data) */
+typedef enum mr3d_verdict {
+  MR3D_PASSED,
+  MR3D_FAILED,
+  MR3D_SKIPPED,
+  MR3D_BROKEN, /**< the suite itself: reference and golden, or reference and case, do not agree */
+} mr3d_verdict;
 
 typedef struct mr3d_step_result {
   const char *op;
   bool asked;
-  mr3d_reply reply;            /**< answer freed, the rest kept */
+  mr3d_reply reply; /**< answer freed, the rest kept */
   mr3d_judgement judgement;
 } mr3d_step_result;
 
@@ -27,32 +32,32 @@ typedef struct mr3d_result {
   mr3d_tier tier;
   uint64_t seed;
   mr3d_verdict verdict;
-  char reason[1024];           /**< one line: what was wrong, where, expected; or why skipped */
-  char diagnosis[1024];        /**< "your output equals mask-length/unrepaired: ..." or what is certain instead, or "" */
-  char mistake[128];           /**< slug/name of the mutant it equals, or "" */
-  double golden_worst;         /**< reference against golden, over scale; NaN where there is none */
+  char reason[1024];    /**< one line: what was wrong, where, expected; or why skipped */
+  char diagnosis[1024]; /**< "your output equals mask-length/unrepaired: ..." or what is certain instead, or "" */
+  char mistake[128];    /**< slug/name of the mutant it equals, or "" */
+  double golden_worst;  /**< reference against golden, over scale; NaN where there is none */
   double seconds;
   int n_steps;
   mr3d_step_result *steps;
 } mr3d_result;
 
 typedef struct mr3d_run_options {
-  const char *backend;         /**< spec */
+  const char *backend; /**< spec */
   mr3d_selection selection;
   uint64_t seed;
-  double timeout;              /**< seconds a request; 0: from the case's size */
+  double timeout; /**< seconds a request; 0: from the case's size */
   int threads;
   const char *golden_dir, *data_dir;
 } mr3d_run_options;
 
 typedef struct mr3d_run {
-  mr3d_backend_info info;      /**< copied strings */
+  mr3d_backend_info info; /**< copied strings */
   mr3d_run_options options;
   mr3d_suite *suite;
   int n_results;
   mr3d_result *results;
   int passed, failed, skipped, broken;
-  int n_golden_files;          /**< verified by SHA-256 before anything ran */
+  int n_golden_files; /**< verified by SHA-256 before anything ran */
   double seconds;
   char silence_diagnosis[1024], silence_mistake[128]; /**< of the last timeout; given to requests not asked after it */
 } mr3d_run;
@@ -80,10 +85,11 @@ int mr3d_run_exit_status(const mr3d_run *);
 const char *mr3d_run_common_skip(const mr3d_run *);
 
 /**
- * Which mistake explains a failing answer: fills diagnosis and mistake (tools/conform/diagnose.c). `requests` are the steps asked so far, the last one failed
- * with `got`; `truth` is the case's, stepped and, where there was an answer to judge, judged as far.
+ * Which mistake explains a failing answer: fills diagnosis and mistake (tools/conform/diagnose.c). `requests` are the steps asked so far,
+ * the last one failed with `got`; `truth` is the case's, stepped and, where there was an answer to judge, judged as far.
  */
-void mr3d_diagnose(mr3d_result *, mr3d_truth *truth, int n_requests, mr3d_bundle *const requests[], const mr3d_reply *got, mr3d_weights_cache *, int threads);
+void mr3d_diagnose(mr3d_result *, mr3d_truth *truth, int n_requests, mr3d_bundle *const requests[], const mr3d_reply *got,
+                   mr3d_weights_cache *, int threads);
 /** Forgets what earlier diagnoses taught and the time they took; a run starts with it. */
 void mr3d_diagnose_forget(void);
 

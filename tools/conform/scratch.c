@@ -51,9 +51,11 @@ static void on_signal(int signal_number) {
 mr3d_status mr3d_scratch_open(const char **path, mr3d_error *error) {
   const char *base = getenv("TMPDIR");
   if (!base || !*base) base = "/tmp";
-  if (snprintf(folder, sizeof folder, "%s/mr3d-XXXXXX", base) >= (int)sizeof folder) return mr3d_fail(error, MR3D_IO, "TMPDIR is too long a path");
+  if (snprintf(folder, sizeof folder, "%s/mr3d-XXXXXX", base) >= (int)sizeof folder)
+    return mr3d_fail(error, MR3D_IO, "TMPDIR is too long a path");
   if (!mkdtemp(folder)) {
-    mr3d_status status = mr3d_fail(error, MR3D_IO, "cannot make a temporary folder below %s: %s; set TMPDIR to a folder that can be written", base, strerror(errno));
+    mr3d_status status = mr3d_fail(
+        error, MR3D_IO, "cannot make a temporary folder below %s: %s; set TMPDIR to a folder that can be written", base, strerror(errno));
     folder[0] = '\0';
     return status;
   }

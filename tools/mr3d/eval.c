@@ -27,7 +27,8 @@ static void answer_path(const char *folder, const char *request, char path[4096]
 }
 
 /** What was answered, as a file: the answer's tensors, or nothing but type and message. */
-static mr3d_status save_answer(const char *path, const char *type, const char *message, const char *id, mr3d_bundle *answer, mr3d_error *error) {
+static mr3d_status save_answer(const char *path, const char *type, const char *message, const char *id, mr3d_bundle *answer,
+                               mr3d_error *error) {
   mr3d_bundle *file = answer ? answer : mr3d_bundle_new();
   mr3d_bundle_set(file, "protocol", "1");
   mr3d_bundle_set(file, "type", type);
@@ -45,7 +46,8 @@ static int answer_file(mr3d_backend *backend, double timeout, const char *reques
   mr3d_reply reply = {.kind = MR3D_REPLY_ERROR};
   const char *type = NULL;
   char *id = NULL;
-  if (mr3d_safetensors_open(request_path, 0, &request, &error) != MR3D_OK) snprintf(reply.message, sizeof reply.message, "%s", error.message);
+  if (mr3d_safetensors_open(request_path, 0, &request, &error) != MR3D_OK)
+    snprintf(reply.message, sizeof reply.message, "%s", error.message);
   else if ((type = mr3d_bundle_get(request, "type")) && strcmp(type, "request") != 0)
     snprintf(reply.message, sizeof reply.message, "%s: metadata \"type\" is \"%.60s\", expected \"request\"", request_path, type);
   else {
@@ -71,7 +73,8 @@ static int check_names(const char *folder, int n, char **requests) {
   for (int i = 0; i < n; i++) answer_path(folder, requests[i], paths[i] = mr3d_allocate(4096, 1));
   qsort(paths, (size_t)n, sizeof *paths, by_text);
   for (int i = 1; i < n && !status; i++)
-    if (strcmp(paths[i - 1], paths[i]) == 0) status = mr3d_complain("two requests would both be answered in %s; give them different names", paths[i]);
+    if (strcmp(paths[i - 1], paths[i]) == 0)
+      status = mr3d_complain("two requests would both be answered in %s; give them different names", paths[i]);
   for (int i = 0; i < n; i++) free(paths[i]);
   free(paths);
   return status;
@@ -89,8 +92,10 @@ int mr3d_command_eval(int argc, char **argv) {
       {NULL, NULL, MR3D_OPTION_FLAG, NULL, NULL},
   };
   const mr3d_usage usage = {"mr3d eval REQUEST... -o ANSWER [OPTION ...]",
-                            "Answers request files: safetensors files with `op`, `tier`, `config` ... in their metadata (docs/protocol.md). Several are answered in\n"
-                            "order in one session table, and ANSWER is a folder: NAME.req.safetensors gives NAME.ans.safetensors. Each answer file says its `type`\n"
+                            "Answers request files: safetensors files with `op`, `tier`, `config` ... in their metadata "
+                            "(docs/protocol.md). Several are answered in\n"
+                            "order in one session table, and ANSWER is a folder: NAME.req.safetensors gives NAME.ans.safetensors. Each "
+                            "answer file says its `type`\n"
                             "in its metadata: answer, error (the request was refused, `message` says why) or unsupported.\n\n"
                             "Exit status: 0 if all are answers, 1 otherwise.\n",
                             1, -1};
@@ -99,12 +104,14 @@ int mr3d_command_eval(int argc, char **argv) {
   if (status >= 0) return status;
   if (!output) return mr3d_complain("-o is missing: where should the answer go?\nUsage: %s", usage.line);
   bool folder = n > 1 || is_folder(output);
-  if (folder && !is_folder(output) && mkdir(output, 0777) != 0) return mr3d_complain("%s: cannot make this folder for the answers: %s", output, strerror(errno));
+  if (folder && !is_folder(output) && mkdir(output, 0777) != 0)
+    return mr3d_complain("%s: cannot make this folder for the answers: %s", output, strerror(errno));
   if (folder && check_names(output, n, argv) != 0) return 1;
 
   mr3d_error error = {0};
   mr3d_backend *backend = NULL;
-  if (mr3d_backend_open(spec, &(mr3d_backend_options){.threads = (int)(threads > 1024 ? 1024 : threads)}, &backend, &error) != MR3D_OK) return mr3d_complain("%s", error.message);
+  if (mr3d_backend_open(spec, &(mr3d_backend_options){.threads = (int)(threads > 1024 ? 1024 : threads)}, &backend, &error) != MR3D_OK)
+    return mr3d_complain("%s", error.message);
   status = 0;
   for (int i = 0; i < n; i++) {
     char path[4096];

@@ -74,7 +74,8 @@ static int explain_case(const mr3d_case *test) {
   for (int s = 0; s < test->n_steps; s++) {
     printf("\n    %d. %s%s", s, test->steps[s].op, test->steps[s].expect_error ? ", must be refused" : "");
     if (test->steps[s].weights) printf(", weights %s", test->steps[s].weights);
-    for (int m = 0; m < test->steps[s].n_message; m++) printf("%s\"%s\"", m ? ", " : "; the reference's message holds ", test->steps[s].message[m]);
+    for (int m = 0; m < test->steps[s].n_message; m++)
+      printf("%s\"%s\"", m ? ", " : "; the reference's message holds ", test->steps[s].message[m]);
   }
   printf("\n\n  Configuration\n    %s\n\n", test->config);
   for (int p = 0; p < test->n_pitfalls; p++) {
@@ -102,20 +103,28 @@ static int unknown(const char *name, const mr3d_suite *suite) {
 
 int mr3d_command_explain(int argc, char **argv) {
   const char *golden = NULL;
-  const mr3d_option table[] = {{"--golden", "DIR", MR3D_OPTION_TEXT, &golden, "the golden set"}, {NULL, NULL, MR3D_OPTION_FLAG, NULL, NULL}};
-  const mr3d_usage usage = {"mr3d explain PITFALL | MUTANT | CASE", "Says what a pitfall is (by slug or number: mask-length, P1), what a mutant does wrong (mask-length/unrepaired) or what a case shows.\n", 1, 1};
+  const mr3d_option table[] = {{"--golden", "DIR", MR3D_OPTION_TEXT, &golden, "the golden set"},
+                               {NULL, NULL, MR3D_OPTION_FLAG, NULL, NULL}};
+  const mr3d_usage usage = {"mr3d explain PITFALL | MUTANT | CASE",
+                            "Says what a pitfall is (by slug or number: mask-length, P1), what a mutant does wrong "
+                            "(mask-length/unrepaired) or what a case shows.\n",
+                            1, 1};
   int n = 0;
   int status = mr3d_options_parse(&usage, table, argc, argv, &n);
   if (status >= 0) return status;
   mr3d_error error = {0};
   mr3d_suite *suite = NULL;
   char golden_dir[4096];
-  if (mr3d_find_golden(golden, golden_dir, &error) != MR3D_OK || mr3d_suite_open(golden_dir, NULL, &suite, &error) != MR3D_OK) return mr3d_complain("%s", error.message);
+  if (mr3d_find_golden(golden, golden_dir, &error) != MR3D_OK || mr3d_suite_open(golden_dir, NULL, &suite, &error) != MR3D_OK)
+    return mr3d_complain("%s", error.message);
   const char *name = strncmp(argv[0], "mutant:", 7) == 0 ? argv[0] + 7 : argv[0];
   const mr3d_pitfall *pitfall = mr3d_pitfall_named(name);
   const mr3d_mutant *mutant = mr3d_mutant_named(name);
   const mr3d_case *test = mr3d_suite_find(suite, name);
-  status = pitfall ? explain_pitfall(pitfall, suite) : mutant ? explain_mutant(mutant, suite) : test ? explain_case(test) : unknown(name, suite);
+  status = pitfall  ? explain_pitfall(pitfall, suite)
+           : mutant ? explain_mutant(mutant, suite)
+           : test   ? explain_case(test)
+                    : unknown(name, suite);
   mr3d_suite_close(&suite);
   return status;
 }

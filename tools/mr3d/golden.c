@@ -84,8 +84,8 @@ static int diff_tensors(const char *file, const char *name, const mr3d_tensor *a
     return 1;
   }
   if (a->dtype != b->dtype || a->rank != b->rank || memcmp(a->shape, b->shape, (size_t)a->rank * sizeof *a->shape) != 0) {
-    printf("%s: %s is %s %s in the first, %s %s in the second\n", file, name, mr3d_dtype_name(a->dtype), mr3d_shape_text(a->rank, a->shape, shape[0]), mr3d_dtype_name(b->dtype),
-           mr3d_shape_text(b->rank, b->shape, shape[1]));
+    printf("%s: %s is %s %s in the first, %s %s in the second\n", file, name, mr3d_dtype_name(a->dtype),
+           mr3d_shape_text(a->rank, a->shape, shape[0]), mr3d_dtype_name(b->dtype), mr3d_shape_text(b->rank, b->shape, shape[1]));
     return 1;
   }
   int64_t n = mr3d_tensor_count(a), differ = 0, where = 0;
@@ -100,8 +100,8 @@ static int diff_tensors(const char *file, const char *name, const mr3d_tensor *a
     if (!(difference <= largest)) largest = difference, where = i;
   }
   for (int64_t i = 0; i < n; i++) scale = fmax(scale, fabs(x[i]));
-  printf("%s: %s: %lld of %lld elements differ, most at flat index %lld: %.17g and %.17g, %.3g of the scale\n", file, name, (long long)differ, (long long)n, (long long)where, x[where], y[where],
-         scale > 0 ? largest / scale : largest);
+  printf("%s: %s: %lld of %lld elements differ, most at flat index %lld: %.17g and %.17g, %.3g of the scale\n", file, name,
+         (long long)differ, (long long)n, (long long)where, x[where], y[where], scale > 0 ? largest / scale : largest);
   free(x);
   free(y);
   return 1;
@@ -111,17 +111,21 @@ static int diff_files(const char *golden_dir, const char *other_dir, const char 
   mr3d_error error = {0};
   mr3d_bundle *a = NULL, *b = NULL;
   int differ = 0;
-  if (open_file(golden_dir, name, &a, &error) != MR3D_OK || open_file(other_dir, name, &b, &error) != MR3D_OK) differ = mr3d_complain("%s", error.message);
+  if (open_file(golden_dir, name, &a, &error) != MR3D_OK || open_file(other_dir, name, &b, &error) != MR3D_OK)
+    differ = mr3d_complain("%s", error.message);
   else {
-    for (int t = 0; t < mr3d_bundle_count(a); t++) differ |= diff_tensors(name, mr3d_bundle_at(a, t)->name, mr3d_bundle_at(a, t), mr3d_bundle_find(b, mr3d_bundle_at(a, t)->name));
+    for (int t = 0; t < mr3d_bundle_count(a); t++)
+      differ |= diff_tensors(name, mr3d_bundle_at(a, t)->name, mr3d_bundle_at(a, t), mr3d_bundle_find(b, mr3d_bundle_at(a, t)->name));
     for (int t = 0; t < mr3d_bundle_count(b); t++)
-      if (!mr3d_bundle_find(a, mr3d_bundle_at(b, t)->name)) differ |= diff_tensors(name, mr3d_bundle_at(b, t)->name, NULL, mr3d_bundle_at(b, t));
+      if (!mr3d_bundle_find(a, mr3d_bundle_at(b, t)->name))
+        differ |= diff_tensors(name, mr3d_bundle_at(b, t)->name, NULL, mr3d_bundle_at(b, t));
     for (int m = 0; m < mr3d_bundle_meta_count(a); m++) {
       const char *key, *value, *other;
       mr3d_bundle_meta_at(a, m, &key, &value);
       other = mr3d_bundle_get(b, key);
       if (other && strcmp(other, value) == 0) continue;
-      printf("%s: metadata %s is \"%.200s\" in the first, %s%.200s%s in the second\n", name, key, value, other ? "\"" : "", other ? other : "absent", other ? "\"" : "");
+      printf("%s: metadata %s is \"%.200s\" in the first, %s%.200s%s in the second\n", name, key, value, other ? "\"" : "",
+             other ? other : "absent", other ? "\"" : "");
       differ = 1;
     }
   }
@@ -152,19 +156,23 @@ static int diff(const char *golden_dir, const char *other_dir) {
 
 int mr3d_command_golden(int argc, char **argv) {
   const char *golden = NULL;
-  const mr3d_option table[] = {{"--golden", "DIR", MR3D_OPTION_TEXT, &golden, "the golden set (default: MR3D_GOLDEN, else beside the program)"}, {NULL, NULL, MR3D_OPTION_FLAG, NULL, NULL}};
-  const mr3d_usage usage = {"mr3d golden verify | list | diff DIR",
-                            "verify  every file that manifest.json lists is there, bit for bit, and no other; every case has its golden\n"
-                            "list    the tensors of every file\n"
-                            "diff    this set (the first) against another folder (the second), a regenerated one for instance; exit status 2 where they differ\n",
-                            1, 2};
+  const mr3d_option table[] = {
+      {"--golden", "DIR", MR3D_OPTION_TEXT, &golden, "the golden set (default: MR3D_GOLDEN, else beside the program)"},
+      {NULL, NULL, MR3D_OPTION_FLAG, NULL, NULL}};
+  const mr3d_usage usage = {
+      "mr3d golden verify | list | diff DIR",
+      "verify  every file that manifest.json lists is there, bit for bit, and no other; every case has its golden\n"
+      "list    the tensors of every file\n"
+      "diff    this set (the first) against another folder (the second), a regenerated one for instance; exit status 2 where they differ\n",
+      1, 2};
   int n = 0;
   int status = mr3d_options_parse(&usage, table, argc, argv, &n);
   if (status >= 0) return status;
   mr3d_error error = {0};
   char golden_dir[4096];
   if (mr3d_find_golden(golden, golden_dir, &error) != MR3D_OK) return mr3d_complain("%s", error.message);
-  if (strcmp(argv[0], "diff") == 0) return n == 2 ? diff(golden_dir, argv[1]) : mr3d_complain("diff needs the other folder: mr3d golden diff DIR");
+  if (strcmp(argv[0], "diff") == 0)
+    return n == 2 ? diff(golden_dir, argv[1]) : mr3d_complain("diff needs the other folder: mr3d golden diff DIR");
   if (n == 2) return mr3d_complain("\"%s\" is one argument too many\nUsage: %s", argv[1], usage.line);
   if (strcmp(argv[0], "verify") == 0) return verify(golden_dir);
   if (strcmp(argv[0], "list") == 0) return list_tensors(golden_dir);

@@ -136,11 +136,15 @@ int mr3d_command_list(int argc, char **argv) {
       {"--golden", "DIR", MR3D_OPTION_TEXT, &golden, "the golden set"},
       {NULL, NULL, MR3D_OPTION_FLAG, NULL, NULL},
   };
-  const mr3d_usage usage = {"mr3d list [cases | pitfalls | ops | levels] [OPTION ...]", "Lists cases (the default), the pitfalls they cover, operators or levels.\n", 0, 1};
+  const mr3d_usage usage = {"mr3d list [cases | pitfalls | ops | levels] [OPTION ...]",
+                            "Lists cases (the default), the pitfalls they cover, operators or levels.\n", 0, 1};
   int n = 0;
   int status = mr3d_options_parse(&usage, table, argc, argv, &n);
   if (status >= 0) return status;
-  const struct { const char *name; int (*list)(const struct listing *); } kinds[] = {{"cases", list_cases}, {"pitfalls", list_pitfalls}, {"ops", list_ops}, {"levels", list_levels}};
+  const struct {
+    const char *name;
+    int (*list)(const struct listing *);
+  } kinds[] = {{"cases", list_cases}, {"pitfalls", list_pitfalls}, {"ops", list_ops}, {"levels", list_levels}};
   const char *what = n ? argv[0] : "cases";
   for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
     if (strcmp(what, kinds[i].name) != 0) continue;

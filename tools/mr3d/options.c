@@ -57,7 +57,8 @@ static int set_option(const mr3d_option *o, const char *value) {
   }
   case MR3D_OPTION_SECONDS: {
     double seconds = strtod(value, &end);
-    if (!*value || *end || !(seconds > 0) || !isfinite(seconds)) return mr3d_complain("%s %s: expected a number of seconds above 0", o->name, value);
+    if (!*value || *end || !(seconds > 0) || !isfinite(seconds))
+      return mr3d_complain("%s %s: expected a number of seconds above 0", o->name, value);
     *(double *)o->target = seconds;
     return -1;
   }
@@ -73,7 +74,8 @@ static int set_option(const mr3d_option *o, const char *value) {
     for (const char *at = value; at; at = strchr(at, ',') ? strchr(at, ',') + 1 : NULL) {
       snprintf(word, sizeof word, "%.*s", (int)strcspn(at, ","), at);
       mr3d_tier tier = mr3d_tier_named(word);
-      if (tier == MR3D_N_TIERS) return mr3d_complain("%s %s: unknown tier \"%s\"; expected fp64, fp32, tf32, bf16 or fp16, joined by commas", o->name, value, word);
+      if (tier == MR3D_N_TIERS)
+        return mr3d_complain("%s %s: unknown tier \"%s\"; expected fp64, fp32, tf32, bf16 or fp16, joined by commas", o->name, value, word);
       tiers |= 1u << tier;
     }
     *(uint32_t *)o->target = tiers;
@@ -115,7 +117,8 @@ int mr3d_options_parse(const mr3d_usage *usage, const mr3d_option *options, int 
     if (status >= 0) return status;
   }
   if (n < usage->least) return mr3d_complain("something is missing\nUsage: %s", usage->line);
-  if (usage->most >= 0 && n > usage->most) return mr3d_complain("\"%s\" is one argument too many\nUsage: %s", argv[usage->most], usage->line);
+  if (usage->most >= 0 && n > usage->most)
+    return mr3d_complain("\"%s\" is one argument too many\nUsage: %s", argv[usage->most], usage->line);
   *n_arguments = n;
   return -1;
 }
@@ -131,7 +134,9 @@ mr3d_status mr3d_find_golden(const char *given, char *path, mr3d_error *error) {
   if (!given) given = getenv("MR3D_GOLDEN");
   if (given && *given) {
     snprintf(path, 4096, "%s", given);
-    return has_cases(path) ? MR3D_OK : mr3d_fail(error, MR3D_IO, "%s %s: there is no cases.json in that folder; it should be the suite's golden/", from, given);
+    return has_cases(path)
+               ? MR3D_OK
+               : mr3d_fail(error, MR3D_IO, "%s %s: there is no cases.json in that folder; it should be the suite's golden/", from, given);
   }
   char program[3000];
   ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
@@ -144,7 +149,9 @@ mr3d_status mr3d_find_golden(const char *given, char *path, mr3d_error *error) {
       if (has_cases(path)) return MR3D_OK;
     }
   }
-  return mr3d_fail(error, MR3D_IO, "the golden set was not found: not beside the program (../../golden, ../share/mr3d/golden); give --golden DIR or set MR3D_GOLDEN");
+  return mr3d_fail(
+      error, MR3D_IO,
+      "the golden set was not found: not beside the program (../../golden, ../share/mr3d/golden); give --golden DIR or set MR3D_GOLDEN");
 }
 
 const char *mr3d_find_data(const char *given) {
