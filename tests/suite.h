@@ -7,6 +7,8 @@
 #include "report.h"
 #include "run.h"
 
+#define ALL_TIERS ((1u << MR3D_N_TIERS) - 1)
+
 /** The backend under test: $MR3D_BACKEND (meson option `judged_backend`), else the reference. */
 static inline const char *backend_under_test(void) {
   const char *backend = getenv("MR3D_BACKEND");

@@ -129,8 +129,9 @@ static void deleted_or_changed_golden_makes_check_and_verify_exit_1(void **state
 
 static void report_files_are_written_and_their_folder_must_exist(void **state) {
   (void)state;
-  assert_int_equal(mr3d("check --backend builtin:reference --golden %s --json %s/r.json --junit %s/r.xml --html %s/r.html", folder, folder,
-                        folder, folder),
+  assert_int_equal(mr3d("check --backend builtin:reference --tier fp64,fp32,tf32,bf16,fp16 --golden %s --json %s/r.json --junit %s/r.xml "
+                        "--html %s/r.html",
+                        folder, folder, folder, folder),
                    0);
   char *json = read_bytes(folder, "r.json", NULL), *xml = read_bytes(folder, "r.xml", NULL), *html = read_bytes(folder, "r.html", NULL);
   int lines = 0;
@@ -161,7 +162,9 @@ static void quiet_says_the_verdict_only(void **state) {
 static void interrupted_run_leaves_no_weights_behind(void **state) {
   (void)state;
   const int signals[] = {SIGINT, SIGTERM};
+  const char *program = getenv("MR3D"), *golden = committed_set();
   char scratch[300];
+  assert_non_null(program);
   snprintf(scratch, sizeof scratch, "%s/scratch", folder);
   mkdir(scratch, 0777);
   for (int i = 0; i < 2; i++) {
@@ -169,8 +172,8 @@ static void interrupted_run_leaves_no_weights_behind(void **state) {
     if (pid == 0) {
       setenv("TMPDIR", scratch, 1);
       freopen("/dev/null", "w", stdout);
-      execl(getenv("MR3D"), "mr3d", "check", "--backend", "mutant:mask-ownership/never-returns", "--case", "prefill/option-interleaved",
-            "--tier", "fp32", "--timeout", "60", "--golden", committed_set(), (char *)NULL);
+      execl(program, "mr3d", "check", "--backend", "mutant:mask-ownership/never-returns", "--case", "prefill/option-interleaved", "--tier",
+            "fp32", "--timeout", "60", "--golden", golden, (char *)NULL);
       _exit(127);
     }
     char found[600] = "";

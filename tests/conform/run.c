@@ -57,8 +57,10 @@ static void reference_passes_at_every_tier_and_was_compared_with_the_golden(void
   (void)state;
   make_set(folder, RMSNORM_CASE("a", "", "") ", " REFUSED_CASE("refused", ""));
   for (uint64_t seed = 0; seed < 2; seed++) {
-    mr3d_run *run = run_suite((mr3d_run_options){.backend = "builtin:reference", .golden_dir = folder, .seed = seed}, NULL, NULL);
-    assert_int_equal(run->passed, 2 * run->info.n_tiers);
+    mr3d_run *run =
+        run_suite((mr3d_run_options){.backend = "builtin:reference", .golden_dir = folder, .seed = seed, .selection = {.tiers = ALL_TIERS}},
+                  NULL, NULL);
+    assert_int_equal(run->passed, 2 * MR3D_N_TIERS);
     assert_int_equal(run->n_results, run->passed);
     assert_int_equal(run->n_golden_files, 2);
     assert_int_equal(mr3d_run_exit_status(run), 0);
@@ -219,13 +221,14 @@ static void selections_narrow_each_other(void **state) {
   const struct {
     mr3d_selection selection;
     int results;
-  } choices[] = {{{.tag = "small"}, 6},
-                 {{.tag = "small,error"}, 11},
-                 {{.case_glob = "rmsnorm/?"}, 6},
+  } choices[] = {{{.tag = "small", .tiers = ALL_TIERS}, 6},
+                 {{.tag = "small,error", .tiers = ALL_TIERS}, 11},
+                 {{.case_glob = "rmsnorm/?", .tiers = ALL_TIERS}, 6},
                  {{.case_glob = "rmsnorm/?", .tiers = 1u << MR3D_BF16_TIER}, 2},
                  {{.case_glob = "*", .tiers = 1u << MR3D_FP32}, 2},
-                 {{.pitfall = "qwen2-details"}, 6},
-                 {{.op = "rmsnorm", .level = "L0", .tag = "error"}, 5}};
+                 {{.pitfall = "qwen2-details", .tiers = ALL_TIERS}, 6},
+                 {{.tag = "small"}, 1}, /* the reference's default tier is fp64, and b is not for it */
+                 {{.op = "rmsnorm", .level = "L0", .tag = "error", .tiers = ALL_TIERS}, 5}};
   for (size_t i = 0; i < sizeof choices / sizeof *choices; i++) {
     mr3d_run *run = run_small("builtin:reference", choices[i].selection);
     if (run->n_results != choices[i].results) fail_msg("choice %zu: %d results, expected %d", i, run->n_results, choices[i].results);
