@@ -27,7 +27,7 @@ static void canonical_scene_is_the_committed_file_byte_for_byte(void **state) {
   char path[] = "/tmp/mr3d-room-XXXXXX";
   assert_true(mkstemp(path) >= 0);
   mr3d_error error = {0};
-  if (mr3d_ply_save(path, mr3d_bundle_find(scan, "points"), "MixedRoPE3D canonical scene, made by mr3d scene", &error)) fail_msg("%s", error.message);
+  if (mr3d_ply_save(path, mr3d_bundle_find(scan, "points"), "MixedRoPE3D room, made by mr3d scene", &error)) fail_msg("%s", error.message);
   char committed[4096];
   snprintf(committed, sizeof committed, "%s/canonical.ply", getenv("MR3D_SCENE"));
   FILE *ours = fopen(path, "rb"), *theirs = fopen(committed, "rb");

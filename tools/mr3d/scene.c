@@ -1,6 +1,4 @@
 /** mr3d scene: writes a scan of a generated room; without options the canonical scene. */
-#include <string.h>
-
 #include "command.h"
 #include "mr3d/ply.h"
 #include "room.h"
@@ -30,10 +28,8 @@ int mr3d_command_scene(int argc, char **argv) {
 
   mr3d_error error = {0};
   mr3d_bundle *scan = NULL;
-  const mr3d_room_parameters canonical = mr3d_room_canonical();
-  const bool is_canonical = memcmp(&room, &canonical, sizeof room) == 0; /* 8-byte members only: no padding */
-  const char *comment = is_canonical ? "MixedRoPE3D canonical scene, made by mr3d scene" : "MixedRoPE3D room, made by mr3d scene";
-  if (mr3d_room_scan(&room, &scan, &error) == MR3D_OK) mr3d_ply_save(output, mr3d_bundle_find(scan, "points"), comment, &error);
+  if (mr3d_room_scan(&room, &scan, &error) == MR3D_OK)
+    mr3d_ply_save(output, mr3d_bundle_find(scan, "points"), "MixedRoPE3D room, made by mr3d scene", &error);
   mr3d_bundle_free(&scan);
   if (error.status) return mr3d_complain("%s", error.message);
   printf("%s: %lld rows\n", output, (long long)room.rays);
