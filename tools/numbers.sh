@@ -1,0 +1,49 @@
+#!/bin/sh
+# Measures the numbers that the documentation quotes, on this machine: how far the reference is from the goldens, how long
+# a run takes, that every mutant is caught and named, that the example backends pass with fresh inputs.
+#   sh tools/numbers.sh [SEEDS]    default: five seeds; PYTHON with torch makes it judge the PyTorch backend too
+set -eu
+cd "$(dirname "$0")/.."
+. tools/dependencies.sh
+build build
+mr3d=build/tools/mr3d
+seeds=${1:-5}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+failed=0
+
+echo "== the reference against the goldens: largest difference over the tensor's scale"
+$mr3d check --backend builtin:reference --tier fp64 --quiet --json "$work/reference.json" >/dev/null
+for level in L0 L1 L2 L3 L4; do
+  grep -o "\"level\":\"$level\".*\"golden_worst\":[^,}]*" "$work/reference.json" | sed 's/.*"golden_worst"://' | grep -v null | sort -g | tail -1 | sed "s/^/$level  /"
+done
+
+echo "== time and memory of builtin:reference over L0 to L2"
+if [ -x /usr/bin/time ]; then
+  /usr/bin/time -f '%e s, %M KiB' $mr3d check --backend builtin:reference --level L0,L1,L2 --quiet | tail -1
+else
+  $mr3d check --backend builtin:reference --level L0,L1,L2 --quiet | tail -1
+fi
+
+echo "== every mutant: exit status 2, and named"
+for mutant in $($mr3d list mutants); do
+  status=0
+  $mr3d check --backend "mutant:$mutant" --without-slow --timeout 5 --tier fp64 --pitfall "${mutant%%/*}" --quiet >"$work/mutant.txt" 2>&1 || status=$?
+  if [ $status = 2 ] && grep -q "$mutant" "$work/mutant.txt"; then echo "named   $mutant"; else echo "MISSED  $mutant (exit status $status)"; failed=1; fi
+done
+
+echo "== honest backends, $seeds seeds at every tier they claim"
+judge() {
+  for seed in $(seq 1 "$seeds"); do
+    status=0
+    $mr3d check --backend "$1" --seed "$seed" --quiet >"$work/honest.txt" || status=$?
+    printf '%s  seed %s  exit status %s  %s\n' "$2" "$seed" "$status" "$(tail -1 "$work/honest.txt")"
+    [ $status = 0 ] || failed=1
+  done
+}
+judge "lib:build/tools/backends/f32/mr3d-f32.so" "f32        "
+if [ -n "${PYTHON:-}" ]; then
+  judge "exec:$PYTHON tools/backends/torch_backend.py --attention eager" "torch eager"
+  judge "exec:$PYTHON tools/backends/torch_backend.py --attention sdpa" "torch sdpa "
+fi
+exit $failed
