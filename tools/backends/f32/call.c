@@ -210,7 +210,7 @@ int64_t whole(call *c, const char *key, int64_t least, int64_t absent) {
 
 const char *word(call *c, const char *key) {
   const char *text = c->request->metadata(c->request, key);
-  if (!text || !*text) refuse(c, "%s needs the metadata %s", c->request->op, key);
+  if (!text) refuse(c, "%s needs the metadata %s", c->request->op, key);
   return text;
 }
 

@@ -213,6 +213,7 @@ void run_layer(call *, const layer *, int64_t B, int64_t q, int64_t L, float *x,
 void op_prefill(call *);
 void op_decode(call *);
 void op_drop_session(call *);
+bool joins_session(call *); /* whether it is a request on an open session */
 void abandon(call *); /* undoes what a refused call began */
 state *new_state(void);
 void free_state(state *);

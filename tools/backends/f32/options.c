@@ -168,6 +168,7 @@ void parse_options(call *c) {
   cJSON_Delete(config);
   if (bad) refuse(c, "%s", message);
 
+  if (joins_session(c)) return; /* only a part need be given, and only agree with the session's */
   if (o->H && o->G && o->H % o->G != 0) refuse(c, "num_attention_heads %lld is no multiple of num_key_value_heads %lld", (long long)o->H, (long long)o->G);
   if (o->downsamplings > 62 || o->bins % ((int64_t)1 << o->downsamplings) != 0)
     refuse(c, "num_bins %lld does not divide by 2^downsamplings = 2^%lld", (long long)o->bins, (long long)o->downsamplings);
@@ -183,7 +184,7 @@ const char *differing_option(call *c, const options *session) {
   const char *differs = NULL;
   for (int i = 0; i < N_KNOWN && !differs; i++) {
     const cJSON *v = cJSON_GetObjectItemCaseSensitive(config, known[i].key);
-    if (v && known[i].rule != REFUSED_UNLESS && stored(&c->o, &known[i]) != stored(session, &known[i])) differs = known[i].key;
+    if (v && !cJSON_IsNull(v) && known[i].rule != REFUSED_UNLESS && stored(&c->o, &known[i]) != stored(session, &known[i])) differs = known[i].key;
   }
   cJSON_Delete(config);
   return differs;

@@ -45,15 +45,6 @@ static session **find(call *c, const char *name) {
   return at;
 }
 
-void op_drop_session(call *c) {
-  const char *name = word(c, "session");
-  only_these(c);
-  session **at = find(c, name), *one = *at;
-  if (!one) refuse(c, "there is no session \"%.200s\"", name);
-  *at = one->next;
-  free_session(c->state, one);
-}
-
 /* What a later call must have in common with the first; from here on the session's configuration counts. */
 static void join(call *c, const session *one) {
   const char *differs = differing_option(c, &one->o), *path = c->request->metadata(c->request, "weights");
@@ -62,6 +53,21 @@ static void join(call *c, const session *one) {
   if (differs) refuse(c, "%s differs from that of session \"%.100s\"", differs, one->name);
   c->o = one->o;
   c->size['B'] = one->B, c->said_by['B'] = "the session";
+}
+
+bool joins_session(call *c) {
+  const mr3d_backend_request *r = c->request;
+  return r->session && (strcmp(r->op, "prefill") == 0 || strcmp(r->op, "decode") == 0 || strcmp(r->op, "drop_session") == 0) && *find(c, r->session);
+}
+
+void op_drop_session(call *c) {
+  const char *name = word(c, "session");
+  only_these(c);
+  session **at = find(c, name), *one = *at;
+  if (!one) refuse(c, "there is no session \"%.200s\"", name);
+  if (strcmp(one->tier, c->request->tier) != 0) refuse(c, "session \"%.100s\" has tier %s, the request %s", one->name, one->tier, c->request->tier);
+  *at = one->next;
+  free_session(c->state, one);
 }
 
 /* ---- the decoder ---- */
@@ -142,13 +148,12 @@ void op_prefill(call *c) {
   session *old = *find(c, name);
   if (old) join(c, old);
   need_decoder_options(c, true);
-  need_option(c, "hidden_size", (double)c->o.hidden);
-  need_option(c, "intermediate_size", (double)c->o.intermediate);
   need_option(c, "num_hidden_layers", (double)c->o.layers);
-  need_option(c, "vocab_size", (double)c->o.vocab);
   size_letters(c);
   c->said_by['E'] = "hidden_size";
+  if (!c->o.hidden) c->size['E'] = -1;
   const array *x = need(c, "inputs_embeds", FLOAT, "BqE");
+  c->o.hidden = c->size['E'];
   const int64_t B = c->size['B'], q = c->size['q'], L = old ? old->L : 0;
   c->size['K'] = L + q, c->said_by['K'] = "past and new tokens";
   const array *mask = need(c, "attention_mask", ZERO_ONE, "BK");
@@ -166,6 +171,9 @@ void op_prefill(call *c) {
   if (B * (L + q) > 0) memcpy(prefill_mask, mask->i, (size_t)(B * (L + q)) * sizeof *prefill_mask);
   s.weights = old ? old->weights : (c->opened = open_weights(c, &c->state->files, path));
   if (c->o.tie < 0) c->o.tie = !has_weight(s.weights, "lm_head.weight");
+  /* Sizes that the configuration leaves out can be seen. */
+  if (!c->o.vocab) c->o.vocab = c->size['W'] = weight_rows(s.weights, "model.embed_tokens.weight");
+  if (!c->o.intermediate) c->o.intermediate = c->size['I'] = weight_rows(s.weights, "model.layers.0.mlp.gate_proj.weight");
   run_decoder(c, &s, &p, &v, &points);
   put_logits(c, &s, count);
   memcpy(out_floats(c, "hidden", SHAPE(B, q, c->o.hidden)), s.x, (size_t)(B * q * c->o.hidden) * sizeof(float));

@@ -93,6 +93,11 @@ int weight_rank(const weights *w, const char *name) {
   return entry ? cJSON_GetArraySize(cJSON_GetObjectItemCaseSensitive(entry, "shape")) : -1;
 }
 
+int64_t weight_rows(const weights *w, const char *name) {
+  const cJSON *shape = cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(w->header, name), "shape");
+  return cJSON_IsArray(shape) && shape->child ? (int64_t)shape->child->valuedouble : 0;
+}
+
 const float *weight(call *c, weights *w, const char *name, const char *shape) {
   const cJSON *entry = cJSON_GetObjectItemCaseSensitive(w->header, name);
   const cJSON *stored = cJSON_GetObjectItemCaseSensitive(entry, "dtype"), *sizes = cJSON_GetObjectItemCaseSensitive(entry, "shape");

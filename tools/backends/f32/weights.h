@@ -11,6 +11,7 @@ weights *open_weights(call *, weights **all, const char *path);
 void close_weights(weights **all, weights *);
 bool has_weight(const weights *, const char *name);
 int weight_rank(const weights *, const char *name); /* -1 where absent */
+int64_t weight_rows(const weights *, const char *name); /* its first size, 0 where absent */
 /* The tensor in float; letters of `shape` are sizes of the call. Refuses a missing one, another shape, a type that is no floating one. */
 const float *weight(call *, weights *, const char *name, const char *shape);
 
