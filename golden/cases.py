@@ -286,7 +286,7 @@ def splice_cases():
     case("splice/mask-zeros", "zeros in the text mask before and behind the points",
         "the mask is replaced by ones, or zeros are put over the points",
         splice(text_ids(14, (5, 7)), [6], mask=runs([(0, 2), (1, 8), (0, 1), (1, 3)])),
-        pitfalls="splice mask-ownership")
+        pitfalls="splice")
     case("splice/labels", "labels get -100 on the points and keep their place elsewhere",
         "the loss is taken on point tokens, or labels shift by one",
         splice(text_ids(14, (5, 7)), [6], labels=ints(0, 999, 1, 14)), pitfalls="splice")
@@ -299,7 +299,7 @@ def splice_cases():
         splice(text_ids(10, (3, 5), None, (2, 6)), [5, 0, 0]), pitfalls="splice batch degenerate", tags="awkward")
     case("splice/batch-left-padded", "B = 2, the text mask has leading zeros in one sample",
         "text padding is taken for absent tokens",
-        splice(text_ids(10, (3, 5), (5, 7)), [4, 4], mask=runs([(1, 10)], [(0, 3), (1, 7)])), pitfalls="splice batch")
+        splice(text_ids(10, (3, 5), (5, 7)), [4, 4], mask=runs([(1, 10)], [(0, 3), (1, 7)])), pitfalls="splice")
     case("splice/own-markers", "marker ids from the configuration", "the ids of one tokenizer are compiled in",
         splice(text_ids(12, (4, 6), start=7, end=8, pad=9), [5]),
         {"point_start_token_id": 7, "point_end_token_id": 8, "point_token_id": 9}, pitfalls="splice", tags="options")
@@ -390,9 +390,9 @@ def mask_cases():
         pitfalls="empty-cache degenerate", tags="awkward")
     case("mask/batch-of-three", "B = 3 with different masks, L = 9, q = 2", "sample 0's mask is used for all",
         {"key_mask": runs([(1, 11)], [(0, 4), (1, 7)], [(1, 6), (0, 3), (1, 2)])}, meta=lengths(9, 2),
-        pitfalls="mask-ownership batch")
+        pitfalls="mask-ownership")
     case("mask/batch-short", "B = 2, short masks with zeros at different places", "one sample's repair is used for all",
-        {"key_mask": runs([(0, 2), (1, 4)], [(1, 5), (0, 1)])}, meta=lengths(14, 1), pitfalls="mask-length batch")
+        {"key_mask": runs([(0, 2), (1, 4)], [(1, 5), (0, 1)])}, meta=lengths(14, 1), pitfalls="mask-length")
     case("mask/hidden-rows", "left padding: the first two queries see no key",
         "a row without keys turns to NaN or sees all",
         {"key_mask": runs([(0, 2), (1, 5)])}, meta=lengths(0, 7), pitfalls="mask-ownership")
@@ -404,7 +404,7 @@ def mask_cases():
         "padding behind the shorter sample becomes visible at decode",
         {"key_mask": runs([(1, 9)], [(0, 1), (1, 8)]), "prefill_mask": runs([(1, 20)], [(1, 15), (0, 5)])}, spliced,
         lengths(22, 1),
-        pitfalls="mask-length batch", tags="options")
+        pitfalls="mask-length", tags="options")
     case("mask/spliced-three-tokens", "spliced, q = 3", "ones are counted for one new key only",
         {"key_mask": ones(1, 10), "prefill_mask": runs([(0, 2), (1, 10), (0, 2)])}, spliced, lengths(14, 3),
         pitfalls="mask-length", tags="options")
@@ -460,12 +460,12 @@ def rope1d_cases():
 
     rope("canonical", "queries of 786 tokens, 14 heads of 64",
         "adjacent dimensions are paired instead of j with j + 32",
-        (1, 14, S, 64), arange(0, 1, 1, S), FULL, pitfalls="pairing decode-rope", tags="canonical")
+        (1, 14, S, 64), arange(0, 1, 1, S), FULL, pitfalls="pairing", tags="canonical")
     rope("canonical-kv", "keys of 786 tokens, 2 heads of 64", "a table built for 14 heads is broadcast",
         (1, 2, S, 64), arange(0, 1, 1, S), FULL, pitfalls="pairing", tags="canonical")
     rope("decode-786", "one token at position 786, the first decode step",
         "the position counts text only (231) or restarts at 0",
-        (1, 14, 1, 64), values([1, 1], S), FULL, pitfalls="decode-rope", tags="canonical")
+        (1, 14, 1, 64), values([1, 1], S), FULL, tags="canonical")
     rope("checkpoint-config", "the config.json of Qwen2.5-0.5B as it is, no head_dim in it",
         "head_dim 32 is assumed where 896/14 = 64 stands",
         (1, 14, 3, 64), values([1, 3], 5, 200, 785), CHECKPOINT, pitfalls="head-dim", tags="options")
@@ -493,22 +493,22 @@ def rope1d_cases():
         const(0, 1, 3, dtype="I64"),
         tags="awkward")
     rope("any-order", "explicit positions, repeated and falling", "positions are taken for the index", (1, 2, 7, 32),
-        values([1, 7], 9, 9, 3, 0, 700, 2, 1), pitfalls="decode-rope", tags="options")
+        values([1, 7], 9, 9, 3, 0, 700, 2, 1), tags="options")
     rope("batch-own-positions", "B = 3, each sample with its own positions", "sample 0's positions are used for all",
         (3, 2, 5, 32),
-        values([3, 5], 0, 1, 2, 3, 4, 0, 0, 0, 1, 2, 100, 101, 102, 103, 104), pitfalls="batch decode-rope",
+        values([3, 5], 0, 1, 2, 3, 4, 0, 0, 0, 1, 2, 100, 101, 102, 103, 104),
         tags="options")
     rope("batch-shared-positions", "B = 3, one row of positions for all", "only sample 0 is turned", (3, 2, 5, 32),
-        arange(40, 1, 1, 5), pitfalls="batch", tags="options")
+        arange(40, 1, 1, 5), tags="options")
     rope("probe", "positions 41 i, plain inputs", "a bf16 inverse frequency or position", (1, 4, 64, 64),
         arange(0, 41, 1, 64),
-        x=normal(1, 4, 64, 64), pitfalls="narrow-angles decode-rope", tags="probe")
+        x=normal(1, 4, 64, 64), pitfalls="narrow-angles", tags="probe")
     rope("onehot", "one-hot inputs: the table itself", "one entry of the table is wrong", (1, 1, 64, 64),
         arange(0, 13, 1, 64),
-        x=dist((1, 1, 64, 64), "onehot"), pitfalls="pairing temporal-table", tags="onehot")
+        x=dist((1, 1, 64, 64), "onehot"), pitfalls="pairing", tags="onehot")
     rope("repeat", "the same vector at every position", "an error that depends on the position alone", (1, 2, 64, 32),
         arange(0, 1, 1, 64),
-        x=heavy(1, 2, 64, 32, repeat=True), pitfalls="decode-rope", tags="probe")
+        x=heavy(1, 2, 64, 32, repeat=True), pitfalls="pairing", tags="probe")
     rope("large-keys", "keys with entries to the hundreds", "the product is rounded before the sum", (1, 2, 13, 64),
         arange(700, 1, 1, 13),
         x=heavy(1, 2, 13, 64, scale=30), pitfalls="overflow-half", tags="awkward")
@@ -552,10 +552,10 @@ def cis3d_cases():
 
     fractions = ints(0, 1280, N, 3, dtype="F32", scale=0.0009765625)
     cis("canonical-q", "14 query heads, 16 bins, 556 tokens, coordinates in 0..1.25", "axes, bins or heads exchanged",
-        14, 16, fractions, cfg=FULL, pitfalls="axial-weights broadcast", tags="canonical")
+        14, 16, fractions, cfg=FULL, pitfalls="axial-weights", tags="canonical")
     cis("canonical-kv", "2 key heads, 16 bins, 556 tokens", "query parameters used for keys", 2, 16, fractions,
         cfg=FULL,
-        pitfalls="gqa-heads broadcast", tags="canonical")
+        pitfalls="axial-weights", tags="canonical")
     cis("fourteen-tokens-fourteen-heads", "N = 14 equals the number of query heads",
         "[N,heads,F] times [heads,1,F] broadcasts without an error and means nothing", 14, 16, grid_coords(14, 3),
         cfg=FULL,
@@ -566,7 +566,7 @@ def cis3d_cases():
     cis("one-token", "N = 1", "a single row broadcasts over heads", 14, 16, values([1, 3], 7, 30, 79), cfg=FULL,
         pitfalls="broadcast degenerate", tags="awkward")
     cis("thirteen-tokens", "N = 13", "a token count that fits no other axis", 14, 16, grid_coords(13, 3), cfg=FULL,
-        pitfalls="broadcast", tags="awkward")
+        pitfalls="axial-weights", tags="awkward")
     cis("no-tokens", "N = 0", "an empty table is an error, or one row of ones", 14, 16, grid_coords(0, 3), cfg=FULL,
         pitfalls="degenerate", tags="awkward")
     cis("one-head-one-bin", "one head, one bin", "sizes of 1 collapse", 1, 1, grid_coords(5, 3),
@@ -582,7 +582,7 @@ def cis3d_cases():
         pitfalls="axial-weights", tags="options")
     cis("shared-no-axial-weights", "one set, no axial weights", "x + y + z is formed in a narrow type", 4, 8,
         grid_coords(13, 3), axes=1,
-        weights=False, pitfalls="axial-weights", tags="options")
+        weights=False, tags="options")
     cis("raw-grid", "raw grid indices 0..79: angles to 300", "angles in bf16 or fp16", 14, 16, grid_coords(64, 3),
         cfg=FULL,
         pitfalls="narrow-angles axial-weights", tags="probe")
@@ -597,7 +597,7 @@ def cis3d_cases():
         "conjugate where the sign is taken of the wrong factor", 4, 8,
         grid_coords(13, 3), freqs=normal(3, 4, 8, scale=0.3), pitfalls="axial-weights", tags="awkward")
     cis("one-axis-at-a-time", "coordinates on one axis only", "axis order zyx", 4, 8,
-        values([4, 3], 40, 0, 0, 0, 40, 0, 0, 0, 40, 0, 0, 0), pitfalls="axial-weights coords-count", tags="probe")
+        values([4, 3], 40, 0, 0, 0, 40, 0, 0, 0, 40, 0, 0, 0), pitfalls="axial-weights", tags="probe")
     cis("equal-coords", "all tokens at one place", "rows mixed up stay unseen elsewhere", 4, 8,
         const(17, 7, 3, dtype="I64"),
         tags="awkward")
@@ -683,12 +683,12 @@ def rope3d_cases():
         pitfalls="pairing", tags="canonical")
     for tokens in (0, 1, 2, 13, 14):
         rope(f"tokens-{tokens}", f"{tokens} points on {2 if tokens == 2 else 14} heads", "tokens and heads exchanged",
-            (1, 2 if tokens == 2 else 14, tokens, 32), pitfalls="broadcast degenerate", tags="awkward")
+            (1, 2 if tokens == 2 else 14, tokens, 32), pitfalls="degenerate", tags="awkward")
     for dims in (2, 16, 48, 64, 128):
         rope(f"ds-{dims}", f"Ds = {dims}", "pairs across the halves of the spatial part", (1, 3, 7, dims),
             pitfalls="pairing",
             tags="awkward options")
-    rope("batch-of-three", "B = 3 on one table", "the table is indexed by the sample", (3, 4, 5, 8), pitfalls="batch",
+    rope("batch-of-three", "B = 3 on one table", "the table is indexed by the sample", (3, 4, 5, 8), pitfalls="pairing",
         tags="awkward")
     rope("onehot", "one-hot inputs: where each dimension goes", "real and imaginary part exchanged", (1, 1, 32, 32),
         x=dist((1, 1, 32, 32), "onehot"), pitfalls="pairing", tags="onehot")
@@ -736,16 +736,17 @@ def normalize_coords_cases():
 
     norm("canonical", "the 556 token coordinates of the canonical scene over 79", "divided by 80, or not at all",
         scene("coords", N, 3),
-        pitfalls="coords-count drift-norm", tags="canonical")
+        pitfalls="coords-count", tags="canonical")
     for coord_norm, extra in NORMS.items():
         for drift in DRIFTS:
             options = {"coord_norm": coord_norm, "drift": drift, **extra}
+            unseen = (coord_norm, drift) in (("none", "none"), ("none", "pointwise"), ("grid", "none"))
             norm(f"{coord_norm.replace('_', '-')}-{drift}", f"{coord_norm}, drift {drift}, N = 13",
                 {"none": "divided by the size instead of size - 1; one range for all axes",
                     "average": "N/2 = 6.5 cut to 6; drift before normalisation",
                     "pointwise": "drift counted from 1, or before normalisation"}[drift],
                 ints(0, 79, 13, 3), options,
-                pitfalls="coords-count" if coord_norm == drift == "none" else "drift-norm coords-count",
+                pitfalls="coords-count" if unseen else "drift-norm coords-count",
                 tags="options")
     uneven = values([5, 3], 0, 3, 40, 79, 5, 41, 12, 4, 40, 33, 9, 43, 60, 3, 42)
     norm("ranges-per-axis", "unit_range with ranges of 79, 6 and 3", "minimum and maximum over all axes together",
@@ -895,7 +896,7 @@ OPTIONS = [
      "missing weights count as 0", "axial-weights"),
     ("shared-no-axial-weights", {"mixedRoPE_3d_learned_per_axis": False,
      "mixedRoPE_3d_learned_axial_mixing_weight": False},
-     "one set, no axial weights", "the axes are told apart", "axial-weights"),
+     "one set, no axial weights", "the axes are told apart", ""),
     ("axial", {"rope_3d_kind": "axial"}, "axial kind", "bins counted through the axes", "theta-mixup"),
     ("axial-interleaved", {"rope_3d_kind": "axial", "mixed_rope_layout": "interleaved"}, "axial, interleaved",
      "layout ignored by the axial kind", "theta-mixup layout"),
@@ -953,18 +954,18 @@ def mixed_rope_cases():
         grid_coords(13, 3), pitfalls="degenerate", tags="awkward")
     mix("decode-token", "one text token at position 786", "the decode step turns it as a point", FULL, 1, None, None,
         positions=values([1, 1], S), rot=False,
-        pitfalls="decode-rope", tags="canonical")
+        tags="canonical")
     mix("scattered", "marked tokens that are not contiguous", "points are taken from start+1 on", small, 12, [(0, 1)],
         grid_coords(5, 3), pitfalls="pairing", tags="awkward")
     CASES[-1]["steps"][0]["inputs"]["point_token_mask"] = values([1, 12], 1, 0, 0, 1, 1, 0, 0, 0, 1, 0, 0, 1,
             dtype="BOOL")
     mix("own-positions", "explicit positions: large, repeated, not from 0",
         "the index is taken for the position; position within the points", small, 9, [(2, 4)], grid_coords(4, 3),
-        positions=values([1, 9], 500, 501, 7, 7, 3000, 3, 0, 786, 32767), pitfalls="temporal-table decode-rope",
+        positions=values([1, 9], 500, 501, 7, 7, 3000, 3, 0, 786, 32767), pitfalls="temporal-table",
         tags="options")
     mix("batch-own-positions", "B = 2, positions [2,S], left padding", "sample 0's positions for all", small, 7,
         [(2, 3), (4, 3)], grid_coords(2, 3, 3),
-        positions=values([2, 7], 0, 1, 2, 3, 4, 5, 6, 0, 0, 0, 1, 2, 3, 4), pitfalls="batch decode-rope",
+        positions=values([2, 7], 0, 1, 2, 3, 4, 5, 6, 0, 0, 0, 1, 2, 3, 4), pitfalls="batch",
         tags="options")
     mix("n3-of-one", "[1,N,3] with a count: the same as [N,3]", "[B,N,3] read as [N,3]", small, 9, [(2, 5)],
         grid_coords(1, 5, 3), [5], tags="options")
@@ -1165,7 +1166,7 @@ def linear_cases():
     product("one-in", "in = 1", "an empty inner loop", (5,), 1, 3, tags="awkward")
     product("one-out", "out = 1", "an output axis is dropped", (5,), 9, 1, tags="awkward")
     product("no-rows", "no rows", "an empty tensor fails", (0,), 9, 4, tags="awkward")
-    product("batch", "[3,5,16]", "only sample 0 is multiplied", (3, 5), 16, 12, pitfalls="batch", tags="awkward")
+    product("batch", "[3,5,16]", "only sample 0 is multiplied", (3, 5), 16, 12, tags="awkward")
     product("onehot", "one-hot rows: the matrix itself, plus bias", "a row or column left out", (64,), 64, 48,
         x=dist((64, 64), "onehot"), tags="onehot")
     product("tiny", "inputs of 1e-3, no bias", "an absolute tolerance hides all errors", (13,), 64, 32, False,
@@ -1241,7 +1242,7 @@ def attention_cases():
         attend(4, 2, 3, 32, 6, 3, visible=runs(*[[(1, 7 + i), (0, 2 - i)] for i in range(3)],
                 *[[(0, 4), (1, 3 + i), (0, 2 - i)] for i in range(3)],
                 *[[(1, 2), (0, 3), (1, 2 + i), (0, 2 - i)] for i in range(3)],
-                dtype="BOOL", shape=[3, 3, 9])), pitfalls="batch")
+                dtype="BOOL", shape=[3, 3, 9])))
     att("hidden-rows", "rows that see no key give zeros", "NaN, or the mean of all values",
         attend(4, 2, 6, 32, visible=runs(*[[(0, 6)]] * 2, *[[(0, 2), (1, i - 1), (0, 5 - i)] for i in range(2, 6)],
                 dtype="BOOL", shape=[1, 6, 6])), pitfalls="mask-overflow degenerate")
@@ -1338,7 +1339,7 @@ def layer_cases():
             hidden=normal(1, 64, 896, scale=0.001), pitfalls="qwen2-details", tags="tiny")
     lay("attention-block/full-width-repeat", "attention block, full width, the same hidden state at every token",
         "an error that rounding of equal tokens hides", FULL, 64, [(14, 30)],
-        grid_coords(30, 3), hidden=normal(1, 64, 896, repeat=True), pitfalls="decode-rope", tags="probe")
+        grid_coords(30, 3), hidden=normal(1, 64, 896, repeat=True), pitfalls="pairing", tags="probe")
     lay("attention-block/full-width-chunk", "attention block, full width, 60 more points with 40 tokens in the cache",
         "points of a later chunk are left unturned; restart at position 0", FULL, 70,
         [(2, 60)], grid_coords(60, 3), past=40, pitfalls="empty-cache decode-rope", tags="yardstick")
@@ -1400,7 +1401,7 @@ def layer_cases():
         "positions counted over padding although given", narrow, 9, [(3, 3), (5, 3)], grid_coords(2, 3, 3),
         probe=True,
         key_mask=runs([(1, 9)], [(0, 2), (1, 7)]), position_ids=values([2, 9], *range(9), 0, 0, *range(7)),
-        pitfalls="batch decode-rope", tags="probe")
+        pitfalls="batch", tags="probe")
     lay(block + "text-only", "no points, no rotary parameters", "a missing scan fails",
         {**narrow, "rope_mixed_3d": False}, 9, None, None, probe=True, pitfalls="degenerate", tags="awkward")
     lay(block + "all-points", "13 points and nothing else", "a bidirectional mask among points", narrow, 13, [(0, 13)],
@@ -1762,7 +1763,7 @@ def prefill_cases():
         one(mask=runs([(0, 1), (1, 4), (0, 2), (1, 5), (0, 1), (1, 1)])),
         pitfalls="mask-ownership", tags="probe")
     pre("own-positions", "explicit positions, not from 0", "the index is taken", one(positions=arange(100, 7, 1, 14)),
-        pitfalls="decode-rope", tags="options probe")
+        pitfalls="pairing", tags="options probe")
     pre("batch-of-three", "B = 3 with 9, 8 and 2 points, padded", "sample 0's points for all; padding seen", prefill(
             spliced_embeds(SMALL2, 6, 2, 9, [9, 8, 2], batch=3), [(3, 9), (3, 8), (3, 2)], grid_coords(3, 9, 3),
             [9, 8, 2],

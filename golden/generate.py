@@ -196,12 +196,17 @@ class Runner:
         return ",".join(map(str, tokens))
 
 
+def described(case, seed):
+    """The part of a manifest entry that follows from the case alone."""
+    return {"case": case["id"], "op": op_of(case), "level": case["level"],
+            "options": {key: case["config"][key] for key in OPTIONS if key in case["config"]},
+            "pitfalls": case["pitfalls"], "seed": seed}
+
+
 def manifest_entry(case, path, seed):
     blob = path.read_bytes()
-    config = case["config"]
     return {"path": f"set/{path.name}", "sha256": hashlib.sha256(blob).hexdigest(), "bytes": len(blob),
-            "case": case["id"], "op": op_of(case), "level": case["level"],
-            "options": {key: config[key] for key in OPTIONS if key in config}, "pitfalls": case["pitfalls"], "seed": seed}
+            **described(case, seed)}
 
 
 _runner, _out = None, None
@@ -358,7 +363,8 @@ def main():
     path = HERE / "manifest.json"
     if path.exists():
         earlier = {entry["case"]: entry for entry in json.loads(path.read_text())["files"]}
-        entries = {name: entry for name, entry in earlier.items() if name in suite.cases} | entries
+        entries = {name: {**entry, **described(suite.cases[name], seed)} for name, entry in earlier.items()
+                   if name in suite.cases} | entries
     path.write_text(manifest(suite, entries, seed))
     for stray in set(out.iterdir()) - {HERE / entry["path"] for entry in entries.values()}:
         stray.unlink()
