@@ -117,7 +117,8 @@ static void a_bad_hello_says_what_is_wrong_with_it(void **state) {
   assert_refused_hello("json", "no JSON array of names: linear");
   assert_refused_hello("silent", "no hello within 0.5 s");
   assert_refused_hello("print", "\"Hello, I\"");
-  assert_refused_hello("exit", "exited with status 1 before it answered the suite's hello; it wrote last: \"ModuleNotFoundError: No module named 'torch'\"");
+  assert_refused_hello(
+      "exit", "exited with status 1 before it answered the suite's hello; it wrote last: \"ModuleNotFoundError: No module named 'torch'\"");
 }
 
 static void assert_not_opened(const char *spec, const char *message) {
@@ -221,7 +222,8 @@ static void what_it_says_unasked_is_seen_at_the_next_request(void **state) {
   mr3d_reply_clear(&reply);
   usleep(50000);
   reply = ask(backend, NULL, 10);
-  if (reply.kind != MR3D_REPLY_MALFORMED || !strstr(reply.message, "bytes after its last answer that nobody asked for")) fail_msg("kind %d: %s", reply.kind, reply.message);
+  if (reply.kind != MR3D_REPLY_MALFORMED || !strstr(reply.message, "bytes after its last answer that nobody asked for"))
+    fail_msg("kind %d: %s", reply.kind, reply.message);
   mr3d_reply_clear(&reply);
   assert_echoed(backend);
   reply = ask(backend, "exit-after", 10);
@@ -229,7 +231,8 @@ static void what_it_says_unasked_is_seen_at_the_next_request(void **state) {
   mr3d_reply_clear(&reply);
   usleep(50000);
   reply = ask(backend, NULL, 10);
-  if (reply.kind != MR3D_REPLY_CRASH || !strstr(reply.message, "exited with status 9 after its last answer, before this request was sent")) fail_msg("kind %d: %s", reply.kind, reply.message);
+  if (reply.kind != MR3D_REPLY_CRASH || !strstr(reply.message, "exited with status 9 after its last answer, before this request was sent"))
+    fail_msg("kind %d: %s", reply.kind, reply.message);
   mr3d_reply_clear(&reply);
   assert_echoed(backend);
   mr3d_backend_close(&backend);
@@ -253,7 +256,8 @@ static void a_child_it_leaves_behind_neither_delays_nor_survives(void **state) {
   mr3d_backend *backend = open_subject();
   double start = mr3d_now();
   mr3d_reply reply = ask(backend, "leave-child", 10);
-  if (reply.kind != MR3D_REPLY_CRASH || !strstr(reply.message, "killed by signal 6 (Aborted)")) fail_msg("kind %d: %s", reply.kind, reply.message);
+  if (reply.kind != MR3D_REPLY_CRASH || !strstr(reply.message, "killed by signal 6 (Aborted)"))
+    fail_msg("kind %d: %s", reply.kind, reply.message);
   assert_true(mr3d_now() - start < 5);
   pid_t child = (pid_t)atoi(reply.log);
   assert_true(child > 1);

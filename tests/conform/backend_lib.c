@@ -60,7 +60,8 @@ static void assert_doubles(mr3d_backend *backend) {
 static void assert_reply(const char *what, mr3d_reply_kind kind, const char *message, const char *log) {
   mr3d_backend *backend = open_plugin("MR3D_PLUGIN");
   mr3d_reply reply = ask(backend, what, "fp32");
-  if (reply.kind != kind || !strstr(reply.message, message) || !strstr(reply.log, log)) fail_msg("%s: kind %d: %s\nlog: %s", what, reply.kind, reply.message, reply.log);
+  if (reply.kind != kind || !strstr(reply.message, message) || !strstr(reply.log, log))
+    fail_msg("%s: kind %d: %s\nlog: %s", what, reply.kind, reply.message, reply.log);
   mr3d_reply_clear(&reply);
   assert_doubles(backend);
   mr3d_backend_close(&backend);
@@ -119,7 +120,8 @@ static void its_prints_and_reads_touch_no_frame(void **state) {
 
 static void writing_where_it_must_not_is_found_and_named(void **state) {
   (void)state;
-  assert_reply("write-input", MR3D_REPLY_CRASH, "killed by signal 11", "the plug-in wrote to its input, which is only lent for reading: \"x\"");
+  assert_reply("write-input", MR3D_REPLY_CRASH, "killed by signal 11",
+               "the plug-in wrote to its input, which is only lent for reading: \"x\"");
   assert_reply("past-end", MR3D_REPLY_CRASH, "exited with status 3", "the plug-in wrote past the end of its output \"y\"");
   assert_reply("before", MR3D_REPLY_CRASH, "exited with status 3", "the plug-in wrote before the beginning of its output \"y\"");
   assert_reply("page-past-end", MR3D_REPLY_CRASH, "killed by signal 11", "the plug-in reached past the end of its output \"y\"");

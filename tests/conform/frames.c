@@ -31,7 +31,9 @@ static void close_ends(ends *e) {
   close(e->in[0]), close(e->in[1]), close(e->out[0]), close(e->out[1]);
 }
 
-static mr3d_channel channel_of(const ends *e, uint64_t cap) { return (mr3d_channel){.to = e->in[1], .from = e->out[0], .process = -1, .cap = cap}; }
+static mr3d_channel channel_of(const ends *e, uint64_t cap) {
+  return (mr3d_channel){.to = e->in[1], .from = e->out[0], .process = -1, .cap = cap};
+}
 
 /* What the other side wrote, then its end is closed; then one exchange that only receives. */
 static mr3d_frame_end receive(const void *written, size_t size, uint64_t cap, mr3d_frame *frame, mr3d_error *error) {

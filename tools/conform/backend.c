@@ -13,7 +13,8 @@ static char *copy(const char *text) {
   return memcpy(mr3d_allocate((long long)size, 1), text, size);
 }
 
-void mr3d_backend_introduce(mr3d_backend *backend, const char *name, const char *version, int n_ops, const char *const ops[], int n_tiers, const mr3d_tier tiers[]) {
+void mr3d_backend_introduce(mr3d_backend *backend, const char *name, const char *version, int n_ops, const char *const ops[], int n_tiers,
+                            const mr3d_tier tiers[]) {
   const char **op_copies = mr3d_allocate(n_ops, sizeof *op_copies);
   mr3d_tier *tier_copies = mr3d_allocate(n_tiers, sizeof *tier_copies);
   for (int i = 0; i < n_ops; i++) op_copies[i] = copy(ops[i]);
@@ -79,7 +80,8 @@ mr3d_status mr3d_backend_open(const char *spec, const mr3d_backend_options *opti
   else if ((rest = after(spec, "exec:"))) status = open_command(backend, rest, error);
   else if ((rest = after(spec, "lib:"))) status = mr3d_backend_open_lib(backend, rest, error);
   else
-    status = mr3d_fail(error, MR3D_INVALID, "unknown backend \"%s\"; expected builtin:reference, mutant:PITFALL/NAME, exec:COMMAND or lib:PATH.so", spec);
+    status = mr3d_fail(error, MR3D_INVALID,
+                       "unknown backend \"%s\"; expected builtin:reference, mutant:PITFALL/NAME, exec:COMMAND or lib:PATH.so", spec);
   if (status != MR3D_OK) {
     forget(backend);
     return status;

@@ -38,7 +38,8 @@ static const char *op_at(int i) { return protocol_ops[i]; }
 static const char *tier_at(int i) { return mr3d_tier_name((mr3d_tier)i); }
 
 /* Reads a JSON array of names, each one of `valid`, into their indices. */
-static mr3d_status read_names(const mr3d_bundle *hello, const char *key, int n_valid, const char *(*valid)(int), int found[], int *n_found, mr3d_error *error) {
+static mr3d_status read_names(const mr3d_bundle *hello, const char *key, int n_valid, const char *(*valid)(int), int found[], int *n_found,
+                              mr3d_error *error) {
   const char *text = mr3d_bundle_get(hello, key);
   if (!text) return mr3d_fail(error, MR3D_FORMAT, "its hello has no metadata \"%s\": a JSON array of names", key);
   cJSON *list = cJSON_ParseWithOpts(text, NULL, true), *item;
@@ -86,7 +87,8 @@ static mr3d_status read_hello(mr3d_backend *backend, const mr3d_bundle *hello, m
   const char *type = mr3d_bundle_get(hello, "type"), *name = mr3d_bundle_get(hello, "name"), *version = mr3d_bundle_get(hello, "version");
   if (!type || strcmp(type, "hello") != 0)
     return mr3d_fail(error, MR3D_FORMAT, "it answered hello with a frame of type \"%.40s\"", type ? type : "(none)");
-  if (!name || !*name || !version) return mr3d_fail(error, MR3D_FORMAT, "its hello has no metadata \"%s\"", name && *name ? "version" : "name");
+  if (!name || !*name || !version)
+    return mr3d_fail(error, MR3D_FORMAT, "its hello has no metadata \"%s\"", name && *name ? "version" : "name");
   int ops[N_PROTOCOL_OPS], tiers[MR3D_N_TIERS], n_ops, n_tiers;
   status = read_names(hello, "ops", N_PROTOCOL_OPS, op_at, ops, &n_ops, error);
   if (status == MR3D_OK) status = read_names(hello, "tiers", MR3D_N_TIERS, tier_at, tiers, &n_tiers, error);
@@ -145,7 +147,8 @@ static mr3d_status start(mr3d_backend *backend, mr3d_error *error) {
     mr3d_bundle_free(&hello);
   } else {
     char message[900], how[128], *log = NULL;
-    if (end == MR3D_FRAME_CLOSED && mr3d_process_ended(c->process, 1, how)) snprintf(message, sizeof message, "%s before it answered the suite's hello", how);
+    if (end == MR3D_FRAME_CLOSED && mr3d_process_ended(c->process, 1, how))
+      snprintf(message, sizeof message, "%s before it answered the suite's hello", how);
     else if (end == MR3D_FRAME_TIMEOUT) snprintf(message, sizeof message, "no hello within %g s; it %.400s", patience, said.message);
     else snprintf(message, sizeof message, "in place of a hello, it %.400s", said.message);
     log = mr3d_process_log(c->process);
@@ -185,7 +188,8 @@ static mr3d_status envelope(const mr3d_bundle *request, const char *id, void **b
 /* What an answering frame says, or why it breaks the protocol (MR3D_REPLY_MALFORMED). Takes the answer over when it is one. */
 static void read_reply(mr3d_bundle **frame, const char *id, mr3d_reply *reply) {
   mr3d_error error = {0};
-  const char *type = mr3d_bundle_get(*frame, "type"), *got_id = mr3d_bundle_get(*frame, "id"), *message = mr3d_bundle_get(*frame, "message");
+  const char *type = mr3d_bundle_get(*frame, "type"), *got_id = mr3d_bundle_get(*frame, "id"),
+             *message = mr3d_bundle_get(*frame, "message");
   reply->kind = MR3D_REPLY_MALFORMED;
   if (check_protocol(*frame, "answer", &error) != MR3D_OK) {
     memcpy(reply->message, error.message, sizeof reply->message);
@@ -197,9 +201,11 @@ static void read_reply(mr3d_bundle **frame, const char *id, mr3d_reply *reply) {
                          : strcmp(type, "unsupported") == 0  ? MR3D_REPLY_UNSUPPORTED
                                                              : MR3D_REPLY_MALFORMED;
   if (kind == MR3D_REPLY_MALFORMED)
-    snprintf(reply->message, sizeof reply->message, "a frame of type \"%.40s\" came where answer, error or unsupported was expected", type ? type : "(none)");
+    snprintf(reply->message, sizeof reply->message, "a frame of type \"%.40s\" came where answer, error or unsupported was expected",
+             type ? type : "(none)");
   else if (!got_id || strcmp(got_id, id) != 0)
-    snprintf(reply->message, sizeof reply->message, "its %.20s is for request \"%.40s\", but \"%s\" was asked", type, got_id ? got_id : "(no id)", id);
+    snprintf(reply->message, sizeof reply->message, "its %.20s is for request \"%.40s\", but \"%s\" was asked", type,
+             got_id ? got_id : "(no id)", id);
   else if (kind != MR3D_REPLY_ANSWER && !message)
     snprintf(reply->message, sizeof reply->message, "its %.20s has no metadata \"message\"", type);
   else
@@ -252,11 +258,14 @@ static void exchange(mr3d_backend *backend, const void *bytes, size_t size, cons
     reply->kind = ended ? MR3D_REPLY_CRASH : MR3D_REPLY_MALFORMED;
     if (!ended) snprintf(reply->message, sizeof reply->message, "it %.900s, and goes on running", said.message);
     else if (frame.received == 0) snprintf(reply->message, sizeof reply->message, "%s before it answered", how);
-    else snprintf(reply->message, sizeof reply->message, "%s in the middle of its answer, after %llu bytes", how, (unsigned long long)frame.received);
+    else
+      snprintf(reply->message, sizeof reply->message, "%s in the middle of its answer, after %llu bytes", how,
+               (unsigned long long)frame.received);
   } else if (end == MR3D_FRAME_TIMEOUT) {
     bool ended = mr3d_process_ended(p, 0, how);
     reply->kind = ended ? MR3D_REPLY_CRASH : MR3D_REPLY_TIMEOUT;
-    if (ended) snprintf(reply->message, sizeof reply->message, "%s before it answered; a process that it left behind holds its output open", how);
+    if (ended)
+      snprintf(reply->message, sizeof reply->message, "%s before it answered; a process that it left behind holds its output open", how);
     else snprintf(reply->message, sizeof reply->message, "no answer within %g s; it %.900s", timeout, said.message);
   } else {
     reply->kind = MR3D_REPLY_MALFORMED;
@@ -283,7 +292,8 @@ static void ask(mr3d_backend *backend, const mr3d_bundle *request, double timeou
   }
   if (size > backend->options.frame_cap) {
     reply->kind = MR3D_REPLY_UNSUPPORTED;
-    snprintf(reply->message, sizeof reply->message, "the request's frame would have %zu bytes, the cap is %llu", size, (unsigned long long)backend->options.frame_cap);
+    snprintf(reply->message, sizeof reply->message, "the request's frame would have %zu bytes, the cap is %llu", size,
+             (unsigned long long)backend->options.frame_cap);
   } else {
     exchange(backend, bytes, size, id, timeout, reply);
   }

@@ -21,9 +21,11 @@ mr3d_status mr3d_backend_open_exec(mr3d_backend *, char *const argv[], mr3d_erro
 mr3d_status mr3d_backend_open_lib(mr3d_backend *, const char *path, mr3d_error *);
 
 /** Copies what a backend says of itself; ops and tiers too. */
-void mr3d_backend_introduce(mr3d_backend *, const char *name, const char *version, int n_ops, const char *const ops[], int n_tiers, const mr3d_tier tiers[]);
+void mr3d_backend_introduce(mr3d_backend *, const char *name, const char *version, int n_ops, const char *const ops[], int n_tiers,
+                            const mr3d_tier tiers[]);
 
-/** The path of a program that belongs to the suite, malloc'ed, or NULL: $MR3D_HOST, the build tree, or libexec, as seen from the running program. */
+/** The path of a program that belongs to the suite, malloc'ed, or NULL: $MR3D_HOST, the build tree, or libexec, as seen from the running
+ * program. */
 char *mr3d_backend_find_host(void);
 
 #endif

@@ -17,7 +17,8 @@
 char *mr3d_backend_find_host(void) {
   const char *named = getenv("MR3D_HOST");
   if (named && *named) return strdup(named);
-  static const char *const places[] = {"mr3d-host", "conform/host/mr3d-host", "tools/conform/host/mr3d-host", MR3D_LIBEXECDIR "/mr3d/mr3d-host"};
+  static const char *const places[] = {"mr3d-host", "conform/host/mr3d-host", "tools/conform/host/mr3d-host",
+                                       MR3D_LIBEXECDIR "/mr3d/mr3d-host"};
   char folder[PATH_MAX];
   ssize_t n = readlink("/proc/self/exe", folder, sizeof folder - 1);
   if (n <= 0) return NULL;
@@ -42,8 +43,10 @@ mr3d_status mr3d_backend_open_lib(mr3d_backend *backend, const char *path, mr3d_
   char *host = mr3d_backend_find_host();
   mr3d_status status;
   if (!host) {
-    status = mr3d_fail(error, MR3D_IO, "mr3d-host, which loads plug-ins, was not found beside this program nor in its build tree or %s/mr3d; "
-                       "set MR3D_HOST to its path", MR3D_LIBEXECDIR);
+    status = mr3d_fail(error, MR3D_IO,
+                       "mr3d-host, which loads plug-ins, was not found beside this program nor in its build tree or %s/mr3d; "
+                       "set MR3D_HOST to its path",
+                       MR3D_LIBEXECDIR);
   } else {
     char threads[16];
     snprintf(threads, sizeof threads, "%d", backend->options.threads);

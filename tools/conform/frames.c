@@ -71,7 +71,9 @@ static mr3d_frame_end receive_some(const mr3d_channel *channel, receiving *r, mr
   if (n == 0) {
     if (r->got == 0) mr3d_fail(error, MR3D_FORMAT, "closed its output before any byte of a frame");
     else if (r->got < LENGTH) mr3d_fail(error, MR3D_FORMAT, "closed its output after %d of the 8 bytes of a frame's length", (int)r->got);
-    else mr3d_fail(error, MR3D_FORMAT, "closed its output after %llu of %llu bytes of a frame", (unsigned long long)(r->got - LENGTH), (unsigned long long)r->size);
+    else
+      mr3d_fail(error, MR3D_FORMAT, "closed its output after %llu of %llu bytes of a frame", (unsigned long long)(r->got - LENGTH),
+                (unsigned long long)r->size);
     return MR3D_FRAME_CLOSED;
   }
   r->got += (uint64_t)n;
@@ -80,8 +82,10 @@ static mr3d_frame_end receive_some(const mr3d_channel *channel, receiving *r, mr
     if (r->size > channel->cap) {
       char text[LENGTH + 1];
       printable(r->length, text);
-      mr3d_fail(error, MR3D_FORMAT, "announced a frame of %llu bytes, at most %llu are accepted; its first 8 bytes are \"%s\": if that reads like text, "
-                "something prints to stdout, which carries frames only", (unsigned long long)r->size, (unsigned long long)channel->cap, text);
+      mr3d_fail(error, MR3D_FORMAT,
+                "announced a frame of %llu bytes, at most %llu are accepted; its first 8 bytes are \"%s\": if that reads like text, "
+                "something prints to stdout, which carries frames only",
+                (unsigned long long)r->size, (unsigned long long)channel->cap, text);
       return MR3D_FRAME_GARBAGE;
     }
     size_t size = r->size > 0 ? (size_t)r->size : 1;
@@ -110,7 +114,8 @@ static mr3d_frame_end run(const mr3d_channel *channel, sending *s, receiving *r,
       double left = deadline - mr3d_now();
       if (left <= 0) {
         if (!all_sent(s) && !deaf)
-          mr3d_fail(error, MR3D_FORMAT, "had read only %llu of the %llu bytes of the request", (unsigned long long)s->sent, (unsigned long long)(s->size + LENGTH));
+          mr3d_fail(error, MR3D_FORMAT, "had read only %llu of the %llu bytes of the request", (unsigned long long)s->sent,
+                    (unsigned long long)(s->size + LENGTH));
         else
           mr3d_fail(error, MR3D_FORMAT, "had sent %llu bytes of its answer", r ? (unsigned long long)r->got : 0);
         return MR3D_FRAME_TIMEOUT;
@@ -126,7 +131,8 @@ static mr3d_frame_end run(const mr3d_channel *channel, sending *s, receiving *r,
     if (wait[0].revents && !send_some(channel->to, s)) deaf = true;
     if (wait[2].revents) {
       deaf = true;
-      /* What it wrote last may have come after this poll looked. If nothing did, the pipe's end may never come: a process it left behind may hold it open. */
+      /* What it wrote last may have come after this poll looked. If nothing did, the pipe's end may never come: a process it left behind
+       * may hold it open. */
       bool more = wait[1].fd >= 0 && poll(&wait[1], 1, 0) > 0;
       if (!more && r && !all_received(r)) {
         mr3d_fail(error, MR3D_FORMAT, "ended after %llu bytes of its answer", (unsigned long long)r->got);
@@ -145,7 +151,8 @@ static mr3d_frame_end run(const mr3d_channel *channel, sending *s, receiving *r,
   return MR3D_FRAME_DONE;
 }
 
-mr3d_frame_end mr3d_frame_exchange(const mr3d_channel *channel, const void *bytes, size_t size, mr3d_frame *frame, double deadline, mr3d_error *error) {
+mr3d_frame_end mr3d_frame_exchange(const mr3d_channel *channel, const void *bytes, size_t size, mr3d_frame *frame, double deadline,
+                                   mr3d_error *error) {
   sending s = {.bytes = bytes, .size = size};
   for (int i = 0; i < LENGTH; i++) s.length[i] = (uint8_t)((uint64_t)size >> (8 * i));
   receiving r = {0};

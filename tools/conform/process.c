@@ -173,7 +173,8 @@ static mr3d_status locate(const char *name, char path[4096], mr3d_error *error) 
     if (executable(path)) return MR3D_OK;
     struct stat s;
     if (stat(path, &s) != 0) return mr3d_fail(error, MR3D_IO, "command not found: %s: %s", path, strerror(errno));
-    return mr3d_fail(error, MR3D_IO, "%s is %s", path, S_ISREG(s.st_mode) ? "not executable (chmod +x, or name its interpreter)" : "no program file");
+    return mr3d_fail(error, MR3D_IO, "%s is %s", path,
+                     S_ISREG(s.st_mode) ? "not executable (chmod +x, or name its interpreter)" : "no program file");
   }
   const char *folders = getenv("PATH");
   for (const char *f = folders ? folders : "/usr/bin:/bin"; ; f++) {

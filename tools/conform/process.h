@@ -32,7 +32,8 @@ void mr3d_words_free(char ***words);
  */
 mr3d_status mr3d_process_start(char *const argv[], mr3d_process **process, mr3d_error *error);
 
-/** Whether it has ended, within `patience` seconds; `how` then says "exited with status 3" or "killed by signal 11 (Segmentation fault)". */
+/** Whether it has ended, within `patience` seconds; `how` then says "exited with status 3" or "killed by signal 11 (Segmentation fault)".
+ */
 bool mr3d_process_ended(const mr3d_process *process, double patience, char how[128]);
 
 /** What it wrote to stderr since the last call: its beginning and its end where it is long. The caller's; never NULL. */

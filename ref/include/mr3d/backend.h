@@ -35,8 +35,8 @@ extern "C" {
 enum { MR3D_BACKEND_ABSENT = 0, MR3D_BACKEND_FOUND = 1, MR3D_BACKEND_OTHER_TYPE = -1 };
 
 /**
- * One request. Ownership: everything in it, and everything its getters return, is lent until the operator's function returns. Tensor data lies
- * in read-only pages, aligned to its element size: writing to it ends the process, which is reported as the plug-in's mistake.
+ * One request. Ownership: everything in it, and everything its getters return, is lent until the operator's function returns. Tensor data
+ * lies in read-only pages, aligned to its element size: writing to it ends the process, which is reported as the plug-in's mistake.
  */
 typedef struct mr3d_backend_request {
   uint32_t struct_size;
@@ -74,8 +74,8 @@ typedef struct mr3d_backend_reply {
 
   /**
    * Memory for one output: dtype as safetensors spells it ("F32"), shape of `rank` sizes. Every element must be written: the memory holds
-   * NaN and nonsense at first, and lies between guard pages. Data is aligned to 64 bytes. Ownership: the host's; filled until the function returns.
-   * NULL, and the request fails with a message, where the name is taken, the dtype unknown, a size negative or the rank above 8.
+   * NaN and nonsense at first, and lies between guard pages. Data is aligned to 64 bytes. Ownership: the host's; filled until the function
+   * returns. NULL, and the request fails with a message, where the name is taken, the dtype unknown, a size negative or the rank above 8.
    */
   DLTensor *(*output)(struct mr3d_backend_reply *, const char *name, const char *dtype, int32_t rank, const int64_t *shape);
   /** The request must be refused (protocol: `error`); says why in the user's terms. Returns 1, for `return reply->refuse(...)`. */
@@ -87,8 +87,8 @@ typedef struct mr3d_backend_reply {
 } mr3d_backend_reply;
 
 /**
- * One operator. `state` is what `create` made. Returns 0 when outputs are complete, else anything else: without a message through the reply that is
- * reported as this function's failure, with its number. Sessions are the plug-in's to keep, by name, in `state`; a refused request
+ * One operator. `state` is what `create` made. Returns 0 when outputs are complete, else anything else: without a message through the reply
+ * that is reported as this function's failure, with its number. Sessions are the plug-in's to keep, by name, in `state`; a refused request
  * changes nothing.
  */
 typedef int (*mr3d_backend_op)(void *state, const mr3d_backend_request *request, mr3d_backend_reply *reply);

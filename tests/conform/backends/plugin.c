@@ -48,11 +48,13 @@ static int rmsnorm(void *state, const mr3d_backend_request *r, mr3d_backend_repl
   values[4] = r->config_number(r, "head_dim", &number);
   values[5] = r->config_number(r, "spatial_ratio", &number); /* null */
   values[6] = r->n_tensors;
-  values[7] = x->ndim == 2 && x->shape[0] == 2 && x->shape[1] == 3 && x->strides[0] == 3 && x->strides[1] == 1 && x->byte_offset == 0 && x->dtype.code == kDLFloat && x->dtype.bits == 32;
+  values[7] = x->ndim == 2 && x->shape[0] == 2 && x->shape[1] == 3 && x->strides[0] == 3 && x->strides[1] == 1 && x->byte_offset == 0 &&
+              x->dtype.code == kDLFloat && x->dtype.bits == 32;
   values[8] = b->dtype.code == kDLUInt && b->dtype.bits == 8 && strcmp(r->dtype(r, "b"), "BOOL") == 0;
   values[9] = h->dtype.code == kDLBfloat && h->dtype.bits == 16 && strcmp(r->dtype(r, "h"), "BF16") == 0;
   values[10] = s->ndim == 0 && s->shape && s->strides && ((const double *)s->data)[0] == 2.5;
-  values[11] = r->tensor(r, "nothing") == NULL && r->dtype(r, "nothing") == NULL && r->metadata(r, "nothing") == NULL && r->tensor_at(r, 4, &name) == NULL;
+  values[11] = r->tensor(r, "nothing") == NULL && r->dtype(r, "nothing") == NULL && r->metadata(r, "nothing") == NULL &&
+               r->tensor_at(r, 4, &name) == NULL;
   values[12] = r->tensor_at(r, 0, &name) != NULL && *name;
   values[13] = strcmp(r->op, "rmsnorm") == 0 && strcmp(r->tier, "fp32") == 0 && r->config[0] == '{' && strcmp(r->session, "s1") == 0;
   values[14] = *(int *)state;
@@ -63,7 +65,9 @@ static int rmsnorm(void *state, const mr3d_backend_request *r, mr3d_backend_repl
   return 0;
 }
 
-static int supports(const char *op, const char *tier) { return strcmp(tier, "fp32") == 0 || (strcmp(op, "linear") == 0 && strcmp(tier, "bf16") == 0); }
+static int supports(const char *op, const char *tier) {
+  return strcmp(tier, "fp32") == 0 || (strcmp(op, "linear") == 0 && strcmp(tier, "bf16") == 0);
+}
 
 static int create(const mr3d_backend_host *host, void **state) {
   static int calls;
@@ -76,8 +80,13 @@ static int create(const mr3d_backend_host *host, void **state) {
 }
 
 const mr3d_backend_plugin *mr3d_backend_entry(uint32_t abi_version) {
-  static const mr3d_backend_plugin table = {
-    .abi_version = MR3D_BACKEND_ABI_VERSION, .struct_size = sizeof table, .name = "told", .version = "1.2", .supports = supports, .create = create,
-    .rmsnorm = rmsnorm, .linear = linear};
+  static const mr3d_backend_plugin table = {.abi_version = MR3D_BACKEND_ABI_VERSION,
+                                            .struct_size = sizeof table,
+                                            .name = "told",
+                                            .version = "1.2",
+                                            .supports = supports,
+                                            .create = create,
+                                            .rmsnorm = rmsnorm,
+                                            .linear = linear};
   return abi_version == MR3D_BACKEND_ABI_VERSION ? &table : NULL;
 }

@@ -1,4 +1,5 @@
-/* A backend that answers before it has read: it writes as many bytes as the request holds while most of the request is still in the pipe. */
+/* A backend that answers before it has read: it writes as many bytes as the request holds while most of the request is still in the pipe.
+ */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,10 +29,14 @@ int main(void) {
   static char bytes[1 << 16];
   transfer(0, (char *)&size, 8);
   transfer(0, bytes, size);
-  say("{\"__metadata__\":{\"protocol\":\"1\",\"type\":\"hello\",\"name\":\"slow\",\"version\":\"1\",\"ops\":\"[\\\"linear\\\"]\",\"tiers\":\"[\\\"fp32\\\"]\"}}", NULL, 0);
+  say("{\"__metadata__\":{\"protocol\":\"1\",\"type\":\"hello\",\"name\":\"slow\",\"version\":\"1\",\"ops\":\"[\\\"linear\\\"]\",\"tiers\":"
+      "\"[\\\"fp32\\\"]\"}}",
+      NULL, 0);
   transfer(0, (char *)&size, 8);
   char header[256], *data = calloc(size, 1);
-  snprintf(header, sizeof header, "{\"__metadata__\":{\"protocol\":\"1\",\"type\":\"answer\",\"id\":\"1\"},\"y\":{\"dtype\":\"U8\",\"shape\":[%llu],\"data_offsets\":[0,%llu]}}",
+  snprintf(header, sizeof header,
+           "{\"__metadata__\":{\"protocol\":\"1\",\"type\":\"answer\",\"id\":\"1\"},\"y\":{\"dtype\":\"U8\",\"shape\":[%llu],\"data_"
+           "offsets\":[0,%llu]}}",
            (unsigned long long)size, (unsigned long long)size);
   say(header, data, size);      /* only then ... */
   transfer(0, data, size);      /* ... is the request read */

@@ -89,7 +89,11 @@ static void answer(const mr3d_bundle *request, const char *what) {
   const bool is = what != NULL;
 #define DO(name) (is && strcmp(what, name) == 0)
   mr3d_bundle_set(frame, "protocol", DO("protocol") ? "3" : "1");
-  mr3d_bundle_set(frame, "type", DO("refuse") || DO("refuse-silently") ? "error" : DO("unsupported") ? "unsupported" : DO("type") ? "reply" : "answer");
+  mr3d_bundle_set(frame, "type",
+                  DO("refuse") || DO("refuse-silently") ? "error"
+                  : DO("unsupported")                   ? "unsupported"
+                  : DO("type")                          ? "reply"
+                                                        : "answer");
   if (!DO("no-id")) mr3d_bundle_set(frame, "id", DO("id") ? "77" : mr3d_bundle_get(request, "id"));
   if (DO("refuse") || DO("unsupported")) mr3d_bundle_set(frame, "message", "as asked");
   if (DO("count-descriptors")) mr3d_bundle_setf(frame, "descriptors", "%d", open_descriptors());

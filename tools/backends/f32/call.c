@@ -50,7 +50,8 @@ void refuse(call *c, const char *format, ...) {
 static float from_half(uint16_t code) {
   uint32_t sign = (uint32_t)(code & 0x8000) << 16, magnitude = code & 0x7FFF;
   if (magnitude >= 0x7C00) return magnitude == 0x7C00 ? (sign ? -INFINITY : INFINITY) : NAN;
-  float value = ldexpf(magnitude < 0x400 ? (float)magnitude : (float)(0x400 | (magnitude & 0x3FF)), magnitude < 0x400 ? -24 : (int)(magnitude >> 10) - 25);
+  float value = ldexpf(magnitude < 0x400 ? (float)magnitude : (float)(0x400 | (magnitude & 0x3FF)),
+                       magnitude < 0x400 ? -24 : (int)(magnitude >> 10) - 25);
   return sign ? -value : value;
 }
 
@@ -131,7 +132,8 @@ static void fit(call *c, const char *name, const char *shape, const DLTensor *t)
 
 void all_finite(call *c, const char *name, const float *values, int64_t count) {
   for (int64_t i = 0; i < count; i++)
-    if (!isfinite(values[i])) refuse(c, "%s holds %g at flat index %lld; every value must be finite", name, (double)values[i], (long long)i);
+    if (!isfinite(values[i]))
+      refuse(c, "%s holds %g at flat index %lld; every value must be finite", name, (double)values[i], (long long)i);
 }
 
 static void wrong_type(call *c, const char *name, const char *found, const char *expected) {
@@ -151,7 +153,8 @@ const array *may(call *c, const char *name, element wanted, const char *shape) {
   switch (wanted) {
   case FLOAT: case TABLE: {
     const bool float32 = strcmp(stored, "F32") == 0;
-    if (wanted == FLOAT ? strcmp(stored, tier_type(c)) != 0 : !float32 && strcmp(stored, "F64") != 0) wrong_type(c, name, stored, wanted == FLOAT ? tier_type(c) : "F32 or F64");
+    if (wanted == FLOAT ? strcmp(stored, tier_type(c)) != 0 : !float32 && strcmp(stored, "F64") != 0)
+      wrong_type(c, name, stored, wanted == FLOAT ? tier_type(c) : "F32 or F64");
     a->f = t->data;
     if (!float32) to_floats(stored, t->data, count, (float *)(a->f = scratch(c, count, sizeof(float))));
     all_finite(c, name, a->f, count);
@@ -172,7 +175,8 @@ const array *may(call *c, const char *name, element wanted, const char *shape) {
     if (strcmp(stored, "I64") != 0) wrong_type(c, name, stored, "I64");
     a->i = t->data;
     for (int64_t i = 0; wanted == ZERO_ONE && i < count; i++)
-      if (a->i[i] != 0 && a->i[i] != 1) refuse(c, "%s holds %lld at flat index %lld, expected 0 or 1", name, (long long)a->i[i], (long long)i);
+      if (a->i[i] != 0 && a->i[i] != 1)
+        refuse(c, "%s holds %lld at flat index %lld, expected 0 or 1", name, (long long)a->i[i], (long long)i);
     break;
   case TRUTH:
     if (strcmp(stored, "BOOL") != 0) wrong_type(c, name, stored, "BOOL");
@@ -203,7 +207,8 @@ int64_t whole(call *c, const char *key, int64_t least, int64_t absent) {
   char *end;
   errno = 0;
   long long value = strtoll(text, &end, 10);
-  if (end == text || *end || errno || !(isdigit((unsigned char)*text) || *text == '-')) refuse(c, "%s is \"%.40s\", expected a whole number", key, text);
+  if (end == text || *end || errno || !(isdigit((unsigned char)*text) || *text == '-'))
+    refuse(c, "%s is \"%.40s\", expected a whole number", key, text);
   if (value < least) refuse(c, "%s is %lld, expected at least %lld", key, value, (long long)least);
   return value;
 }

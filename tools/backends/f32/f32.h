@@ -7,8 +7,8 @@
  *   product.c   matrix product                             session.c   weights file, KV cache, prefill, decode
  *                                                          scan.c      raw scan to cells and tokens
  *
- * Section numbers are those of docs/spec.md. Everything computes in float; only tables of angles and coordinates, which are small, are made in
- * double and then rounded. bf16 and fp16 inputs are widened first, which a tier always allows.
+ * Section numbers are those of docs/spec.md. Everything computes in float; only tables of angles and coordinates, which are small, are made
+ * in double and then rounded. bf16 and fp16 inputs are widened first, which a tier always allows.
  */
 #ifndef F32_H
 #define F32_H
@@ -85,8 +85,8 @@ void *keep(call *, void *);
 void release(void *); /* NULL is fine */
 
 /*
- * Takes a tensor. `shape` has one character a dimension: a letter is a size, the same wherever the letter stands in the request, a digit is itself,
- * a leading '.' any further dimensions. Refuses another type or shape, non-finite floats, masks of other values than 0 and 1.
+ * Takes a tensor. `shape` has one character a dimension: a letter is a size, the same wherever the letter stands in the request, a digit is
+ * itself, a leading '.' any further dimensions. Refuses another type or shape, non-finite floats, masks of other values than 0 and 1.
  */
 const array *need(call *, const char *name, element, const char *shape);
 const array *may(call *, const char *name, element, const char *shape); /* NULL where absent */
@@ -200,13 +200,13 @@ typedef struct layer {
 
 void need_decoder_options(call *, bool whole_layer);
 void rmsnorm(int64_t rows, int64_t n, double eps, const float *x, const float *weight, float *y);
-void attend(call *, int64_t B, int64_t H, int64_t G, int64_t q, int64_t K, int64_t D, const float *query, const float *key, const float *value,
-            const visibility *, float *y);
+void attend(call *, int64_t B, int64_t H, int64_t G, int64_t q, int64_t K, int64_t D, const float *query, const float *key,
+            const float *value, const visibility *, float *y);
 /* x [B,q,hidden] in place; past [B,G,L,D]; key and value [B,G,L+q,D] receive the whole cache. */
-void run_block(call *, const layer *, int64_t B, int64_t q, int64_t L, float *x, const float *past_key, const float *past_value, const positions *,
-               const visibility *, const point_set *, float *key, float *value);
-void run_layer(call *, const layer *, int64_t B, int64_t q, int64_t L, float *x, const float *past_key, const float *past_value, const positions *,
-               const visibility *, const point_set *, float *key, float *value);
+void run_block(call *, const layer *, int64_t B, int64_t q, int64_t L, float *x, const float *past_key, const float *past_value,
+               const positions *, const visibility *, const point_set *, float *key, float *value);
+void run_layer(call *, const layer *, int64_t B, int64_t q, int64_t L, float *x, const float *past_key, const float *past_value,
+               const positions *, const visibility *, const point_set *, float *key, float *value);
 
 /* ---- session.c, scan.c ---- */
 

@@ -54,7 +54,8 @@ void op_linear(call *c) {
 void op_swiglu(call *c) {
   const array *gate = need(c, "gate", FLOAT, "."), *up = need(c, "up", FLOAT, ".");
   only_these(c);
-  if (gate->rank != up->rank || memcmp(gate->shape, up->shape, (size_t)gate->rank * sizeof *gate->shape) != 0) refuse(c, "gate and up have different shapes");
+  if (gate->rank != up->rank || memcmp(gate->shape, up->shape, (size_t)gate->rank * sizeof *gate->shape) != 0)
+    refuse(c, "gate and up have different shapes");
   swiglu(count_of(gate), gate->f, up->f, out_floats(c, "y", gate->rank, gate->shape));
 }
 
@@ -66,7 +67,8 @@ enum { BLOCK = 64 };
  * One query row: softmax in two passes over the visible keys, then the weighted sum, in blocks: one large term early in a long
  * float sum would swallow the many small ones behind it. A row that sees no key gives zeros. `room` holds K + D floats.
  */
-static void attend_row(int64_t K, int64_t D, const float *query, const float *key, const float *value, const uint8_t *visible, float *room, float *y) {
+static void attend_row(int64_t K, int64_t D, const float *query, const float *key, const float *value, const uint8_t *visible, float *room,
+                       float *y) {
   const float scale = 1.0f / sqrtf((float)D);
   float most = -INFINITY, sum = 0, *weights = room, *part = room + K;
   for (int64_t j = 0; j < K; j++) {
@@ -90,14 +92,15 @@ static void attend_row(int64_t K, int64_t D, const float *query, const float *ke
   for (int64_t d = 0; d < D && sum > 0; d++) y[d] /= sum;
 }
 
-void attend(call *c, int64_t B, int64_t H, int64_t G, int64_t q, int64_t K, int64_t D, const float *query, const float *key, const float *value,
-            const visibility *v, float *y) {
+void attend(call *c, int64_t B, int64_t H, int64_t G, int64_t q, int64_t K, int64_t D, const float *query, const float *key,
+            const float *value, const visibility *v, float *y) {
   float *room = scratch(c, B * H * (K + D), sizeof *room);
 #pragma omp parallel for schedule(dynamic) if (B * H * q * K * D > 100000)
   for (int64_t bh = 0; bh < B * H; bh++) {
     const int64_t b = bh / H, kv = b * G + bh % H / (H / G);
     for (int64_t i = 0; i < q; i++)
-      attend_row(K, D, query + (bh * q + i) * D, key + kv * K * D, value + kv * K * D, v->at + ((v->batch == 1 ? 0 : b) * q + i) * K, room + bh * (K + D), y + (bh * q + i) * D);
+      attend_row(K, D, query + (bh * q + i) * D, key + kv * K * D, value + kv * K * D, v->at + ((v->batch == 1 ? 0 : b) * q + i) * K,
+                 room + bh * (K + D), y + (bh * q + i) * D);
   }
 }
 
@@ -109,7 +112,8 @@ void op_attention(call *c) {
   check_heads(c, H, G, c->size['D']);
   if (G == 0 || H % G != 0) refuse(c, "%lld query heads are no multiple of %lld key heads", (long long)H, (long long)G);
   const visibility v = {c->size['B'], visible->b};
-  attend(c, c->size['B'], H, G, c->size['q'], c->size['K'], c->size['D'], query->f, key->f, value->f, &v, out_floats(c, "y", query->rank, query->shape));
+  attend(c, c->size['B'], H, G, c->size['q'], c->size['K'], c->size['D'], query->f, key->f, value->f, &v,
+         out_floats(c, "y", query->rank, query->shape));
 }
 
 /* ---- block and layer ---- */
@@ -132,10 +136,11 @@ static void append(int64_t heads, int64_t L, int64_t q, int64_t D, const float *
   }
 }
 
-void run_block(call *c, const layer *w, int64_t B, int64_t q, int64_t L, float *x, const float *past_key, const float *past_value, const positions *p,
-               const visibility *v, const point_set *points, float *key, float *value) {
+void run_block(call *c, const layer *w, int64_t B, int64_t q, int64_t L, float *x, const float *past_key, const float *past_value,
+               const positions *p, const visibility *v, const point_set *points, float *key, float *value) {
   const int64_t H = c->o.H, G = c->o.G, D = c->o.D, hidden = c->o.hidden, rows = B * q;
-  float *flat = scratch(c, rows * H * D, sizeof *flat), *query = scratch(c, rows * H * D, sizeof *query), *new = scratch(c, rows * G * D, sizeof *new);
+  float *flat = scratch(c, rows * H * D, sizeof *flat), *query = scratch(c, rows * H * D, sizeof *query),
+        *new = scratch(c, rows * G * D, sizeof *new);
   float *new_key = scratch(c, rows * G * D, sizeof *new_key);
   product(rows, hidden, H * D, x, w->q, w->q_bias, flat);
   exchange(B, q, H, D, flat, query, false);
@@ -152,8 +157,8 @@ void run_block(call *c, const layer *w, int64_t B, int64_t q, int64_t L, float *
   product(rows, H * D, hidden, flat, w->o, NULL, x);
 }
 
-void run_layer(call *c, const layer *w, int64_t B, int64_t q, int64_t L, float *x, const float *past_key, const float *past_value, const positions *p,
-               const visibility *v, const point_set *points, float *key, float *value) {
+void run_layer(call *c, const layer *w, int64_t B, int64_t q, int64_t L, float *x, const float *past_key, const float *past_value,
+               const positions *p, const visibility *v, const point_set *points, float *key, float *value) {
   const int64_t hidden = c->o.hidden, I = c->o.intermediate, rows = B * q;
   float *part = scratch(c, rows * hidden, sizeof *part), *gate = scratch(c, rows * I, sizeof *gate), *up = scratch(c, rows * I, sizeof *up);
   rmsnorm(rows, hidden, c->o.eps, x, w->input_norm, part);
@@ -181,7 +186,8 @@ void need_decoder_options(call *c, bool whole_layer) {
 static void whole_call(call *c, bool whole_layer) {
   need_decoder_options(c, whole_layer);
   options *o = &c->o;
-  c->size['E'] = o->hidden ? o->hidden : -1, c->size['I'] = o->intermediate ? o->intermediate : -1, c->size['G'] = o->G, c->size['D'] = o->D;
+  c->size['E'] = o->hidden ? o->hidden : -1, c->size['I'] = o->intermediate ? o->intermediate : -1, c->size['G'] = o->G,
+  c->size['D'] = o->D;
   c->size['Q'] = o->H * o->D, c->size['V'] = o->G * o->D;
   for (const char *letter = "EIGDQV"; *letter; letter++) c->said_by[(int)*letter] = "the configuration";
 
@@ -189,7 +195,8 @@ static void whole_call(call *c, bool whole_layer) {
   const int64_t B = c->size['B'], q = c->size['q'];
   o->hidden = c->size['E'];
   const array *past_key = may(c, "past_key", FLOAT, "BGLD"), *past_value = may(c, "past_value", FLOAT, "BGLD");
-  if (!past_key != !past_value) refuse(c, "%s is given without %s", past_key ? "past_key" : "past_value", past_key ? "past_value" : "past_key");
+  if (!past_key != !past_value)
+    refuse(c, "%s is given without %s", past_key ? "past_key" : "past_value", past_key ? "past_value" : "past_key");
   const int64_t L = past_key ? c->size['L'] : 0;
   const array *key_mask = may(c, "key_mask", ZERO_ONE, "BM"), *prefill_mask = may(c, "prefill_mask", ZERO_ONE, "BP");
   const positions p = take_positions(c, B, q, L);
@@ -206,7 +213,8 @@ static void whole_call(call *c, bool whole_layer) {
     TAKE(gate, "mlp.gate_proj.weight", "IE"), TAKE(up, "mlp.up_proj.weight", "IE"), TAKE(down, "mlp.down_proj.weight", "EI");
     o->intermediate = c->size['I'];
   } else {
-    static const char *const unused[] = {"input_layernorm.weight", "post_attention_layernorm.weight", "mlp.gate_proj.weight", "mlp.up_proj.weight", "mlp.down_proj.weight"};
+    static const char *const unused[] = {"input_layernorm.weight", "post_attention_layernorm.weight", "mlp.gate_proj.weight",
+                                         "mlp.up_proj.weight", "mlp.down_proj.weight"};
     for (int i = 0; i < 5; i++) ignore(c, unused[i]);
   }
 #undef TAKE
@@ -219,7 +227,8 @@ static void whole_call(call *c, bool whole_layer) {
   float *y = scratch(c, B * q * o->hidden, sizeof *y);
   if (B * q > 0) memcpy(y, x->f, (size_t)(B * q * o->hidden) * sizeof *y);
   float *key = out_floats(c, "key", SHAPE(B, o->G, L + q, o->D)), *value = out_floats(c, "value", SHAPE(B, o->G, L + q, o->D));
-  (whole_layer ? run_layer : run_block)(c, &w, B, q, L, y, past_key ? past_key->f : NULL, past_value ? past_value->f : NULL, &p, &v, &points, key, value);
+  (whole_layer ? run_layer : run_block)(c, &w, B, q, L, y, past_key ? past_key->f : NULL, past_value ? past_value->f : NULL, &p, &v,
+                                        &points, key, value);
   float *out = out_floats(c, "hidden", x->rank, x->shape);
   if (B * q > 0) memcpy(out, y, (size_t)(B * q * o->hidden) * sizeof *y);
 }

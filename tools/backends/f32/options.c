@@ -125,7 +125,8 @@ static const char *expectation(const option *k, const cJSON *v, double *value) {
     strcpy(list, k->choices);
     *value = 0;
     for (char *one; (one = strsep(&rest, " ")); ++*value)
-      if ((cJSON_IsString(v) && strcmp(v->valuestring, one) == 0) || (k->rule == REFUSED_UNLESS && ((cJSON_IsFalse(v) && strcmp(one, "false") == 0) || (cJSON_IsNull(v) && strcmp(one, "null") == 0))))
+      if ((cJSON_IsString(v) && strcmp(v->valuestring, one) == 0) ||
+          (k->rule == REFUSED_UNLESS && ((cJSON_IsFalse(v) && strcmp(one, "false") == 0) || (cJSON_IsNull(v) && strcmp(one, "null") == 0))))
         return NULL;
     return k->choices;
   }
@@ -145,7 +146,8 @@ static bool wrong(const cJSON *config, options *o, char message[400]) {
       }
     if (!k) continue;
     /* null stands for "not given" where there is no default; rope_scaling's choices name it. */
-    if (cJSON_IsNull(v) && k->rule != CHOICE && k->rule != REFUSED_UNLESS && (k->fallback < 0 || (k->fallback == 0 && k->rule != SWITCH))) continue;
+    if (cJSON_IsNull(v) && k->rule != CHOICE && k->rule != REFUSED_UNLESS && (k->fallback < 0 || (k->fallback == 0 && k->rule != SWITCH)))
+      continue;
     double value;
     const char *expected = expectation(k, v, &value);
     if (expected) {
@@ -169,7 +171,8 @@ void parse_options(call *c) {
   if (bad) refuse(c, "%s", message);
 
   if (joins_session(c)) return; /* only a part need be given, and only agree with the session's */
-  if (o->H && o->G && o->H % o->G != 0) refuse(c, "num_attention_heads %lld is no multiple of num_key_value_heads %lld", (long long)o->H, (long long)o->G);
+  if (o->H && o->G && o->H % o->G != 0)
+    refuse(c, "num_attention_heads %lld is no multiple of num_key_value_heads %lld", (long long)o->H, (long long)o->G);
   if (o->downsamplings > 62 || o->bins % ((int64_t)1 << o->downsamplings) != 0)
     refuse(c, "num_bins %lld does not divide by 2^downsamplings = 2^%lld", (long long)o->bins, (long long)o->downsamplings);
   if (o->strategy == CUSTOM_RATIO && o->ratio < 0) refuse(c, "spatial_temporal_separate_strategy custom_ratio needs spatial_ratio");
@@ -184,7 +187,8 @@ const char *differing_option(call *c, const options *session) {
   const char *differs = NULL;
   for (int i = 0; i < N_KNOWN && !differs; i++) {
     const cJSON *v = cJSON_GetObjectItemCaseSensitive(config, known[i].key);
-    if (v && !cJSON_IsNull(v) && known[i].rule != REFUSED_UNLESS && stored(&c->o, &known[i]) != stored(session, &known[i])) differs = known[i].key;
+    if (v && !cJSON_IsNull(v) && known[i].rule != REFUSED_UNLESS && stored(&c->o, &known[i]) != stored(session, &known[i]))
+      differs = known[i].key;
   }
   cJSON_Delete(config);
   return differs;

@@ -28,8 +28,10 @@ static void destroy(void *s) { free_state(s); }
   X(splice) X(mask) X(rope1d) X(cis3d) X(rope3d) X(normalize_coords) X(mixed_rope) X(rmsnorm) X(linear) X(swiglu)     \
   X(attention) X(attention_block) X(decoder_layer) X(prefill) X(decode) X(drop_session) X(voxelize) X(token_coords)
 
-#define CALL(op) \
-  static int call_##op(void *s, const mr3d_backend_request *request, mr3d_backend_reply *reply) { return run_call(s, request, reply, op_##op); }
+#define CALL(op)                                                                                  \
+  static int call_##op(void *s, const mr3d_backend_request *request, mr3d_backend_reply *reply) { \
+    return run_call(s, request, reply, op_##op);                                                  \
+  }
 OPS(CALL)
 
 const mr3d_backend_plugin *mr3d_backend_entry(uint32_t abi_version) {

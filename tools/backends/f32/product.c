@@ -2,8 +2,8 @@
  * The matrix product, y = x w^T + bias: everything else is small beside it.
  *
  * Many rows: panels of 16 outputs are transposed, 256 terms at a time, into a buffer that fits the first cache, and
- * 6 rows times 16 outputs are accumulated in registers. Partial sums of 256 terms also keep the rounding error low. Few rows: one dot product an
- * output, since reading the weights is all the work. Compilers turn the fixed inner loops into vectors.
+ * 6 rows times 16 outputs are accumulated in registers. Partial sums of 256 terms also keep the rounding error low. Few rows: one dot
+ * product an output, since reading the weights is all the work. Compilers turn the fixed inner loops into vectors.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -45,7 +45,8 @@ CLONES static void tile(int64_t terms, const float *x, int64_t x_step, const flo
 }
 
 /* One panel of outputs, from `first` on, for all rows; `width` of it exist. */
-static void panel_product(int64_t rows, int64_t in, int64_t out, const float *x, const float *w, const float *bias, float *y, int64_t first, int width) {
+static void panel_product(int64_t rows, int64_t in, int64_t out, const float *x, const float *w, const float *bias, float *y, int64_t first,
+                          int width) {
   float panel[TERMS * PANEL], sums[ROWS * PANEL];
   for (int64_t r = 0; r < rows; r++)
     for (int o = 0; o < width; o++) y[r * out + first + o] = bias ? bias[first + o] : 0;

@@ -17,7 +17,8 @@ split split_head(call *c, int64_t D) {
   const bool interleaved = c->o.layout == INTERLEAVED && Ds > 0 && Dt > 0;
   const int64_t units = interleaved ? gcd(Ds, Dt) : 1, of_time = interleaved ? Dt / units : 0;
   if (interleaved && D / units > 8)
-    refuse(c, "an interleaved unit of %lld + %lld dimensions is longer than 8 (%lld spatial, %lld temporal)", (long long)(Ds / units), (long long)of_time, (long long)Ds, (long long)Dt);
+    refuse(c, "an interleaved unit of %lld + %lld dimensions is longer than 8 (%lld spatial, %lld temporal)", (long long)(Ds / units),
+           (long long)of_time, (long long)Ds, (long long)Dt);
   for (int64_t d = 0, is = 0, it = 0; d < D; d++) {
     const bool temporal = interleaved ? d % (D / units) < of_time : d >= Ds;
     if (temporal) s.temporal[it++] = d;
@@ -103,7 +104,8 @@ void op_rope1d(call *c) {
   const positions p = take_positions(c, B, q, -1);
   only_these(c);
   need_option(c, "rope_theta", c->o.rope_theta);
-  if (D % 2 != 0 || (c->o.D && c->o.D != D)) refuse(c, "x has %lld dimensions a head; an even number is needed, and head_dim where the configuration gives it", (long long)D);
+  if (D % 2 != 0 || (c->o.D && c->o.D != D))
+    refuse(c, "x has %lld dimensions a head; an even number is needed, and head_dim where the configuration gives it", (long long)D);
   const table t = turn_table(c, p.rows * q, p.at, D, c->o.rope_theta);
   float *y = out_floats(c, "y", x->rank, x->shape);
   if (B * heads * q * D > 0) memcpy(y, x->f, (size_t)(B * heads * q * D) * sizeof *y);
@@ -122,17 +124,20 @@ void op_cis3d(call *c) {
   const array *weights = may(c, "axial_weights", FLOAT, "hF3"), *coords = need(c, "coords", COORDS, "N3");
   only_these(c);
   const int64_t N = c->size['N'];
-  if ((freqs || weights) && (!c->o.learned || c->o.kind == AXIAL)) refuse(c, "%s has no meaning where rope_mixed_3d is false or rope_3d_kind is axial", freqs ? "freqs" : "axial_weights");
+  if ((freqs || weights) && (!c->o.learned || c->o.kind == AXIAL))
+    refuse(c, "%s has no meaning where rope_mixed_3d is false or rope_3d_kind is axial", freqs ? "freqs" : "axial_weights");
   if (!freqs) {
     need_option(c, "head_dim", (double)c->o.D);
     const int64_t F = split_head(c, c->o.D).Ds / 2;
-    if (weights && c->size['F'] != F) refuse(c, "axial_weights has %lld bins, the configuration %lld", (long long)c->size['F'], (long long)F);
+    if (weights && c->size['F'] != F)
+      refuse(c, "axial_weights has %lld bins, the configuration %lld", (long long)c->size['F'], (long long)F);
     if (c->o.learned && c->o.kind == MIXED && N > 0 && F > 0) refuse(c, "cis3d needs the tensor freqs where frequencies are learned");
     c->size['F'] = F;
   }
   /* The metadata tells the heads where no tensor does; where both do they agree. */
   const int64_t told = whole(c, "heads", 0, freqs ? c->size['h'] : -1);
-  if (c->size['h'] >= 0 && c->size['h'] != told) refuse(c, "%s has %lld heads, the metadata %lld", freqs ? "freqs" : "axial_weights", (long long)c->size['h'], (long long)told);
+  if (c->size['h'] >= 0 && c->size['h'] != told)
+    refuse(c, "%s has %lld heads, the metadata %lld", freqs ? "freqs" : "axial_weights", (long long)c->size['h'], (long long)told);
   c->size['h'] = told;
   const int64_t heads = c->size['h'], F = c->size['F'];
   for (int64_t i = 0; i < 3 * N; i++)
@@ -175,7 +180,8 @@ static void normalize(call *c, int64_t N, const double *coords, double *out) {
 }
 
 static void check_normalization(call *c) {
-  if (c->o.norm == GRID && c->o.reduced_grid == 1) refuse(c, "coord_norm grid divides by reduced_grid_size - 1, and reduced_grid_size is 1");
+  if (c->o.norm == GRID && c->o.reduced_grid == 1)
+    refuse(c, "coord_norm grid divides by reduced_grid_size - 1, and reduced_grid_size is 1");
 }
 
 /* Coordinates of each sample, [N,3] or [B,N,3], normalised; rows beyond a sample's count stay 0. */
@@ -229,15 +235,23 @@ point_set take_points(call *c, int64_t B, int64_t q) {
   const bool flat = rank_of(c, "point_coords") == 2;
   const array *coords = may(c, "point_coords", COORDS, flat ? "N3" : "BN3"), *counts = may(c, "point_counts", WHOLE, "B");
   if (!mask && !coords && !counts) return (point_set){0};
-  if (!mask || !coords) refuse(c, "%s is given without %s", mask ? "point_token_mask" : coords ? "point_coords" : "point_counts", mask ? "point_coords" : "point_token_mask");
-  if (flat && B > 1) refuse(c, "point_coords has shape [%lld,3] for %lld samples; each sample needs its own rows: [B,N,3]", (long long)c->size['N'], (long long)B);
+  if (!mask || !coords)
+    refuse(c, "%s is given without %s",
+           mask     ? "point_token_mask"
+           : coords ? "point_coords"
+                    : "point_counts",
+           mask ? "point_coords" : "point_token_mask");
+  if (flat && B > 1)
+    refuse(c, "point_coords has shape [%lld,3] for %lld samples; each sample needs its own rows: [B,N,3]", (long long)c->size['N'],
+           (long long)B);
   point_set p = {.mask = mask->b, .N = c->size['N']};
   for (int64_t b = 0; b < B; b++) {
     int64_t marked = 0;
     for (int64_t i = 0; i < q; i++) marked += mask->b[b * q + i];
     const int64_t rows = counts ? counts->i[b] : p.N;
     if (rows != marked)
-      refuse(c, "sample %lld: %s has %lld rows, point_token_mask marks %lld", (long long)b, counts ? "point_counts says point_coords" : "point_coords", (long long)rows, (long long)marked);
+      refuse(c, "sample %lld: %s has %lld rows, point_token_mask marks %lld", (long long)b,
+             counts ? "point_counts says point_coords" : "point_coords", (long long)rows, (long long)marked);
     p.any = p.any || marked > 0;
   }
   p.coords = normalized(c, "point_coords", coords, B, counts);
@@ -253,18 +267,23 @@ learned take_learned(call *c, const char *freqs_name, const char *weights_name, 
   c->said_by['h'] = c->said_by['F'] = c->said_by['l'] = c->said_by['a'] = "the configuration";
   const bool flattened = rank_of(c, freqs_name) == 2 && strncmp(freqs_name, "self_attn.", 10) == 0;
   const array *freqs = may(c, freqs_name, FLOAT, flattened ? "al" : "ahF"), *weights = may(c, weights_name, FLOAT, "hF3");
-  if (freqs && !wants_freqs(&c->o, Ds)) refuse(c, "%s has no meaning in this configuration (rope_mixed_3d false, rope_3d_kind axial, or no spatial dimensions)", freqs_name);
-  if (weights && !wants_weights(&c->o, Ds)) refuse(c, "%s has no meaning in this configuration (mixedRoPE_3d_learned_axial_mixing_weight false, or frequencies not learned)", weights_name);
-  if (any_points && !freqs && wants_freqs(&c->o, Ds)) refuse(c, "%s needs the tensor %s where frequencies are learned", c->request->op, freqs_name);
-  if (any_points && !weights && wants_weights(&c->o, Ds)) refuse(c, "%s needs the tensor %s where axial weights are learned", c->request->op, weights_name);
+  if (freqs && !wants_freqs(&c->o, Ds))
+    refuse(c, "%s has no meaning in this configuration (rope_mixed_3d false, rope_3d_kind axial, or no spatial dimensions)", freqs_name);
+  if (weights && !wants_weights(&c->o, Ds))
+    refuse(c, "%s has no meaning in this configuration (mixedRoPE_3d_learned_axial_mixing_weight false, or frequencies not learned)",
+           weights_name);
+  if (any_points && !freqs && wants_freqs(&c->o, Ds))
+    refuse(c, "%s needs the tensor %s where frequencies are learned", c->request->op, freqs_name);
+  if (any_points && !weights && wants_weights(&c->o, Ds))
+    refuse(c, "%s needs the tensor %s where axial weights are learned", c->request->op, weights_name);
   return (learned){freqs ? freqs->f : NULL, weights ? weights->f : NULL};
 }
 
 /* Sizes that the configuration gives too must agree with the tensors'. */
 void check_heads(call *c, int64_t H, int64_t G, int64_t D) {
   if ((c->o.H && c->o.H != H) || (c->o.G && c->o.G != G) || (c->o.D && c->o.D != D))
-    refuse(c, "query and key have %lld and %lld heads of %lld dimensions, the configuration %lld and %lld of %lld", (long long)H, (long long)G, (long long)D,
-           (long long)c->o.H, (long long)c->o.G, (long long)c->o.D);
+    refuse(c, "query and key have %lld and %lld heads of %lld dimensions, the configuration %lld and %lld of %lld", (long long)H,
+           (long long)G, (long long)D, (long long)c->o.H, (long long)c->o.G, (long long)c->o.D);
 }
 
 /* ---- the mixed rotation (spec.md 3.3) ---- */
@@ -310,8 +329,8 @@ static void rotate_side(call *c, const rotation *r, int64_t heads, float *x, con
   }
 }
 
-void rotate(call *c, int64_t B, int64_t S, int64_t D, int64_t H, float *query, int64_t G, float *key, const positions *p, const point_set *points,
-            const learned *for_query, const learned *for_key) {
+void rotate(call *c, int64_t B, int64_t S, int64_t D, int64_t H, float *query, int64_t G, float *key, const positions *p,
+            const point_set *points, const learned *for_query, const learned *for_key) {
   rotation r = {.s = split_head(c, D), .B = B, .S = S, .positions = p, .points = points};
   r.text = turn_table(c, p->rows * S, p->at, D, c->o.rope_theta);
   if (c->o.temporal == NATIVE && r.s.Dt > 0) r.native = turn_table(c, p->rows * S, p->at, r.s.Dt, c->o.rope_theta);

@@ -20,13 +20,17 @@ static cut find_markers(call *c, int64_t sample, int64_t T, const int64_t *ids, 
   if (n_points < 0) refuse(c, "point_counts of sample %lld is %lld", (long long)sample, (long long)n_points);
   if (starts == 0 && ends == 0 && n_points == 0) return (cut){T, 0, 0};
   if (starts != 1 || ends != 1 || start > end)
-    refuse(c, "sample %lld with %lld points has %lld start markers (%lld) and %lld end markers (%lld)%s; expected one of each, start before end", (long long)sample,
-           (long long)n_points, (long long)starts, (long long)c->o.start_id, (long long)ends, (long long)c->o.end_id, starts == 1 && ends == 1 ? ", the end first" : "");
+    refuse(
+        c,
+        "sample %lld with %lld points has %lld start markers (%lld) and %lld end markers (%lld)%s; expected one of each, start before end",
+        (long long)sample, (long long)n_points, (long long)starts, (long long)c->o.start_id, (long long)ends, (long long)c->o.end_id,
+        starts == 1 && ends == 1 ? ", the end first" : "");
   return (cut){start + 1, T - end, n_points};
 }
 
 void op_splice(call *c) {
-  const array *ids = need(c, "input_ids", WHOLE, "BT"), *mask = need(c, "attention_mask", ZERO_ONE, "BT"), *counts = need(c, "point_counts", WHOLE, "B");
+  const array *ids = need(c, "input_ids", WHOLE, "BT"), *mask = need(c, "attention_mask", ZERO_ONE, "BT"),
+              *counts = need(c, "point_counts", WHOLE, "B");
   const array *labels = may(c, "labels", WHOLE, "BT");
   only_these(c);
   const int64_t B = c->size['B'], T = c->size['T'];
@@ -58,9 +62,12 @@ void op_splice(call *c) {
 
 visibility visible_keys(call *c, const masks *m, int64_t L, int64_t q) {
   const int64_t K = L + q, B = m->key || m->prefill ? m->B : 1;
-  if (m->key && m->M > K) refuse(c, "the key mask has %lld columns, at most %lld = past %lld + new %lld are possible", (long long)m->M, (long long)K, (long long)L, (long long)q);
+  if (m->key && m->M > K)
+    refuse(c, "the key mask has %lld columns, at most %lld = past %lld + new %lld are possible", (long long)m->M, (long long)K,
+           (long long)L, (long long)q);
   if (m->key && L == 0 && m->M < q) refuse(c, "the key mask has %lld columns at prefill, expected %lld", (long long)m->M, (long long)q);
-  if (m->prefill && c->o.decode_mask != SPLICED) refuse(c, "prefill_mask belongs to decode_mask \"spliced\", the configuration says \"pad_end\"");
+  if (m->prefill && c->o.decode_mask != SPLICED)
+    refuse(c, "prefill_mask belongs to decode_mask \"spliced\", the configuration says \"pad_end\"");
   if (m->prefill && (m->L0 > K || (L == 0 && m->L0 < q)))
     refuse(c, "prefill_mask has %lld columns, past %lld + new %lld keys stand", (long long)m->L0, (long long)L, (long long)q);
   const int64_t *mask = m->prefill ? m->prefill : m->key, length = m->prefill ? m->L0 : m->M;

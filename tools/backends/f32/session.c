@@ -48,8 +48,10 @@ static session **find(call *c, const char *name) {
 /* What a later call must have in common with the first; from here on the session's configuration counts. */
 static void join(call *c, const session *one) {
   const char *differs = differing_option(c, &one->o), *path = c->request->metadata(c->request, "weights");
-  if (strcmp(one->tier, c->request->tier) != 0) refuse(c, "session \"%.100s\" has tier %s, the request %s", one->name, one->tier, c->request->tier);
-  if (path && strcmp(one->path, path) != 0) refuse(c, "session \"%.100s\" has weights %.200s, the request %.200s", one->name, one->path, path);
+  if (strcmp(one->tier, c->request->tier) != 0)
+    refuse(c, "session \"%.100s\" has tier %s, the request %s", one->name, one->tier, c->request->tier);
+  if (path && strcmp(one->path, path) != 0)
+    refuse(c, "session \"%.100s\" has weights %.200s, the request %.200s", one->name, one->path, path);
   if (differs) refuse(c, "%s differs from that of session \"%.100s\"", differs, one->name);
   c->o = one->o;
   c->size['B'] = one->B, c->said_by['B'] = "the session";
@@ -57,7 +59,8 @@ static void join(call *c, const session *one) {
 
 bool joins_session(call *c) {
   const mr3d_backend_request *r = c->request;
-  return r->session && (strcmp(r->op, "prefill") == 0 || strcmp(r->op, "decode") == 0 || strcmp(r->op, "drop_session") == 0) && *find(c, r->session);
+  return r->session && (strcmp(r->op, "prefill") == 0 || strcmp(r->op, "decode") == 0 || strcmp(r->op, "drop_session") == 0) &&
+         *find(c, r->session);
 }
 
 void op_drop_session(call *c) {
@@ -65,7 +68,8 @@ void op_drop_session(call *c) {
   only_these(c);
   session **at = find(c, name), *one = *at;
   if (!one) refuse(c, "there is no session \"%.200s\"", name);
-  if (strcmp(one->tier, c->request->tier) != 0) refuse(c, "session \"%.100s\" has tier %s, the request %s", one->name, one->tier, c->request->tier);
+  if (strcmp(one->tier, c->request->tier) != 0)
+    refuse(c, "session \"%.100s\" has tier %s, the request %s", one->name, one->tier, c->request->tier);
   *at = one->next;
   free_session(c->state, one);
 }
@@ -89,7 +93,8 @@ static layer layer_weights(call *c, weights *w, int64_t n, bool any_points) {
     const char *freqs, *weights;
     int64_t heads;
     learned *to;
-  } sides[2] = {{"self_attn.freqs_3d_q", "self_attn.axial_weights_3d_q", c->o.H, &l.for_query}, {"self_attn.freqs_3d_kv", "self_attn.axial_weights_3d_kv", c->o.G, &l.for_key}};
+  } sides[2] = {{"self_attn.freqs_3d_q", "self_attn.axial_weights_3d_q", c->o.H, &l.for_query},
+                {"self_attn.freqs_3d_kv", "self_attn.axial_weights_3d_kv", c->o.G, &l.for_key}};
   for (int i = 0; i < 2 && any_points; i++) {
     c->size['h'] = sides[i].heads, c->size['l'] = sides[i].heads * s.Ds / 2;
     if (wants_freqs(&c->o, s.Ds)) sides[i].to->freqs = GET(sides[i].freqs, weight_rank(w, name) == 2 ? "al" : "ahF");
@@ -120,7 +125,8 @@ static void run_decoder(call *c, step *s, const positions *p, const visibility *
     const layer w = layer_weights(c, s->weights, n, points->any);
     const int64_t size = s->B * o->G * (s->L + s->q) * o->D;
     s->key[n] = scratch(c, size, sizeof(float)), s->value[n] = scratch(c, size, sizeof(float));
-    run_layer(c, &w, s->B, s->q, s->L, s->x, s->old ? s->old->key[n] : NULL, s->old ? s->old->value[n] : NULL, p, v, points, s->key[n], s->value[n]);
+    run_layer(c, &w, s->B, s->q, s->L, s->x, s->old ? s->old->key[n] : NULL, s->old ? s->old->value[n] : NULL, p, v, points, s->key[n],
+              s->value[n]);
   }
   rmsnorm(s->B * s->q, o->hidden, o->eps, s->x, weight(c, s->weights, "model.norm.weight", "E"), s->x);
 }
@@ -130,7 +136,8 @@ static void put_logits(call *c, const step *s, int64_t count) {
   const int64_t E = c->o.hidden, V = c->o.vocab;
   const float *head = weight(c, s->weights, c->o.tie ? "model.embed_tokens.weight" : "lm_head.weight", "WE");
   float *rows = scratch(c, s->B * count * E, sizeof *rows);
-  for (int64_t b = 0; b < s->B && count > 0; b++) memcpy(rows + b * count * E, s->x + ((b + 1) * s->q - count) * E, (size_t)(count * E) * sizeof *rows);
+  for (int64_t b = 0; b < s->B && count > 0; b++)
+    memcpy(rows + b * count * E, s->x + ((b + 1) * s->q - count) * E, (size_t)(count * E) * sizeof *rows);
   product(s->B * count, E, V, rows, head, NULL, out_floats(c, "logits", SHAPE(s->B, count, V)));
 }
 
@@ -181,7 +188,13 @@ void op_prefill(call *c) {
   session *one = old;
   if (!one) {
     one = calloc(1, sizeof *one);
-    *one = (session){.name = strdup(name), .tier = strdup(c->request->tier), .path = strdup(path), .o = c->o, .weights = s.weights, .B = B, .next = c->state->sessions};
+    *one = (session){.name = strdup(name),
+                     .tier = strdup(c->request->tier),
+                     .path = strdup(path),
+                     .o = c->o,
+                     .weights = s.weights,
+                     .B = B,
+                     .next = c->state->sessions};
     c->state->sessions = one;
     c->opened = NULL;
   }
@@ -202,7 +215,9 @@ void op_decode(call *c) {
   const array *mask = may(c, "attention_mask", ZERO_ONE, "BM");
   only_these(c);
   for (int64_t i = 0; i < B * q; i++)
-    if (ids->i[i] < 0 || ids->i[i] >= c->o.vocab) refuse(c, "input_ids holds %lld at flat index %lld, the vocabulary has %lld", (long long)ids->i[i], (long long)i, (long long)c->o.vocab);
+    if (ids->i[i] < 0 || ids->i[i] >= c->o.vocab)
+      refuse(c, "input_ids holds %lld at flat index %lld, the vocabulary has %lld", (long long)ids->i[i], (long long)i,
+             (long long)c->o.vocab);
   const masks m = {.B = B, .M = mask ? c->size['M'] : 0, .key = mask ? mask->i : NULL, .L0 = one->L0,
                    .prefill = c->o.decode_mask == SPLICED ? one->prefill_mask : NULL};
   const visibility v = visible_keys(c, &m, L, q);
@@ -211,7 +226,8 @@ void op_decode(call *c) {
 
   step s = {.old = one, .weights = one->weights, .B = B, .q = q, .L = L, .x = scratch(c, B * q * c->o.hidden, sizeof(float))};
   const float *embeddings = weight(c, s.weights, "model.embed_tokens.weight", "WE");
-  for (int64_t i = 0; i < B * q; i++) memcpy(s.x + i * c->o.hidden, embeddings + ids->i[i] * c->o.hidden, (size_t)c->o.hidden * sizeof(float));
+  for (int64_t i = 0; i < B * q; i++)
+    memcpy(s.x + i * c->o.hidden, embeddings + ids->i[i] * c->o.hidden, (size_t)c->o.hidden * sizeof(float));
   run_decoder(c, &s, &(positions){1, at}, &v, &(point_set){0});
   put_logits(c, &s, q);
   commit(c, one, &s);

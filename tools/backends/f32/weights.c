@@ -61,8 +61,8 @@ weights *open_weights(call *c, weights **all, const char *path) {
   struct stat s = {0};
   stat(path, &s);
   for (weights *w = *all; w; w = w->next)
-    if (strcmp(w->path, path) == 0 && w->identity.st_ino == s.st_ino && w->identity.st_size == s.st_size && w->identity.st_mtim.tv_sec == s.st_mtim.tv_sec &&
-        w->identity.st_mtim.tv_nsec == s.st_mtim.tv_nsec) {
+    if (strcmp(w->path, path) == 0 && w->identity.st_ino == s.st_ino && w->identity.st_size == s.st_size &&
+        w->identity.st_mtim.tv_sec == s.st_mtim.tv_sec && w->identity.st_mtim.tv_nsec == s.st_mtim.tv_nsec) {
       w->users++;
       return w;
     }
@@ -103,16 +103,21 @@ const float *weight(call *c, weights *w, const char *name, const char *shape) {
   const cJSON *stored = cJSON_GetObjectItemCaseSensitive(entry, "dtype"), *sizes = cJSON_GetObjectItemCaseSensitive(entry, "shape");
   const cJSON *offsets = cJSON_GetObjectItemCaseSensitive(entry, "data_offsets");
   if (!entry) refuse(c, "weights %s hold no tensor %s", w->path, name);
-  if (!cJSON_IsString(stored) || !cJSON_IsArray(sizes) || cJSON_GetArraySize(offsets) != 2) refuse(c, "weights %s: the header's entry %s is malformed", w->path, name);
+  if (!cJSON_IsString(stored) || !cJSON_IsArray(sizes) || cJSON_GetArraySize(offsets) != 2)
+    refuse(c, "weights %s: the header's entry %s is malformed", w->path, name);
   const char *type = stored->valuestring;
-  const size_t width = strcmp(type, "F64") == 0 ? 8 : strcmp(type, "F32") == 0 ? 4 : strcmp(type, "F16") == 0 || strcmp(type, "BF16") == 0 ? 2 : 0;
+  const size_t width = strcmp(type, "F64") == 0                                ? 8
+                       : strcmp(type, "F32") == 0                              ? 4
+                       : strcmp(type, "F16") == 0 || strcmp(type, "BF16") == 0 ? 2
+                                                                               : 0;
   if (width == 0) refuse(c, "weights %s: %s has type %s, expected a floating type", w->path, name, type);
 
   bool fits = cJSON_GetArraySize(sizes) == (int)strlen(shape);
   int64_t count = 1;
   char found[200] = "", expected[200] = "";
   const cJSON *size;
-  cJSON_ArrayForEach(size, sizes) snprintf(found + strlen(found), sizeof found - strlen(found), "%s%.0f", *found ? "," : "", size->valuedouble);
+  cJSON_ArrayForEach(size, sizes)
+      snprintf(found + strlen(found), sizeof found - strlen(found), "%s%.0f", *found ? "," : "", size->valuedouble);
   for (int d = 0; shape[d]; d++) {
     const int64_t wanted = shape[d] == '3' ? 3 : c->size[(unsigned char)shape[d]];
     snprintf(expected + strlen(expected), sizeof expected - strlen(expected), "%s%lld", d ? "," : "", (long long)wanted);

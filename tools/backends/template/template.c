@@ -46,7 +46,11 @@ static int rmsnorm(void *state, const mr3d_backend_request *request, mr3d_backen
 }
 
 const mr3d_backend_plugin *mr3d_backend_entry(uint32_t abi_version) {
-  static const mr3d_backend_plugin plugin = {
-    .abi_version = MR3D_BACKEND_ABI_VERSION, .struct_size = sizeof plugin, .name = "template", .version = "1", .supports = supports, .rmsnorm = rmsnorm};
+  static const mr3d_backend_plugin plugin = {.abi_version = MR3D_BACKEND_ABI_VERSION,
+                                             .struct_size = sizeof plugin,
+                                             .name = "template",
+                                             .version = "1",
+                                             .supports = supports,
+                                             .rmsnorm = rmsnorm};
   return abi_version == MR3D_BACKEND_ABI_VERSION ? &plugin : NULL;
 }

@@ -184,7 +184,9 @@ static void tell_unwritten(const lent *t) {
   size_t unwritten = 0, first = 0;
   for (size_t i = 0; i < count; i++)
     if (t->fence.data[i * width] == poison[0] && memcmp(t->fence.data + i * width, poison, width) == 0 && unwritten++ == 0) first = i;
-  if (unwritten) fprintf(stderr, "mr3d-host: %zu of the %zu elements of output \"%s\" were never written, the first at flat index %zu\n", unwritten, count, t->name, first);
+  if (unwritten)
+    fprintf(stderr, "mr3d-host: %zu of the %zu elements of output \"%s\" were never written, the first at flat index %zu\n", unwritten,
+            count, t->name, first);
 }
 
 mr3d_bundle *mr3d_exchange_say(const char *type, const char *format, ...) {
@@ -227,7 +229,8 @@ mr3d_bundle *mr3d_exchange_run(const mr3d_bundle *bundle, mr3d_backend_op functi
   for (int i = 0; i < now.n_inputs; i++) {
     const mr3d_tensor *t = mr3d_bundle_at(bundle, i);
     fill(&now.inputs[i], t->name, t->dtype, t->rank, t->shape, t->data);
-    mr3d_faults_explain(t->data, (size_t)mr3d_tensor_count(t) * mr3d_dtype_size(t->dtype), "wrote to its input, which is only lent for reading:", t->name);
+    mr3d_faults_explain(t->data, (size_t)mr3d_tensor_count(t) * mr3d_dtype_size(t->dtype),
+                        "wrote to its input, which is only lent for reading:", t->name);
   }
   mr3d_backend_request request = {
     .struct_size = sizeof request, .n_tensors = now.n_inputs, .op = op, .tier = mr3d_bundle_get(bundle, "tier"), .config = config,

@@ -7,8 +7,8 @@
 
 /**
  * Lets the plug-in answer one request and makes the answering frame: type `answer`, `error` or `unsupported`, without protocol and id.
- * Ends the process (status 3) when the plug-in wrote outside its outputs. Ownership: the frame is the caller's; its tensors live in the pages
- * that mr3d_exchange_done frees.
+ * Ends the process (status 3) when the plug-in wrote outside its outputs. Ownership: the frame is the caller's; its tensors live in the
+ * pages that mr3d_exchange_done frees.
  */
 mr3d_bundle *mr3d_exchange_run(const mr3d_bundle *request, mr3d_backend_op function, void *state);
 void mr3d_exchange_done(void);

@@ -55,11 +55,14 @@ static void load(const char *path) {
   const mr3d_backend_plugin *table = entry(MR3D_BACKEND_ABI_VERSION);
   if (!table) die(1, "the plug-in does not work with version %d of mr3d/backend.h", MR3D_BACKEND_ABI_VERSION);
   if (table->abi_version != MR3D_BACKEND_ABI_VERSION)
-    die(1, "the plug-in was compiled for version %u of mr3d/backend.h, this host has version %d", table->abi_version, MR3D_BACKEND_ABI_VERSION);
+    die(1, "the plug-in was compiled for version %u of mr3d/backend.h, this host has version %d", table->abi_version,
+        MR3D_BACKEND_ABI_VERSION);
   if (table->struct_size < offsetof(mr3d_backend_plugin, splice))
-    die(1, "the plug-in's table says it has %u bytes, at least %zu are needed: set struct_size = sizeof(mr3d_backend_plugin)", table->struct_size, offsetof(mr3d_backend_plugin, splice));
+    die(1, "the plug-in's table says it has %u bytes, at least %zu are needed: set struct_size = sizeof(mr3d_backend_plugin)",
+        table->struct_size, offsetof(mr3d_backend_plugin, splice));
   memcpy(&plugin, table, table->struct_size < sizeof plugin ? table->struct_size : sizeof plugin);
-  if (!plugin.name || !*plugin.name || !plugin.version || !plugin.supports) die(1, "the plug-in's table lacks %s", !plugin.name || !*plugin.name ? "a name" : !plugin.version ? "a version" : "supports()");
+  if (!plugin.name || !*plugin.name || !plugin.version || !plugin.supports)
+    die(1, "the plug-in's table lacks %s", !plugin.name || !*plugin.name ? "a name" : !plugin.version ? "a version" : "supports()");
 }
 
 static mr3d_backend_op function_of(int op) {
@@ -78,7 +81,8 @@ static void send(int out, mr3d_bundle *frame, const char *id) {
   void *bytes;
   size_t size;
   mr3d_error error = {0};
-  if (mr3d_safetensors_serialize(frame, &bytes, &size, &error) != MR3D_OK) die(MR3D_HOST_BROKE_RULES, "the plug-in's answer could not be written: %s", error.message);
+  if (mr3d_safetensors_serialize(frame, &bytes, &size, &error) != MR3D_OK)
+    die(MR3D_HOST_BROKE_RULES, "the plug-in's answer could not be written: %s", error.message);
   mr3d_channel channel = {.to = out, .from = -1, .process = -1};
   if (mr3d_frame_exchange(&channel, bytes, size, NULL, 0, &error) != MR3D_FRAME_DONE) die(2, "the suite %s", error.message);
   free(bytes);
@@ -142,9 +146,11 @@ static void serve(int in, int out, void *state) {
     if (mr3d_frame_exchange(&channel, NULL, 0, &bytes, 0, &error) != MR3D_FRAME_DONE) die(2, "the suite %s, without a bye", error.message);
     mr3d_pages_read_only(bytes.bytes, bytes.size);
     mr3d_bundle *frame = NULL;
-    if (mr3d_safetensors_parse(bytes.bytes, bytes.size, &frame, &error) != MR3D_OK) die(2, "a frame is no safetensors file: %s", error.message);
+    if (mr3d_safetensors_parse(bytes.bytes, bytes.size, &frame, &error) != MR3D_OK)
+      die(2, "a frame is no safetensors file: %s", error.message);
     const char *protocol = mr3d_bundle_get(frame, "protocol"), *type = mr3d_bundle_get(frame, "type");
-    if (!protocol || strcmp(protocol, MR3D_PROTOCOL) != 0) die(2, "the suite speaks protocol \"%s\", this host speaks \"%s\"", protocol ? protocol : "(none)", MR3D_PROTOCOL);
+    if (!protocol || strcmp(protocol, MR3D_PROTOCOL) != 0)
+      die(2, "the suite speaks protocol \"%s\", this host speaks \"%s\"", protocol ? protocol : "(none)", MR3D_PROTOCOL);
     if (!type) type = "(none)";
     bool bye = strcmp(type, "bye") == 0;
     if (strcmp(type, "hello") == 0) say_hello(out), greeted = true;

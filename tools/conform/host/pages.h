@@ -24,8 +24,8 @@ bool mr3d_fence_crossed(const mr3d_fence *fence, bool *before);
 void mr3d_fence_free(mr3d_fence *fence);
 
 /**
- * Lets a fault inside [begin, begin + size) be explained on stderr before it ends the process: "mr3d-host: the plug-in " and `what`, then `name`.
- * Both are borrowed until mr3d_faults_forget.
+ * Lets a fault inside [begin, begin + size) be explained on stderr before it ends the process: "mr3d-host: the plug-in " and `what`, then
+ * `name`. Both are borrowed until mr3d_faults_forget.
  */
 void mr3d_faults_explain(const void *begin, size_t size, const char *what, const char *name);
 void mr3d_faults_forget(void);
