@@ -115,8 +115,8 @@ static void missing_or_malformed_manifest_is_an_error(void **state) {
                                 "{\"format\": 2, \"cases_sha256\": \"\", \"files\": []}",
                                 "{\"format\": 1, \"files\": []}",
                                 "{\"format\": 1, \"cases_sha256\": \"\", \"files\": [{\"path\": \"set/a\"}]}",
-                                "{\"format\": 1, \"cases_sha256\": \"\", \"files\": [{\"path\": \"../cases.json\", \"case\": "
-                                "\"rmsnorm/a\", \"sha256\": \"\", \"bytes\": 1}]}"};
+                                ("{\"format\": 1, \"cases_sha256\": \"\", \"files\": [{\"path\": \"../cases.json\", \"case\": "
+                                 "\"rmsnorm/a\", \"sha256\": \"\", \"bytes\": 1}]}")};
   for (size_t i = 0; i < sizeof broken / sizeof *broken; i++) {
     write_text(folder, "manifest.json", broken[i]);
     DAMAGED("manifest.json");

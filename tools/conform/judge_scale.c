@@ -90,7 +90,8 @@ static void take(worst *so_far, const bias *group, int64_t units, int64_t head, 
 
 /** " of head 3", or nothing. */
 static const char *head_text(const worst *found, char text[32]) {
-  snprintf(text, 32, found->head >= 0 ? " of head %lld" : "", (long long)found->head);
+  text[0] = '\0';
+  if (found->head >= 0) snprintf(text, 32, " of head %lld", (long long)found->head);
   return text;
 }
 
