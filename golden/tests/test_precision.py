@@ -6,7 +6,7 @@ from decimal import Decimal, getcontext
 
 import numpy as np
 import torch
-from support import Random, assert_close, config, layer_tensors, truth
+from support import Random, assert_close, config, layer_tensors
 from test_operators import rotated_point, rotated_text
 from mixedrope3d import operators
 from mixedrope3d.answer import Server
