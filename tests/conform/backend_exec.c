@@ -169,6 +169,7 @@ static void a_command_is_split_as_a_shell_does_but_nothing_is_expanded(void **st
   assert_word("two\\ words", "two words");
   assert_word("a'b c'\"d e\"f", "ab cd ef");
   assert_word("'back\\slash'", "back\\slash");
+  assert_word("'two\\\\'", "two\\\\");
   assert_word("\"q\\\"uote \\n\"", "q\"uote \\n");
   assert_word("$HOME*~", "$HOME*~");
   assert_word("`id`", "`id`");
