@@ -65,6 +65,12 @@ mr3d_status mr3d_request_need(mr3d_request *r, const char *const keys[]) {
 
 int64_t mr3d_request_size(const mr3d_request *r, const char *name) { return mr3d_sizes_get(&r->sizes, name); }
 
+mr3d_status mr3d_request_need_tokens(mr3d_request *r) {
+  const long long B = mr3d_request_size(r, "B"), q = mr3d_request_size(r, "q");
+  if (B > 0 && q > 0) return MR3D_OK;
+  return mr3d_fail(r->error, MR3D_INVALID, "the call has B = %lld samples of q = %lld new tokens; both must be at least 1", B, q);
+}
+
 /* ---- types ---- */
 
 static bool type_fits(mr3d_kind kind, mr3d_tier tier, mr3d_dtype dtype) {

@@ -92,6 +92,8 @@ mr3d_status mr3d_request_take(mr3d_request *, const mr3d_slot *slots, int n_slot
 /** Errors: the request holds a tensor that no table has taken. Also checks that H is a multiple of G. */
 mr3d_status mr3d_request_done(mr3d_request *);
 int64_t mr3d_request_size(const mr3d_request *, const char *name);
+/** Refuses a call without samples or without new tokens: B and q are at least 1. */
+mr3d_status mr3d_request_need_tokens(mr3d_request *);
 
 /** The metadata string. Errors: missing. */
 mr3d_status mr3d_request_text(mr3d_request *, const char *key, const char **text);

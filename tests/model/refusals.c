@@ -256,7 +256,8 @@ static const rule rules[] = {
     {"cis3d", "put coords F64 1,2,3", {"coords has shape [1,2,3], expected [N,3]"}},
     {"cis3d", "poke coords 0 inf", {"coords[0,0] is infinity"}},
     {"cis3d", "put freqs F64 2,4,4", {"freqs has shape [2,4,4], expected [3,heads,F] or [1,heads,F]"}},
-    {"cis3d", "put axial_weights F64 4,3,4", {"axial_weights has shape [4,3,4], expected [heads,F,3] with heads = 4 (freqs), F = 4 (freqs)"}},
+    {"cis3d", "put axial_weights F64 4,3,4", {"axial_weights has shape [4,3,4], expected [heads,F,3] with heads = 4 (freqs), F = 4 (half of Ds = 8)"}},
+    {"cis3d", "put freqs F64 3,4,5", {"freqs has shape [3,4,5]", "F = 4 (half of Ds = 8)"}},
     {"cis3d", "meta heads 5", {"freqs has shape [3,4,4]", "heads = 5 (metadata heads)"}},
     {"cis3d", "meta config {\"rope_mixed_3d\":false}", {"freqs F64 [3,4,4] is unexpected", "rope_mixed_3d is false"}},
     {"cis3d", "meta config {\"rope_3d_kind\":\"axial\"}", {"freqs", "is unexpected", "axial"}},
@@ -304,6 +305,7 @@ static const rule rules[] = {
     {"mixed_rope", "put point_token_mask BOOL 1,5 0", {"point_coords has 2 rows, point_token_mask marks 0"}},
     {"attention_block", "put point_coords I64 3,3", {"point_coords has 3 rows, point_token_mask marks 2"}},
     {"prefill", "put point_coords I64 3,3", {"point_coords has 3 rows, point_token_mask marks 2"}},
+    {"decode", "put input_ids I64 1,0", {"B = 1 samples of q = 0 new tokens; both must be at least 1"}},
     {"decode", "put point_token_mask BOOL 1,1;put point_coords I64 0,3", {"point_token_mask BOOL [1,1] is unexpected"}},
 
     /* rotary parameters */

@@ -67,6 +67,7 @@ static mr3d_status prefill(mr3d_request *r, const char *name, mr3d_weights *weig
   MR3D_TRY(mr3d_request_take(r, MR3D_SLOTS(slots), &in));
   MR3D_TRY(mr3d_request_take_points(r, &in.points));
   MR3D_TRY(mr3d_request_done(r));
+  MR3D_TRY(mr3d_request_need_tokens(r));
   in.B = mr3d_request_size(r, "B");
   in.q = mr3d_request_size(r, "q");
   in.L = mr3d_request_size(r, "L");
@@ -140,6 +141,7 @@ mr3d_status mr3d_answer_decode(mr3d_request *r) {
   bind_session(r);
   MR3D_TRY(mr3d_request_take(r, MR3D_SLOTS(slots), &tensors));
   MR3D_TRY(mr3d_request_done(r));
+  MR3D_TRY(mr3d_request_need_tokens(r));
 
   mr3d_block_in in = {.B = session->B, .q = mr3d_request_size(r, "q"), .L = session->cache.L};
   in.mask = mask_of(r, &in, tensors.attention_mask ? mr3d_request_size(r, "M") : 0, tensors.attention_mask);

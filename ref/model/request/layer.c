@@ -4,7 +4,7 @@
 /* The judge's skip tensors: query rows whose own key is hidden, and hidden keys (seen by the last query, or padding). */
 static mr3d_status add_skips(mr3d_request *r, const mr3d_block_in *in) {
   const int64_t K = in->L + in->q;
-  if (!r->with_scale || in->q == 0) return MR3D_OK;
+  if (!r->with_scale) return MR3D_OK;
   bool *visible = mr3d_request_memory(r, in->B * in->q * K, sizeof *visible);
   bool *rows = mr3d_request_memory(r, in->B * in->q, sizeof *rows), *keys = mr3d_request_memory(r, in->B * K, sizeof *keys);
   MR3D_TRY(r->context.op->mask(&r->context, &in->mask, visible, r->error));
@@ -42,7 +42,8 @@ static mr3d_status take_layer(mr3d_request *r, bool whole_layer, mr3d_block_in *
     if (!whole_layer) rest[i].when = MR3D_OPTIONAL;
   }
   MR3D_TRY(mr3d_request_take(r, MR3D_SLOTS(rest), layer));
-  return mr3d_request_done(r);
+  MR3D_TRY(mr3d_request_done(r));
+  return mr3d_request_need_tokens(r);
 }
 
 static mr3d_status answer_layer(mr3d_request *r, bool whole_layer) {

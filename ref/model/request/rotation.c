@@ -55,6 +55,8 @@ mr3d_status mr3d_answer_cis3d(mr3d_request *r) {
   if (!freqs) {
     static const char *const needed[] = {"head_dim", NULL};
     MR3D_TRY(mr3d_request_need(r, needed));
+  }
+  if (r->config.head_dim > 0) { /* F follows from it */
     mr3d_sizes_bind_config(&r->sizes, &r->config);
     MR3D_TRY(mr3d_sizes_bind_split(&r->sizes, &r->config, r->error));
   }
