@@ -15,6 +15,7 @@
 #include "judge_internal.h"
 #include "mutants.h"
 #include "run.h"
+#include "trial.h"
 
 #define CASE_SECONDS 8.0    /* of processor time spent on mutants for one failing case: 4 s on two cores */
 #define ALIKE_SECONDS 0.5   /* of it, once one mutant explains the case, to find others that answer alike */
@@ -43,6 +44,7 @@ typedef struct scene {
   mr3d_tier tier;
   int n_pictures;
   picture *pictures;
+  mr3d_trial *trial;
 } scene;
 
 /** Noise of a row from the runs that the judge made, or a rough one: 16 roundings of the row's size. */
@@ -141,12 +143,12 @@ static double units(double difference, double noise) {
   return d <= CAP ? d : CAP; /* a NaN too */
 }
 
-static void add_floats(const picture *p, const double *mutant, bool touched_only, distance *d) {
+static void add_floats(const scene *s, const picture *p, const double *mutant, bool touched_only, distance *d) {
   const mr3d_output *o = &p->output;
   for (int64_t r = 0; r < o->rows; r++) {
     double to_mutant = 0, to_reference = 0;
     bool touched = !touched_only;
-    if (o->skip && o->skip[r]) continue;
+    if ((o->skip && o->skip[r]) || (strcmp(p->name, "hidden") == 0 && !mr3d_trial_has(s->trial, r % o->per_head))) continue;
     for (int64_t i = r * o->cols; i < (r + 1) * o->cols; i++) {
       double a = units(o->got[i] - mutant[i], p->noise[i]), b = units(o->got[i] - o->ref[i], p->noise[i]);
       to_mutant += a * a;
@@ -186,7 +188,7 @@ static distance distance_over(const scene *s, const mr3d_bundle *mutant, bool to
       d.impossible = true;
       return d;
     }
-    if (p->comparable && p->floating) add_floats(p, tensor->data, touched_only, &d);
+    if (p->comparable && p->floating) add_floats(s, p, tensor->data, touched_only, &d);
     else add_exact(p->got, tensor, p->comparable ? p->expected : NULL, p->floating ? 64 * mr3d_tier_units(s->tier).u : 0, &d);
   }
   return d;
@@ -204,21 +206,6 @@ static bool touches(const mr3d_mutant *mutant, const char *op) {
   return false;
 }
 
-/** The mutant's answer to the last request, after all earlier ones; NULL when it refuses. */
-static mr3d_bundle *answer_of(const mr3d_mutant *mutant, int n_requests, mr3d_bundle *const requests[], mr3d_weights_cache *weights, int threads) {
-  mr3d_server *server = mr3d_server_new(&(mr3d_server_options){.operators = &mutant->operators, .threads = threads, .weights = weights});
-  mr3d_bundle *answer = NULL;
-  for (int i = 0; i < n_requests; i++) {
-    mr3d_error error = {0};
-    mr3d_bundle *decorated = mutant->decorate ? mutant->decorate(requests[i]) : NULL;
-    mr3d_bundle_free(&answer);
-    if (mr3d_server_answer(server, decorated ? decorated : requests[i], &answer, &error) != MR3D_OK) answer = NULL;
-    mr3d_bundle_free(&decorated);
-  }
-  mr3d_server_free(&server);
-  return answer;
-}
-
 static double processor_seconds(void) {
   struct timespec t;
   clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
@@ -233,8 +220,8 @@ static int explained_before[MAX_MUTANTS];
 static double seconds_spent;
 
 /** How far the backend's answer is from mutant `m`, when that explains it; else a negative number. */
-static double explains(const scene *s, int m, int n_requests, mr3d_bundle *const requests[], mr3d_weights_cache *weights, int threads) {
-  mr3d_bundle *answer = answer_of(mr3d_mutant_at(m), n_requests, requests, weights, threads);
+static double explains(const scene *s, int m) {
+  mr3d_bundle *answer = mr3d_trial_answer(s->trial, mr3d_mutant_at(m));
   if (!answer) return -1;
   distance d = distance_to(s, answer);
   mr3d_bundle_free(&answer);
@@ -255,7 +242,7 @@ static bool likelier(const mr3d_result *result, int a, int b) {
 }
 
 /** The distance of every mutant that explains the answer, else -1; and which is nearest, or -1. */
-static int search(const scene *s, int n_requests, mr3d_bundle *const requests[], mr3d_weights_cache *weights, int threads, double apart[]) {
+static int search(const scene *s, double apart[]) {
   int best = -1, n = mr3d_mutant_count() < MAX_MUTANTS ? mr3d_mutant_count() : MAX_MUTANTS;
   double start = processor_seconds();
   for (int m = 0; m < n; m++) apart[m] = -1;
@@ -264,7 +251,7 @@ static int search(const scene *s, int n_requests, mr3d_bundle *const requests[],
       if ((explained_before[m] > 0 ? 0 : is_about(s->result, m) ? 1 : 2) != rank || mr3d_mutant_at(m)->hangs || !touches(mr3d_mutant_at(m), s->op)) continue;
       double spent = processor_seconds() - start;
       if (spent > (best >= 0 ? ALIKE_SECONDS : CASE_SECONDS) || (rank > 0 && seconds_spent > RUN_SECONDS)) break;
-      apart[m] = explains(s, m, n_requests, requests, weights, threads);
+      apart[m] = explains(s, m);
       if (apart[m] < 0) continue;
       if (best < 0 || apart[m] < apart[best] || (apart[m] == apart[best] && likelier(s->result, m, best))) best = m;
     }
@@ -496,6 +483,36 @@ static void say_facts(const scene *s, mr3d_result *result) {
 
 /* ---- entry ---- */
 
+#define SAMPLED_TOKENS 6
+
+static int ascending(const void *a, const void *b) { return (*(const int64_t *)a > *(const int64_t *)b) - (*(const int64_t *)a < *(const int64_t *)b); }
+
+/** Tokens of `hidden` on which mutants are compared where all are too many: some spread evenly, and those with the largest errors. */
+static int64_t sample_tokens(const scene *s, int64_t tokens[2 * SAMPLED_TOKENS]) {
+  for (int i = 0; i < s->n_pictures; i++) {
+    const picture *p = &s->pictures[i];
+    const mr3d_output *o = &p->output;
+    if (strcmp(p->name, "hidden") != 0 || !p->comparable || o->per_head < 2 * SAMPLED_TOKENS) continue;
+    int64_t n = 0;
+    bool *taken = mr3d_allocate(o->per_head, sizeof *taken);
+    double *error = mr3d_allocate(o->per_head, sizeof *error);
+    for (int64_t r = 0; r < o->rows; r++)
+      for (int64_t c = r * o->cols; c < (r + 1) * o->cols; c++) error[r % o->per_head] += units(o->got[c] - o->ref[c], p->noise[c]);
+    for (int64_t k = 0; k < SAMPLED_TOKENS; k++) taken[tokens[n++] = k * (o->per_head - 1) / (SAMPLED_TOKENS - 1)] = true;
+    for (int64_t k = 0; k < SAMPLED_TOKENS; k++) {
+      int64_t worst = -1;
+      for (int64_t t = 0; t < o->per_head; t++)
+        if (!taken[t] && (worst < 0 || error[t] > error[worst])) worst = t;
+      taken[tokens[n++] = worst] = true;
+    }
+    qsort(tokens, (size_t)n, sizeof *tokens, ascending);
+    free(taken);
+    free(error);
+    return n;
+  }
+  return 0;
+}
+
 void mr3d_diagnose_forget(void) {
   memset(explained_before, 0, sizeof explained_before);
   seconds_spent = 0;
@@ -510,7 +527,10 @@ static void diagnose_answer(mr3d_result *result, mr3d_truth *truth, int n_reques
   if (!refusal_due) s.reference = truth->answers[truth->n_steps - 1];
   open_pictures(&s);
   double apart[MAX_MUTANTS];
-  int best = search(&s, n_requests, requests, weights, threads, apart);
+  int64_t tokens[2 * SAMPLED_TOKENS], n_tokens = sample_tokens(&s, tokens);
+  s.trial = mr3d_trial_new(n_requests, requests, n_tokens, tokens, weights, threads);
+  int best = search(&s, apart);
+  mr3d_trial_free(&s.trial);
   if (best >= 0) name(result, apart[best] == 0 ? "your output equals" : "your output is, within rounding,", best, apart);
   else if (!refusal_due) say_facts(&s, result);
   close_pictures(&s);

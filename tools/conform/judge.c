@@ -236,19 +236,24 @@ void mr3d_output_close(mr3d_output *output) {
   *output = (mr3d_output){0};
 }
 
+/** Whether a rule is broken so far that more runs can't lift it. */
+static bool is_hopeless(const mr3d_tensor_verdict *verdict, double times) {
+  for (int s = 0; s < verdict->n_statistics; s++)
+    if (verdict->statistics[s].tested && !(verdict->statistics[s].value <= times * verdict->statistics[s].limit)) return true;
+  return false;
+}
+
 static void judge_by_yardstick(mr3d_truth *truth, int index, const mr3d_output *output, mr3d_tensor_verdict *verdict) {
+  /* Eight runs decide, but four see what is wholly wrong, and a failure that is close is declared only after thirty-two. */
+  static const struct { int runs; double hopeless; } stages[] = {{4, 100}, {MR3D_FEW_RUNS, 8}, {MR3D_MANY_RUNS, 0}};
   mr3d_tensor_verdict before = *verdict;
-  for (int n_runs = MR3D_FEW_RUNS;; n_runs = MR3D_MANY_RUNS) {
+  for (int stage = 0; stage < 3; stage++) {
     float *runs[MR3D_MANY_RUNS] = {NULL};
-    mr3d_truth_emulate(truth, n_runs);
-    for (int r = 0; r < n_runs; r++) runs[r] = truth->runs[r].errors ? truth->runs[r].errors[index] : NULL;
+    mr3d_truth_emulate(truth, stages[stage].runs);
+    for (int r = 0; r < stages[stage].runs; r++) runs[r] = truth->runs[r].errors ? truth->runs[r].errors[index] : NULL;
     *verdict = before;
-    mr3d_judge_by_yardstick(output, output->expected->name, n_runs, runs, verdict);
-    /* A failure is declared only after all runs, unless it is so large that more runs can't lift it. */
-    bool close = !verdict->passed;
-    for (int s = 0; s < verdict->n_statistics; s++)
-      if (verdict->statistics[s].tested && !(verdict->statistics[s].value <= MR3D_HOPELESS * verdict->statistics[s].limit)) close = false;
-    if (!close || n_runs == MR3D_MANY_RUNS) break;
+    mr3d_judge_by_yardstick(output, output->expected->name, stages[stage].runs, runs, verdict);
+    if (is_hopeless(verdict, stages[stage].hopeless) || (stage > 0 && verdict->passed)) return;
   }
 }
 

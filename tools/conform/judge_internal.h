@@ -5,8 +5,7 @@
 #include "judge.h"
 
 #define MR3D_FEW_RUNS 8   /* emulated runs of a first judgement */
-#define MR3D_MANY_RUNS 32 /* and before a failure is declared, */
-#define MR3D_HOPELESS 8   /* unless a statistic is so many times its limit */
+#define MR3D_MANY_RUNS 32 /* and before a failure is declared */
 
 /** One emulated server: its errors against the reference at the latest step. */
 typedef struct mr3d_emulated {

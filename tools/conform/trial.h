@@ -1,0 +1,24 @@
+/** A mutant tried on the requests of a failing case, as cheaply as its answer to the last one can be had. */
+#ifndef MR3D_CONFORM_TRIAL_H
+#define MR3D_CONFORM_TRIAL_H
+
+#include "mutants.h"
+
+typedef struct mr3d_trial mr3d_trial;
+
+/**
+ * Prepares trials on these requests, which must outlive them: floating inputs are widened once for all mutants.
+ *
+ * A single layer over many tokens is thinned. What follows its attention concerns each token alone, so only `tokens` (ascending, n_tokens of them)
+ * are computed of it, and the projections before it once for all mutants; `key` and `value` are whole. Of other operators everything is computed.
+ * One trial at a time.
+ */
+mr3d_trial *mr3d_trial_new(int n_requests, mr3d_bundle *const requests[], int64_t n_tokens, const int64_t tokens[], mr3d_weights_cache *, int threads);
+void mr3d_trial_free(mr3d_trial **);
+
+/** The mutant's answer to the last request, the caller's; NULL when it refuses. Thinned away rows of `hidden` hold anything finite. */
+mr3d_bundle *mr3d_trial_answer(mr3d_trial *, const mr3d_mutant *);
+/** Whether row `token` of `hidden` is computed. */
+bool mr3d_trial_has(const mr3d_trial *, int64_t token);
+
+#endif
