@@ -342,6 +342,19 @@ static void a_bin_turned_0_01_rad_too_far_at_bf16_fails_by_angle(void **state) {
   drop(&p);
 }
 
+static void a_turn_below_half_a_spacing_is_lost_honestly(void **state) {
+  (void)state;
+  mr3d_bundle *request = request_of("rope1d", MR3D_BF16_TIER);
+  draw(request, "x", MR3D_BF16, between(1, 2), 1, SHAPE(1, 4, 96, 32));
+  count_up(request, "position_ids", 96, 800, 1); /* the slowest bin turns by 0.0019 to 0.0021, a spacing is 0.0078 */
+  problem p = pose(request);
+  mr3d_bundle *exact = exact_answer(&p), *answer = stored_as(exact, MR3D_BF16);
+  passes(&p, answer, "rounded once", 1);
+  mr3d_bundle_free(&answer);
+  mr3d_bundle_free(&exact);
+  drop(&p);
+}
+
 static void arithmetic_coarser_than_its_tier_fails(void **state) {
   (void)state;
   problem p = pose(linear_request(MR3D_FP32, 1, 40));
@@ -635,6 +648,7 @@ int main(void) {
       cmocka_unit_test(an_infinity_is_right_where_the_truth_overflows_the_tier),
       cmocka_unit_test(where_exactness_is_due_the_sign_of_zero_counts),
       cmocka_unit_test(a_bin_turned_0_01_rad_too_far_at_bf16_fails_by_angle),
+      cmocka_unit_test(a_turn_below_half_a_spacing_is_lost_honestly),
       cmocka_unit_test(arithmetic_coarser_than_its_tier_fails),
       cmocka_unit_test(missing_unexpected_misshapen_and_mistyped_tensors_fail_in_words),
       cmocka_unit_test(integers_and_booleans_are_exact),

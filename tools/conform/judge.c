@@ -117,8 +117,7 @@ static void judge_exact(const mr3d_tensor *expected, const mr3d_tensor *got, mr3
 
 /* ---- floating outputs ---- */
 
-/** The exponent and precision of the tier's storage type. */
-static double ulp_at(mr3d_tier tier, double value) {
+double mr3d_ulp(mr3d_tier tier, double value) {
   static const struct { int digits, minimum; } formats[MR3D_N_TIERS] = {
       [MR3D_FP64] = {53, -1021}, [MR3D_FP32] = {24, -125}, [MR3D_TF32] = {24, -125}, [MR3D_BF16_TIER] = {8, -125}, [MR3D_FP16] = {11, -13}};
   int exponent;
@@ -174,7 +173,7 @@ static void measure(const mr3d_output *output, mr3d_tensor_verdict *verdict) {
       double error = output->got[i] - output->ref[i];
       row_error2 += error * error;
       row_norm2 += output->ref[i] * output->ref[i];
-      ulps[n++] = fabs(error) / ulp_at(output->tier, output->ref[i]);
+      ulps[n++] = fabs(error) / mr3d_ulp(output->tier, output->ref[i]);
     }
     double relative = row_error2 == 0 ? 0 : sqrt(row_error2 / row_norm2);
     if (!(relative <= verdict->worst_slice_relative_l2)) verdict->worst_slice_relative_l2 = relative;
@@ -225,12 +224,18 @@ void mr3d_output_open(mr3d_truth *truth, const mr3d_tensor *expected, const mr3d
   const mr3d_tensor *scale = companion(answer, "scale", expected->name), *turn = companion(answer, "turn", expected->name);
   output->scale = scale ? scale->data : NULL;
   output->turn = turn ? turn->data : NULL;
+  const mr3d_tensor *input = mr3d_bundle_find(request, strcmp(expected->name, "y") == 0 ? "x" : expected->name);
+  if (turn && input && same_shape(input, expected)) {
+    output->input = mr3d_allocate(count, sizeof *output->input);
+    mr3d_tensor_to_double(input, output->input);
+  }
   output->skip = spread(companion(answer, "skip", expected->name), output);
   output->point = spread(mr3d_bundle_find(request, "point_token_mask"), output);
 }
 
 void mr3d_output_close(mr3d_output *output) {
   free(output->got);
+  free(output->input);
   free(output->skip);
   free(output->point);
   *output = (mr3d_output){0};

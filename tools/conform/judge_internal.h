@@ -49,6 +49,7 @@ typedef struct mr3d_output {
   bool any_zero;           /* a zero of either sign is exact: attention rows without a visible key */
   double *got;             /* owned */
   const double *ref, *scale, *turn;
+  double *input;           /* of a rotation: what is rotated, owned; else NULL */
   bool *skip;              /* [rows] or NULL, owned: padding, only checked for being finite */
   bool *point;             /* [rows] or NULL, owned: rows rotated in 3D */
 } mr3d_output;
@@ -68,6 +69,8 @@ void mr3d_judge_by_scale(const mr3d_output *, mr3d_tensor_verdict *);
 /** The rules of composed operators: error in units of what honest arithmetic strays (docs/tolerance.md, "The yardstick"). */
 void mr3d_judge_by_yardstick(const mr3d_output *, const char *name, int n_runs, float *const runs[], mr3d_tensor_verdict *);
 
+/** The spacing of the tier's storage type at a value. */
+double mr3d_ulp(mr3d_tier, double value);
 /** The k-th smallest of n values, which are reordered. */
 double mr3d_select(double *values, int64_t n, int64_t k);
 

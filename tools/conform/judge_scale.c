@@ -155,12 +155,20 @@ static void judge_gain(const mr3d_output *output, const double *e, bool *first, 
 }
 
 /**
- * angle: mean of e * sign(turn) in one column, over all heads and in each: a bin that turns too far. What the scale
- * grants the angle itself (an inverse frequency's rounding is shared by all positions) is granted here too.
+ * What may have one sign in the error along a turn, in units of the scale. An inverse frequency's rounding is shared by all positions: what the
+ * scale grants the angle. And a turn by less than half a spacing of the storage type is lost, for what is turned lies on its grid.
  */
+static double angle_allowance(const mr3d_output *output, int64_t i, double radius) {
+  double storage = 3 * output->units.ua + (output->units.narrow ? output->units.u : 0);
+  double of_angle = fmax(0, output->scale[i] - storage * radius - output->units.eta) * fabs(output->turn[i]) / radius;
+  double moved = output->input ? fabs(output->ref[i] - output->input[i]) : 0;
+  double lost = output->input && moved < mr3d_ulp(output->tier, output->input[i]) / 2 ? moved : 0;
+  return (of_angle + lost) / output->scale[i];
+}
+
+/** angle: mean of e * sign(turn) in one dimension, over all heads and in each, text and points apart: a bin that turns too far. */
 static void judge_angle(const mr3d_output *output, const double *e, bool *first, mr3d_tensor_verdict *verdict) {
   worst found = {.limit = BIAS_FLOOR, .head = -1, .what = ""};
-  double storage = 3 * output->units.ua + (output->units.narrow ? output->units.u : 0);
   for (int by_head = 0; by_head <= (output->has_heads && output->heads > 1); by_head++) {
     int64_t n_groups = (by_head ? output->heads : 1) * output->cols;
     bias *groups = mr3d_allocate(2 * n_groups, sizeof *groups); /* text, then points */
@@ -173,10 +181,9 @@ static void judge_angle(const mr3d_output *output, const double *e, bool *first,
         double radius = hypot(output->ref[i], output->turn[i]);
         if (output->turn[i] == 0 || radius == 0) continue;
         bias *group = &groups[kind * n_groups + head * output->cols + c];
-        double angle_part = output->scale[i] - storage * radius - output->units.eta;
         group->sum += e[i] * sign_of(output->turn[i]);
         group->squares += e[i] * e[i];
-        if (angle_part > 0) group->allowance += angle_part / output->scale[i] * fabs(output->turn[i]) / radius;
+        group->allowance += angle_allowance(output, i, radius);
         group->n++;
         group->rows++;
       }
