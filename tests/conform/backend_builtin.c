@@ -55,13 +55,30 @@ static void the_reference_answers_refuses_and_lacks(void **state) {
   mr3d_backend_close(&backend);
 }
 
-static void an_unknown_mutant_is_refused_with_the_list(void **state) {
-  (void)state;
+static void refuses(const char *spec, const char *message) {
   mr3d_backend *backend = NULL;
   mr3d_error error = {0};
-  assert_int_equal(mr3d_backend_open("mutant:mask-length/nonsense", NULL, &backend, &error), MR3D_INVALID);
-  assert_non_null(strstr(error.message, "there is no mutant \"mask-length/nonsense\""));
-  assert_non_null(strstr(error.message, mr3d_mutant_at(0)->name));
+  assert_int_equal(mr3d_backend_open(spec, NULL, &backend, &error), MR3D_INVALID);
+  if (!strstr(error.message, message)) fail_msg("expected \"%s\" in: %s", message, error.message);
+}
+
+static void an_unknown_mutant_is_refused_with_the_one_that_was_meant(void **state) {
+  (void)state;
+  refuses("mutant:something-else-entirely", "there is no mutant \"something-else-entirely\"; `mr3d list mutants`");
+  refuses("mutant:mask-length/one-shot", "did you mean \"mask-length/one-short\"?");
+  refuses("mutant:mask-length/one-short+something-else", "there is no mutant \"something-else\"");
+}
+
+static void two_mutants_combine_unless_they_replace_the_same_operator(void **state) {
+  (void)state;
+  refuses("mutant:mask-length/one-short+mask-length/unrepaired", "cannot have both");
+  refuses("mutant:mask-length/one-short+mask-length/one-short", "cannot have both");
+  refuses("mutant:mask-length/one-short+mask-ownership/never-returns", "cannot have both");
+  mr3d_backend *backend = open_backend("mutant:qwen2-details/gelu+mask-ownership/strictly-causal");
+  mr3d_reply reply = ask_mask(backend, "mask", "2", 10);
+  assert_memory_equal(mr3d_bundle_find(reply.answer, "visible")->data, "\1\1\0", 3);
+  mr3d_reply_clear(&reply);
+  mr3d_backend_close(&backend);
 }
 
 static void a_mutant_that_never_returns_runs_into_the_time_limit(void **state) {
@@ -80,7 +97,8 @@ static void a_mutant_that_never_returns_runs_into_the_time_limit(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test(the_reference_answers_refuses_and_lacks),
-    cmocka_unit_test(an_unknown_mutant_is_refused_with_the_list),
+    cmocka_unit_test(an_unknown_mutant_is_refused_with_the_one_that_was_meant),
+    cmocka_unit_test(two_mutants_combine_unless_they_replace_the_same_operator),
     cmocka_unit_test(a_mutant_that_never_returns_runs_into_the_time_limit),
   };
   return cmocka_run_group_tests_name("builtin: and mutant: backends", tests, NULL, NULL);

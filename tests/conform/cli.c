@@ -80,7 +80,7 @@ static void mistakes_in_the_command_line_exit_1_and_say_what_was_meant(void **st
       {"check --backend builtin:reference --golden /no/such", "cases.json"},
       {"eval", "something is missing"},
       {"eval x.safetensors", "-o is missing"},
-      {"list colours", "expected cases, pitfalls, ops or levels"},
+      {"list colours", "expected cases, pitfalls, mutants, ops or levels"},
       {"explain", "something is missing"},
       {"explain mask-lenght", "did you mean mask-length?"},
       {"golden", "something is missing"},

@@ -32,7 +32,8 @@ static void every_mutant_is_one_mistake_of_a_known_pitfall(void **state) {
     void (*mine[N])(void), (*reference[N])(void);
     memcpy(mine, &mutant->operators, sizeof mine);
     memcpy(reference, &mr3d_reference_operators, sizeof reference);
-    int mistakes = (mutant->decorate != NULL) + mutant->hangs;
+    int mistakes = (mutant->decorate != NULL && mutant->distort == NULL) + (mutant->distort != NULL) + mutant->hangs;
+    assert_int_equal(mutant->tiers != 0, mutant->harmless != NULL);
     for (int i = 0; i < N; i++) {
       assert_non_null(mine[i]);
       mistakes += mine[i] != reference[i];
@@ -52,21 +53,27 @@ static void every_mutant_is_one_mistake_of_a_known_pitfall(void **state) {
   assert_null(mr3d_mutant_at(mr3d_mutant_count()));
 }
 
+/** fp32, or where it is a mistake. */
+static mr3d_tier tier_of(const mr3d_mutant *mutant) {
+  int tier = MR3D_FP32;
+  for (int t = 0; t < MR3D_N_TIERS && !mr3d_mutant_is_mistake_at(mutant, (mr3d_tier)tier); t++) tier = t;
+  return (mr3d_tier)tier;
+}
+
 /** Asks a mutant all steps of a case; whether an answer of it failed and the diagnosis named the mutant. */
 static bool shows_in(const mr3d_suite *suite, const mr3d_case *test, const mr3d_mutant *mutant) {
   char name[128];
   bool named = false, stop = false;
   mr3d_bundle **requests = mr3d_allocate(test->n_steps, sizeof *requests), **answers = mr3d_allocate(test->n_steps, sizeof *answers);
-  mr3d_truth *truth = mr3d_truth_new(MR3D_FP32, NULL, NULL, 1);
-  mr3d_server *server = mr3d_server_new(&(mr3d_server_options){.operators = &mutant->operators, .threads = 1});
+  mr3d_truth *truth = mr3d_truth_new(tier_of(mutant), NULL, NULL, 1);
+  mr3d_mutant_server *server = mr3d_mutant_server_new(mutant, NULL, &(mr3d_server_options){.threads = 1});
   for (int s = 0; s < test->n_steps && !stop; s++) {
     mr3d_error error = {0};
     const mr3d_bundle *answer = NULL;
-    if (mr3d_case_request(suite, test, s, MR3D_FP32, 0, NULL, answers, &requests[s], &error) != MR3D_OK) fail_msg("%s: %s", test->id, error.message);
+    if (mr3d_case_request(suite, test, s, tier_of(mutant), 0, NULL, answers, &requests[s], &error) != MR3D_OK) fail_msg("%s: %s", test->id, error.message);
     bool refused = mr3d_truth_step(truth, requests[s], &answer, &error) != MR3D_OK;
-    mr3d_bundle *decorated = mutant->decorate ? mutant->decorate(requests[s]) : NULL;
     mr3d_reply reply = {.kind = MR3D_REPLY_ANSWER};
-    bool answered = mr3d_server_answer(server, decorated ? decorated : requests[s], &reply.answer, &error) == MR3D_OK;
+    bool answered = mr3d_mutant_server_answer(server, requests[s], &reply.answer, &error) == MR3D_OK;
     mr3d_judgement judgement = {.passed = refused != answered};
     if (answered && !refused) mr3d_judge(truth, reply.answer, &judgement);
     if (answered && !judgement.passed) {
@@ -79,10 +86,9 @@ static bool shows_in(const mr3d_suite *suite, const mr3d_case *test, const mr3d_
     stop = !judgement.passed;
     mr3d_judgement_clear(&judgement);
     mr3d_bundle_free(&reply.answer);
-    mr3d_bundle_free(&decorated);
   }
   mr3d_truth_free(&truth);
-  mr3d_server_free(&server);
+  mr3d_mutant_server_free(&server);
   for (int s = 0; s < test->n_steps; s++) mr3d_bundle_free(&requests[s]);
   free(requests);
   free(answers);
@@ -96,8 +102,8 @@ static bool is_about(const mr3d_case *test, const char *slug) {
 }
 
 /** Single operators and layers, no long ones. */
-static bool is_short(const mr3d_case *test) {
-  if (test->needs_data || strcmp(test->level, "L2") > 0 || !(test->tiers >> MR3D_FP32 & 1) || strstr(test->id, "canonical-prefill") || strstr(test->id, "full-width")) return false;
+static bool is_short(const mr3d_case *test, mr3d_tier tier) {
+  if (test->needs_data || strcmp(test->level, "L2") > 0 || !(test->tiers >> tier & 1) || strstr(test->id, "canonical-prefill") || strstr(test->id, "full-width")) return false;
   for (int t = 0; t < test->n_tags; t++)
     if (strcmp(test->tags[t], "slow") == 0) return false;
   return true;
@@ -122,7 +128,7 @@ static void every_mutant_fails_a_committed_case_and_is_named(void **state) {
         bool touches = false;
         for (int s = 0; s < test->n_steps; s++) touches = touches || in_list(mutant->ops, test->steps[s].op);
         int its_rank = 2 * is_about(test, mutant->slug) + !strstr(test->id, "canonical");
-        if (touches && is_short(test) && its_rank == rank) named = shows_in(suite, test, mutant);
+        if (touches && is_short(test, tier_of(mutant)) && its_rank == rank) named = shows_in(suite, test, mutant);
       }
     if (!named) print_error("%s is named on no committed case\n", name_of(mutant, name)), unnamed++;
   }

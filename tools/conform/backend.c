@@ -1,4 +1,5 @@
 #include "backend_kind.h"
+#include "words.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -42,20 +43,38 @@ static const char *after(const char *spec, const char *kind) {
   return strncmp(spec, kind, n) == 0 ? spec + n : NULL;
 }
 
-static mr3d_status open_mutant(mr3d_backend *backend, const char *name, mr3d_error *error) {
-  const mr3d_mutant *mutant = mr3d_mutant_named(name);
-  if (mutant) return mr3d_backend_open_builtin(backend, mutant, error);
-  char list[768] = "";
-  for (int i = 0; i < mr3d_mutant_count(); i++) {
-    const mr3d_mutant *m = mr3d_mutant_at(i);
-    size_t n = strlen(list);
-    if (n + strlen(m->slug) + strlen(m->name) + 8 > sizeof list) {
-      memcpy(list + n, " ...", 5);
-      break;
-    }
-    snprintf(list + n, sizeof list - n, "%s%s/%s", n ? ", " : "", m->slug, m->name);
+static mr3d_status find_mutant(const char *name, const mr3d_mutant **mutant, mr3d_error *error) {
+  *mutant = mr3d_mutant_named(name);
+  if (*mutant) return MR3D_OK;
+  int n = 0;
+  const char **names = mr3d_allocate(mr3d_mutant_count(), sizeof *names);
+  char(*full)[128] = mr3d_allocate(mr3d_mutant_count(), sizeof *full);
+  for (; n < mr3d_mutant_count(); n++) {
+    snprintf(full[n], sizeof full[n], "%s/%s", mr3d_mutant_at(n)->slug, mr3d_mutant_at(n)->name);
+    names[n] = full[n];
   }
-  return mr3d_fail(error, MR3D_INVALID, "there is no mutant \"%s\"; there are: %s", name, list);
+  const char *meant = mr3d_word_meant(name, n, names);
+  mr3d_status status = mr3d_fail(error, MR3D_INVALID, "there is no mutant \"%s\"%s%s%s; `mr3d list mutants` shows all", name, meant ? "; did you mean \"" : "",
+                                 meant ? meant : "", meant ? "\"?" : "");
+  free(names);
+  free(full);
+  return status;
+}
+
+/** "slug/name" or "slug/name+slug/name". */
+static mr3d_status open_mutant(mr3d_backend *backend, const char *names, mr3d_error *error) {
+  const mr3d_mutant *mutant = NULL, *also = NULL;
+  const char *plus = strchr(names, '+');
+  char *first = copy(names);
+  if (plus) first[plus - names] = 0;
+  mr3d_status status = find_mutant(first, &mutant, error);
+  free(first);
+  if (status == MR3D_OK && plus) status = find_mutant(plus + 1, &also, error);
+  if (status == MR3D_OK && also && !mr3d_mutants_combine(mutant, also))
+    status = mr3d_fail(error, MR3D_INVALID, "mutants %s/%s and %s/%s replace the same operator, or hang: one backend cannot have both", mutant->slug, mutant->name,
+                       also->slug, also->name);
+  if (status == MR3D_OK) mr3d_backend_open_builtin(backend, mutant, also);
+  return status;
 }
 
 static mr3d_status open_command(mr3d_backend *backend, const char *command, mr3d_error *error) {
@@ -75,7 +94,7 @@ mr3d_status mr3d_backend_open(const char *spec, const mr3d_backend_options *opti
 
   const char *rest;
   mr3d_status status;
-  if (strcmp(spec, "builtin:reference") == 0) status = mr3d_backend_open_builtin(backend, NULL, error);
+  if (strcmp(spec, "builtin:reference") == 0) mr3d_backend_open_builtin(backend, NULL, NULL), status = MR3D_OK;
   else if ((rest = after(spec, "mutant:"))) status = open_mutant(backend, rest, error);
   else if ((rest = after(spec, "exec:"))) status = open_command(backend, rest, error);
   else if ((rest = after(spec, "lib:"))) status = mr3d_backend_open_lib(backend, rest, error);

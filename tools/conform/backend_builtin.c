@@ -1,4 +1,4 @@
-/* builtin:reference and mutant:SLUG/NAME: the reference in this process, whole or with one mistake. */
+/* builtin:reference, mutant:SLUG/NAME and mutant:SLUG/NAME+SLUG/NAME: the reference in this process, whole or with one mistake, or two. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,8 +13,8 @@
 #endif
 
 typedef struct builtin {
-  mr3d_server *server;
-  const mr3d_mutant *mutant;
+  mr3d_mutant_server *server;
+  const mr3d_mutant *mistakes[2]; /* NULL: none */
 } builtin;
 
 /* Never answers: all that can be seen of it is the time that passes. */
@@ -28,40 +28,30 @@ static void hang(double timeout, mr3d_reply *reply) {
   snprintf(reply->message, sizeof reply->message, "no answer within %g s", timeout);
 }
 
-static bool touches(const mr3d_mutant *mutant, const char *op) {
-  size_t n = strlen(op);
-  for (const char *at = mutant->ops; at && (at = strstr(at, op)); at += n)
-    if ((at == mutant->ops || at[-1] == ' ') && (at[n] == 0 || at[n] == ' ')) return true;
-  return false;
-}
-
 static void ask(mr3d_backend *backend, const mr3d_bundle *request, double timeout, mr3d_reply *reply) {
   builtin *b = backend->state;
   const char *op = mr3d_bundle_get(request, "op");
-  if (b->mutant && b->mutant->hangs && op && touches(b->mutant, op)) {
-    hang(timeout, reply);
-    return;
-  }
-  mr3d_bundle *decorated = b->mutant && b->mutant->decorate ? b->mutant->decorate(request) : NULL;
+  for (int i = 0; i < 2; i++)
+    if (b->mistakes[i] && b->mistakes[i]->hangs && op && mr3d_mutant_touches(b->mistakes[i], op)) {
+      hang(timeout, reply);
+      return;
+    }
   mr3d_error error = {0};
-  mr3d_status status = mr3d_server_answer(b->server, decorated ? decorated : request, &reply->answer, &error);
-  mr3d_bundle_free(&decorated);
+  mr3d_status status = mr3d_mutant_server_answer(b->server, request, &reply->answer, &error);
   reply->kind = status == MR3D_OK ? MR3D_REPLY_ANSWER : status == MR3D_UNSUPPORTED ? MR3D_REPLY_UNSUPPORTED : MR3D_REPLY_ERROR;
   memcpy(reply->message, error.message, sizeof reply->message);
 }
 
 static void close_builtin(mr3d_backend *backend) {
   builtin *b = backend->state;
-  mr3d_server_free(&b->server);
+  mr3d_mutant_server_free(&b->server);
   free(b);
 }
 
-mr3d_status mr3d_backend_open_builtin(mr3d_backend *backend, const mr3d_mutant *mutant, mr3d_error *error) {
-  (void)error;
+void mr3d_backend_open_builtin(mr3d_backend *backend, const mr3d_mutant *mutant, const mr3d_mutant *also) {
   builtin *b = mr3d_allocate(1, sizeof *b);
-  b->mutant = mutant;
-  b->server = mr3d_server_new(&(mr3d_server_options){
-    .operators = mutant ? &mutant->operators : NULL, .threads = backend->options.threads, .weights = backend->options.weights});
+  *b = (builtin){.mistakes = {mutant, also}};
+  b->server = mr3d_mutant_server_new(mutant, also, &(mr3d_server_options){.threads = backend->options.threads, .weights = backend->options.weights});
   backend->state = b, backend->ask = ask, backend->close = close_builtin;
 
   const char *const *ops = mr3d_server_ops();
@@ -70,5 +60,4 @@ mr3d_status mr3d_backend_open_builtin(mr3d_backend *backend, const mr3d_mutant *
   mr3d_tier tiers[MR3D_N_TIERS];
   for (int t = 0; t < MR3D_N_TIERS; t++) tiers[t] = (mr3d_tier)t;
   mr3d_backend_introduce(backend, mutant ? "mutant" : "reference", MR3D_VERSION, n_ops, ops, MR3D_N_TIERS, tiers);
-  return MR3D_OK;
 }

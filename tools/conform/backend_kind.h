@@ -15,7 +15,8 @@ struct mr3d_backend {
 };
 
 /** Each fills ask, close, state and info of a backend whose options are set; on failure they leave nothing to free. */
-mr3d_status mr3d_backend_open_builtin(mr3d_backend *, const mr3d_mutant *mutant_or_null, mr3d_error *);
+/** Requires: the mutants, if two, combine. NULL: no mistake. */
+void mr3d_backend_open_builtin(mr3d_backend *, const mr3d_mutant *mutant, const mr3d_mutant *also);
 /** Takes a copy of the words. */
 mr3d_status mr3d_backend_open_exec(mr3d_backend *, char *const argv[], mr3d_error *);
 mr3d_status mr3d_backend_open_lib(mr3d_backend *, const char *path, mr3d_error *);

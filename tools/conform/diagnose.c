@@ -199,13 +199,6 @@ static distance distance_to(const scene *s, const mr3d_bundle *mutant) {
   return d.impossible || d.n > 0 ? d : distance_over(s, mutant, false); /* a bias, below the noise of every element */
 }
 
-static bool touches(const mr3d_mutant *mutant, const char *op) {
-  size_t n = strlen(op);
-  for (const char *at = mutant->ops; (at = strstr(at, op)); at += n)
-    if ((at == mutant->ops || at[-1] == ' ') && (at[n] == 0 || at[n] == ' ')) return true;
-  return false;
-}
-
 static double processor_seconds(void) {
   struct timespec t;
   clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
@@ -241,6 +234,10 @@ static bool likelier(const mr3d_result *result, int a, int b) {
   return is_about(result, a) && !is_about(result, b);
 }
 
+static bool can_explain(const mr3d_mutant *mutant, const scene *s) {
+  return !mutant->hangs && mr3d_mutant_is_mistake_at(mutant, s->tier) && mr3d_mutant_touches(mutant, s->op);
+}
+
 /** The distance of every mutant that explains the answer, else -1; and which is nearest, or -1. */
 static int search(const scene *s, double apart[]) {
   int best = -1, n = mr3d_mutant_count() < MAX_MUTANTS ? mr3d_mutant_count() : MAX_MUTANTS;
@@ -248,7 +245,7 @@ static int search(const scene *s, double apart[]) {
   for (int m = 0; m < n; m++) apart[m] = -1;
   for (int rank = 0; rank < 3; rank++) /* those named before, those that the case is about, the others */
     for (int m = 0; m < n; m++) {
-      if ((explained_before[m] > 0 ? 0 : is_about(s->result, m) ? 1 : 2) != rank || mr3d_mutant_at(m)->hangs || !touches(mr3d_mutant_at(m), s->op)) continue;
+      if ((explained_before[m] > 0 ? 0 : is_about(s->result, m) ? 1 : 2) != rank || !can_explain(mr3d_mutant_at(m), s)) continue;
       double spent = processor_seconds() - start;
       if (spent > (best >= 0 ? ALIKE_SECONDS : CASE_SECONDS) || (rank > 0 && seconds_spent > RUN_SECONDS)) break;
       apart[m] = explains(s, m);
@@ -545,6 +542,6 @@ void mr3d_diagnose(mr3d_result *result, mr3d_truth *truth, int n_requests, mr3d_
     diagnose_answer(result, truth, n_requests, requests, reply, weights, threads);
   } else if (reply->kind == MR3D_REPLY_TIMEOUT) {
     for (int m = 0; m < mr3d_mutant_count(); m++)
-      if (mr3d_mutant_at(m)->hangs && op && touches(mr3d_mutant_at(m), op)) name(result, "a call that never returns is", m, NULL);
+      if (mr3d_mutant_at(m)->hangs && op && mr3d_mutant_touches(mr3d_mutant_at(m), op)) name(result, "a call that never returns is", m, NULL);
   }
 }

@@ -17,16 +17,19 @@ static int n_all;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 /** mr3d_operators holds nothing but function pointers, so single ones can be copied without naming them. */
-static void fill_in(mr3d_operators *operators) {
-  enum { N = sizeof(mr3d_operators) / sizeof(void (*)(void)) };
-  void (*mine[N])(void), (*theirs[N])(void);
-  memcpy(mine, operators, sizeof mine);
-  memcpy(theirs, &mr3d_reference_operators, sizeof theirs);
-  for (int i = 0; i < N; i++)
-    if (!mine[i]) mine[i] = theirs[i];
-  memcpy(operators, mine, sizeof mine);
-}
 _Static_assert(sizeof(mr3d_operators) % sizeof(void (*)(void)) == 0, "mr3d_operators holds function pointers only");
+typedef union table {
+  mr3d_operators operators;
+  void (*each[sizeof(mr3d_operators) / sizeof(void (*)(void))])(void);
+} table;
+enum { N_OPERATORS = sizeof(mr3d_operators) / sizeof(void (*)(void)) };
+
+static void fill_in(mr3d_operators *operators) {
+  table mine = {*operators}, reference = {mr3d_reference_operators};
+  for (int i = 0; i < N_OPERATORS; i++)
+    if (!mine.each[i]) mine.each[i] = reference.each[i];
+  *operators = mine.operators;
+}
 
 static void gather(void) {
   for (size_t s = 0; s < sizeof sets / sizeof *sets; s++) n_all += sets[s]->count;
@@ -54,4 +57,30 @@ const mr3d_mutant *mr3d_mutant_named(const char *slug_and_name) {
     if (strncmp(slug_and_name, all[i].slug, n) == 0 && slug_and_name[n] == '/' && strcmp(slug_and_name + n + 1, all[i].name) == 0) return &all[i];
   }
   return NULL;
+}
+
+bool mr3d_mutant_touches(const mr3d_mutant *mutant, const char *op) {
+  size_t n = strlen(op);
+  for (const char *at = mutant->ops; (at = strstr(at, op)); at += n)
+    if ((at == mutant->ops || at[-1] == ' ') && (at[n] == 0 || at[n] == ' ')) return true;
+  return false;
+}
+
+bool mr3d_mutant_is_mistake_at(const mr3d_mutant *mutant, mr3d_tier tier) {
+  return mutant->tiers == 0 || mutant->tiers >> tier & 1;
+}
+
+bool mr3d_mutants_combine(const mr3d_mutant *a, const mr3d_mutant *b) {
+  table first = {a->operators}, second = {b->operators}, reference = {mr3d_reference_operators};
+  for (int i = 0; i < N_OPERATORS; i++)
+    if (first.each[i] != reference.each[i] && second.each[i] != reference.each[i]) return false;
+  return a != b && !a->hangs && !b->hangs;
+}
+
+mr3d_operators mr3d_mutant_operators(const mr3d_mutant *mutant, const mr3d_mutant *also) {
+  table both = {mutant ? mutant->operators : mr3d_reference_operators}, second = {also ? also->operators : mr3d_reference_operators},
+        reference = {mr3d_reference_operators};
+  for (int i = 0; i < N_OPERATORS; i++)
+    if (second.each[i] != reference.each[i]) both.each[i] = second.each[i];
+  return both.operators;
 }

@@ -14,12 +14,32 @@ typedef struct mr3d_mutant {
    * or NULL when this request is not touched.
    */
   mr3d_bundle *(*decorate)(const mr3d_bundle *request);
+  /** Optional: changes an answer. Returns a new answer, or NULL when this one is not touched. */
+  mr3d_bundle *(*distort)(const mr3d_bundle *request, const mr3d_bundle *answer);
   bool hangs;                  /**< never answers (mask-ownership/never-returns) */
+  uint32_t tiers;              /**< bit per tier at which it is a mistake at all; 0: at every one */
+  const char *harmless;        /**< why it is none at the others; NULL when tiers is 0 */
 } mr3d_mutant;
 
 int mr3d_mutant_count(void);
 const mr3d_mutant *mr3d_mutant_at(int index);
 /** "slug/name", or NULL. */
 const mr3d_mutant *mr3d_mutant_named(const char *slug_and_name);
+/** Whether it can change answers of the operator. */
+bool mr3d_mutant_touches(const mr3d_mutant *, const char *op);
+bool mr3d_mutant_is_mistake_at(const mr3d_mutant *, mr3d_tier);
+
+/** A server with one mistake, with two at once, or, with none, the reference. */
+typedef struct mr3d_mutant_server mr3d_mutant_server;
+
+/** Whether two mutants replace different operators, so that a server can have both. */
+bool mr3d_mutants_combine(const mr3d_mutant *, const mr3d_mutant *also);
+/** The operator table with the mistakes in it. Requires: they combine. NULLs are no mistake. */
+mr3d_operators mr3d_mutant_operators(const mr3d_mutant *, const mr3d_mutant *also);
+/** `options->operators`, if given, stand in for those of the mutants. */
+mr3d_mutant_server *mr3d_mutant_server_new(const mr3d_mutant *, const mr3d_mutant *also, const mr3d_server_options *options);
+void mr3d_mutant_server_free(mr3d_mutant_server **);
+/** As mr3d_server_answer. Does not hang: who asks a mutant that never returns must know it. */
+mr3d_status mr3d_mutant_server_answer(mr3d_mutant_server *, const mr3d_bundle *request, mr3d_bundle **answer, mr3d_error *);
 
 #endif

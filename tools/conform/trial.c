@@ -179,16 +179,15 @@ mr3d_bundle *mr3d_trial_answer(mr3d_trial *trial, const mr3d_mutant *mutant) {
   }
   current = trial;
   trial->mutant = &mutant->operators;
-  mr3d_server *server = mr3d_server_new(&(mr3d_server_options){.operators = &operators, .threads = trial->threads, .weights = trial->weights});
+  const mr3d_server_options options = {.operators = &operators, .threads = trial->threads, .weights = trial->weights};
+  mr3d_mutant_server *server = mr3d_mutant_server_new(mutant, NULL, &options);
   mr3d_bundle *answer = NULL;
   for (int i = 0; i < trial->n_requests; i++) {
     mr3d_error error = {0};
-    mr3d_bundle *decorated = mutant->decorate ? mutant->decorate(trial->requests[i]) : NULL;
     mr3d_bundle_free(&answer);
-    if (mr3d_server_answer(server, decorated ? decorated : trial->requests[i], &answer, &error) != MR3D_OK) answer = NULL;
-    mr3d_bundle_free(&decorated);
+    if (mr3d_mutant_server_answer(server, trial->requests[i], &answer, &error) != MR3D_OK) answer = NULL;
   }
-  mr3d_server_free(&server);
+  mr3d_mutant_server_free(&server);
   current = NULL;
   return answer;
 }

@@ -71,7 +71,7 @@ int mr3d_command_check(int argc, char **argv) {
       "  builtin:reference     the reference itself\n"
       "  exec:COMMAND          a program that speaks the protocol on stdin and stdout (docs/writing-a-backend.md)\n"
       "  lib:PATH.so           a C plug-in, loaded in a process of its own\n"
-      "  mutant:SLUG/NAME      the reference with one mistake (mr3d explain SLUG)\n\n"
+      "  mutant:SLUG/NAME      the reference with one mistake (mr3d list mutants); two joined by +\n\n"
       "Exit status: 0 compliant, 2 not compliant, 1 could not judge. What the backend does not offer is skipped and counted.\n",
       0, 0};
   int n = 0;

@@ -1,4 +1,4 @@
-/** mr3d list: what there is - cases, pitfalls, operators, levels. */
+/** mr3d list: what there is - cases, pitfalls, mutants, operators, levels. */
 #include <cjson/cJSON.h>
 #include <string.h>
 
@@ -7,6 +7,7 @@
 #include "mutants.h"
 #include "pitfalls.h"
 #include "run.h"
+#include "words.h"
 
 static const struct level {
   const char *name, *covers;
@@ -95,6 +96,24 @@ static int list_pitfalls(const struct listing *l) {
   return 0;
 }
 
+static int list_mutants(const struct listing *l) {
+  for (int m = 0; m < mr3d_mutant_count(); m++) {
+    const mr3d_mutant *mutant = mr3d_mutant_at(m);
+    char name[128];
+    if (!mr3d_word_selected(l->selection->pitfall, mutant->slug)) continue;
+    snprintf(name, sizeof name, "%s/%s", mutant->slug, mutant->name);
+    if (l->json) {
+      cJSON *line = cJSON_CreateObject();
+      cJSON_AddStringToObject(line, "name", name);
+      cJSON_AddStringToObject(line, "says", mutant->says);
+      cJSON_AddStringToObject(line, "ops", mutant->ops);
+      if (mutant->harmless) cJSON_AddStringToObject(line, "harmless", mutant->harmless);
+      print_json(line);
+    } else printf("%-44s %s\n", name, mutant->says);
+  }
+  return 0;
+}
+
 static int list_ops(const struct listing *l) {
   for (const char *const *op = mr3d_server_ops(); *op; op++) {
     int cases = count_cases(l, NULL, *op, NULL);
@@ -131,20 +150,20 @@ int mr3d_command_list(int argc, char **argv) {
       {"--level", "LIST", MR3D_OPTION_TEXT, &selection.level, "of cases: only these levels"},
       {"--op", "LIST", MR3D_OPTION_TEXT, &selection.op, "of cases: only these operators"},
       {"--case", "GLOB", MR3D_OPTION_TEXT, &selection.case_glob, "of cases: only these names"},
-      {"--pitfall", "LIST", MR3D_OPTION_TEXT, &selection.pitfall, "of cases: only those that cover these pitfalls"},
+      {"--pitfall", "LIST", MR3D_OPTION_TEXT, &selection.pitfall, "of cases and mutants: only those of these pitfalls"},
       {"--tag", "LIST", MR3D_OPTION_TEXT, &selection.tag, "of cases: only these tags"},
       {"--golden", "DIR", MR3D_OPTION_TEXT, &golden, "the golden set"},
       {NULL, NULL, MR3D_OPTION_FLAG, NULL, NULL},
   };
-  const mr3d_usage usage = {"mr3d list [cases | pitfalls | ops | levels] [OPTION ...]",
-                            "Lists cases (the default), the pitfalls they cover, operators or levels.\n", 0, 1};
+  const mr3d_usage usage = {"mr3d list [cases | pitfalls | mutants | ops | levels] [OPTION ...]",
+                            "Lists cases (the default), the pitfalls they cover, the mutants that prove it, operators or levels.\n", 0, 1};
   int n = 0;
   int status = mr3d_options_parse(&usage, table, argc, argv, &n);
   if (status >= 0) return status;
   const struct {
     const char *name;
     int (*list)(const struct listing *);
-  } kinds[] = {{"cases", list_cases}, {"pitfalls", list_pitfalls}, {"ops", list_ops}, {"levels", list_levels}};
+  } kinds[] = {{"cases", list_cases}, {"pitfalls", list_pitfalls}, {"mutants", list_mutants}, {"ops", list_ops}, {"levels", list_levels}};
   const char *what = n ? argv[0] : "cases";
   for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
     if (strcmp(what, kinds[i].name) != 0) continue;
@@ -161,5 +180,5 @@ int mr3d_command_list(int argc, char **argv) {
     mr3d_suite_close(&suite);
     return status;
   }
-  return mr3d_complain("cannot list \"%s\"; expected cases, pitfalls, ops or levels", what);
+  return mr3d_complain("cannot list \"%s\"; expected cases, pitfalls, mutants, ops or levels", what);
 }

@@ -36,7 +36,7 @@ static mr3d_status strictly_causal(const mr3d_context *context, const mr3d_mask_
 
 static const mr3d_mutant entries[] = {
     {"mask-ownership", "never-returns", "the call that builds the attention mask never returns: it waits inside a parent class or library", "mask " MR3D_LAYERS,
-     {NULL}, NULL, true},
+     {NULL}, .hangs = true},
     {"mask-ownership", "causal-missing", "the causal step is missing: tokens see later tokens", "mask " MR3D_LAYERS, {.mask = causal_missing}},
     {"mask-ownership", "padding-missing", "the padding step is missing: keys with mask 0 are seen", "mask " MR3D_LAYERS, {.mask = padding_missing}},
     {"mask-ownership", "causal-without-past", "the causal step forgets the past: new token i sees keys 0 .. i instead of 0 .. L+i", "mask " MR3D_LAYERS,

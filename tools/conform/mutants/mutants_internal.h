@@ -24,6 +24,12 @@ static inline int64_t mr3d_rows_of(const int64_t *counts, int64_t b, int64_t N) 
   return count < 0 ? 0 : count < N ? count : N;
 }
 
+/** A copy of a request that borrows its tensors, without one of them (NULL: with all): what `decorate` starts from. */
+mr3d_bundle *mr3d_request_without(const mr3d_bundle *request, const char *left_out);
+
+/** What the server that now answers keeps from one request to the next: for mistakes that remember what they should forget. */
+mr3d_bundle *mr3d_mutant_memory(void);
+
 extern const mr3d_mutant_set mr3d_mutants_mask_length, mr3d_mutants_decode_rope, mr3d_mutants_gqa_heads, mr3d_mutants_coords_count,
     mr3d_mutants_mask_ownership, mr3d_mutants_batch, mr3d_mutants_pairing, mr3d_mutants_temporal_table, mr3d_mutants_broadcast,
     mr3d_mutants_theta_mixup, mr3d_mutants_cache_rotation, mr3d_mutants_splice, mr3d_mutants_qwen2_details, mr3d_mutants_axial_weights,
