@@ -656,6 +656,9 @@ def cis3d_cases():
     refuse("cis3d/refuse-no-heads", "no frequencies and no heads", "the head count is guessed",
         {"coords": grid_coords(13, 3)}, {**cfg, **fixed},
         message=["heads"])
+    refuse("cis3d/refuse-learned-missing", "no frequencies where the options say that they are learned",
+        "base frequencies are made up for a model that has learned its own",
+        {"coords": grid_coords(13, 3)}, cfg, {"heads": 4}, message=["freqs", "rope_mixed_3d"])
     refuse("cis3d/refuse-axial-too-small", "axial with Ds = 4: n = (4//3)//2 = 0", "a division by zero",
         {"coords": grid_coords(3, 3)},
         config(4, 2, 8, **axial), {"heads": 4}, message=["4"])

@@ -163,7 +163,8 @@ def cis3d(d: Draw):
     heads, points = d.one(1, 2, 14), d.one(0, 1, 2, 13, 14)
     spatial = draw_options(d, d.one(32, 64, 128))
     bins = max(spatial // 2, 1)
-    if not d.config.get("rope_mixed_3d", True) or d.config.get("rope_3d_kind") == "axial" or spatial == 0:
+    fixed = not d.config.get("rope_mixed_3d", True) or d.config.get("rope_3d_kind") == "axial" or spatial == 0
+    if fixed or d.chance(0.1):  # must be refused where they are learned and there are points
         d.meta["heads"] = str(heads)
     else:
         axes = 3 if d.config.get("mixedRoPE_3d_learned_per_axis", True) else 1

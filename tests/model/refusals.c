@@ -34,6 +34,7 @@ static mr3d_bundle *base_of(const char *op) {
     add_reals(r, "x", 1, SHAPE(2, H, Q, D));
     add_filled(r, "position_ids", 7, SHAPE(1, Q));
   } else if (strcmp(op, "cis3d base") == 0) {
+    add_meta(r, "config", CONFIG_WITH("\"rope_mixed_3d\":false"));
     add_meta(r, "heads", "4");
     add_filled(r, "coords", 7, SHAPE(N, 3));
   } else if (strcmp(name, "cis3d") == 0) {
@@ -263,10 +264,11 @@ static const rule rules[] = {
     {"cis3d", "meta config {\"rope_3d_kind\":\"axial\"}", {"freqs", "is unexpected", "axial"}},
     {"cis3d base", "unset heads", {"metadata heads is missing"}},
     {"cis3d base", "meta heads -2", {"heads is -2"}},
-    {"cis3d base", "meta config {}", {"head_dim"}},
+    {"cis3d base", "meta config {\"rope_mixed_3d\":false}", {"head_dim"}},
+    {"cis3d base", "meta config {\"head_dim\":16}", {"freqs is missing", "rope_mixed_3d true means learned"}},
     {"cis3d base", "put coords I64 0,3;meta heads 16000000;meta config {\"head_dim\":1000000}", {"16000000 heads of 250000 frequency bins"}},
     {"cis3d base", "meta config {\"head_dim\":8,\"rope_3d_kind\":\"axial\"}", {"axial", "4 spatial dimensions"}},
-    {"cis3d base", "meta config {\"head_dim\":10}", {"10", "even"}},
+    {"cis3d base", "meta config {\"head_dim\":10,\"rope_mixed_3d\":false}", {"10", "even"}},
 
     {"rope3d", "put x F64 2,4,2,7", {"Ds of x is 7, expected an even number"}},
     {"rope3d", "put cos F64 4,2,3", {"cos has shape [4,2,3], expected [heads,N,F]", "F = 4 (half of x's Ds)"}},

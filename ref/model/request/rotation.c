@@ -65,6 +65,8 @@ mr3d_status mr3d_answer_cis3d(mr3d_request *r) {
   in.heads = mr3d_request_size(r, "heads");
   in.F = mr3d_request_size(r, "F");
   in.N = mr3d_request_size(r, "N");
+  if (!freqs && in.N > 0 && r->config.rope_mixed_3d && r->config.rope_3d_kind == MR3D_MIXED && in.F > 0)
+    return mr3d_fail(r->error, MR3D_INVALID, "freqs is missing: rope_mixed_3d true means learned frequencies; give them, or set rope_mixed_3d false for the base ones");
   if (in.heads * in.F > MR3D_METADATA_SIZE_LIMIT) /* without freqs only metadata and configuration give these */
     return mr3d_fail(r->error, MR3D_INVALID, "%lld heads of %lld frequency bins are too many", (long long)in.heads, (long long)in.F);
   const int64_t shape[] = {in.heads, in.N, in.F};
