@@ -22,6 +22,7 @@ int mr3d_command_check(int argc, char **argv);
 int mr3d_command_eval(int argc, char **argv);
 int mr3d_command_list(int argc, char **argv);
 int mr3d_command_explain(int argc, char **argv);
+int mr3d_command_mutants(int argc, char **argv);
 int mr3d_command_golden(int argc, char **argv);
 int mr3d_command_run(int argc, char **argv);
 int mr3d_command_scene(int argc, char **argv);

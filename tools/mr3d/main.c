@@ -9,6 +9,7 @@ const mr3d_command mr3d_commands[] = {
     {"eval", mr3d_command_eval, "answer request files with the reference, or with any backend"},
     {"list", mr3d_command_list, "cases, pitfalls, mutants, ops, levels"},
     {"explain", mr3d_command_explain, "a pitfall or a case: the mistake, its effect, the fix"},
+    {"mutants", mr3d_command_mutants, "the kill matrix: every known mistake against every case"},
     {"golden", mr3d_command_golden, "verify, list or diff the golden set"},
     {"run", mr3d_command_run, "the reference on a scan, a prompt and a checkpoint"},
     {"scene", mr3d_command_scene, "write a scan of a generated room"},

@@ -1,0 +1,416 @@
+/** The kill matrix, computed by processes that take one case at one tier after the other and write into shared memory. */
+#include "matrix.h"
+
+#include <fnmatch.h>
+#include <math.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "frames.h"
+#include "golden.h"
+#include "scratch.h"
+#include "trial.h"
+#include "words.h"
+
+#define THIN_TOKENS 24    /* of a layer over many tokens, this many are compared */
+#define SILENCE 0.02      /* seconds that a mutant which never answers is waited for */
+
+/** What the processes share beside the cells. */
+typedef struct shared {
+  atomic_int next, done;
+  atomic_bool failed;
+  char message[1024]; /* of the first that failed */
+} shared;
+
+/** One process at work. */
+typedef struct worker {
+  const mr3d_matrix *matrix;
+  const char *scratch;
+  mr3d_weights_cache *weights;
+} worker;
+
+/** One case at one tier. */
+typedef struct job {
+  worker *worker;
+  const mr3d_case *test;
+  mr3d_tier tier;
+  mr3d_truth *truth;
+  mr3d_bundle **requests, **answers; /* answers are the truth's; NULL: refused, as it must be */
+  mr3d_cell *cells;                  /* [mutants] */
+} job;
+
+static mr3d_cell *cells_of(const mr3d_matrix *x, int tier, int test) { return x->cells + ((int64_t)tier * x->n_cases + test) * x->n_mutants; }
+
+mr3d_cell mr3d_matrix_cell(const mr3d_matrix *x, int tier, int test, int mutant) { return cells_of(x, tier, test)[mutant]; }
+
+static bool touches(const mr3d_case *test, const mr3d_mutant *mutant, mr3d_tier tier) {
+  if (!(test->tiers >> tier & 1) || !mr3d_mutant_is_mistake_at(mutant, tier)) return false;
+  for (int s = 0; s < test->n_steps; s++)
+    if (mr3d_mutant_touches(mutant, test->steps[s].op)) return true;
+  return false;
+}
+
+/* ---- one answer ---- */
+
+static void kill_unjudged(mr3d_cell *cell) {
+  cell->state = MR3D_CELL_KILLED;
+  cell->not_judged = true;
+}
+
+/** The largest statistic over its limit; infinite where an exact rule is broken or no rule could be tried. */
+static double size_of(const mr3d_judgement *judgement) {
+  double size = 0;
+  for (int t = 0; t < judgement->n_tensors; t++) {
+    const mr3d_tensor_verdict *v = &judgement->tensors[t];
+    if (!v->passed && v->n_statistics == 0) return INFINITY;
+    for (int s = 0; s < v->n_statistics; s++) {
+      const mr3d_statistic *rule = &v->statistics[s];
+      double part = rule->limit > 0 ? fabs(rule->value) / rule->limit : rule->value == 0 ? 0 : INFINITY;
+      if (rule->tested && !(part <= size)) size = part;
+    }
+  }
+  return size;
+}
+
+/** The mutant's answer to the latest step, NULL if it refused; `due` is whether a refusal is. */
+static void enter(job *j, bool due, const mr3d_bundle *answer, mr3d_cell *cell) {
+  if (due || !answer) {
+    if (due == (answer != NULL)) kill_unjudged(cell);
+    else if (cell->state == MR3D_CELL_UNTOUCHED) cell->state = MR3D_CELL_EQUAL;
+    return;
+  }
+  mr3d_judgement judgement;
+  mr3d_judge(j->truth, answer, &judgement);
+  double size = size_of(&judgement);
+  if (size > cell->size || isnan(size)) cell->size = (float)size;
+  if (!judgement.passed) {
+    if (isfinite(size)) cell->state = MR3D_CELL_KILLED;
+    else kill_unjudged(cell);
+  } else if (cell->state != MR3D_CELL_HIDDEN) cell->state = cell->size > 0 ? MR3D_CELL_HIDDEN : MR3D_CELL_EQUAL;
+  mr3d_judgement_clear(&judgement);
+}
+
+/** A mutant that never answers runs into the time limit like any backend. */
+static void enter_silence(job *j, const mr3d_mutant *mutant, const mr3d_bundle *request, mr3d_cell *cell) {
+  char spec[160];
+  mr3d_backend *backend = NULL;
+  mr3d_reply reply = {0};
+  mr3d_error error = {0};
+  snprintf(spec, sizeof spec, "mutant:%s/%s", mutant->slug, mutant->name);
+  if (mr3d_backend_open(spec, &(mr3d_backend_options){.threads = 1, .weights = j->worker->weights}, &backend, &error) != MR3D_OK) return;
+  mr3d_backend_ask(backend, request, SILENCE, &reply);
+  if (reply.kind == MR3D_REPLY_TIMEOUT) kill_unjudged(cell);
+  else if (cell->state == MR3D_CELL_UNTOUCHED) cell->state = MR3D_CELL_EQUAL;
+  mr3d_reply_clear(&reply);
+  mr3d_backend_close(&backend);
+}
+
+/* ---- one case ---- */
+
+static mr3d_status ask_reference(job *j, int step, mr3d_error *error) {
+  const mr3d_matrix *x = j->worker->matrix;
+  const mr3d_step *expected = &j->test->steps[step];
+  const mr3d_bundle *answer = NULL;
+  mr3d_error refusal = {0};
+  char path[4096];
+  mr3d_status status = MR3D_OK;
+  if (expected->weights) status = mr3d_suite_weights(x->suite, expected->weights, j->tier, x->seed, j->worker->scratch, path, error);
+  if (status == MR3D_OK)
+    status = mr3d_case_request(x->suite, j->test, step, j->tier, x->seed, expected->weights ? path : NULL, j->answers, &j->requests[step], error);
+  if (status != MR3D_OK) return status;
+  bool refused = mr3d_truth_step(j->truth, j->requests[step], &answer, &refusal) != MR3D_OK;
+  if (refused != expected->expect_error)
+    return mr3d_fail(error, MR3D_INVALID, "the reference %s step %d, which must be %s%s%.600s", refused ? "refuses" : "answers", step,
+                     refused ? "answered" : "refused", refused ? ": " : "", refusal.message);
+  j->answers[step] = (mr3d_bundle *)answer;
+  return MR3D_OK;
+}
+
+/** THIN_TOKENS of q tokens, spread over all: the first, the last, and those between. */
+static int64_t spread_tokens(int64_t q, int64_t tokens[THIN_TOKENS]) {
+  int64_t n = 0;
+  for (int64_t k = 0; k < THIN_TOKENS; k++) {
+    int64_t token = k * (q - 1) / (THIN_TOKENS - 1);
+    if (n == 0 || tokens[n - 1] != token) tokens[n++] = token;
+  }
+  return n;
+}
+
+/** Rows of `hidden` that a thinned trial leaves out are compared no more than padding is. */
+static void skip_others(mr3d_bundle *answer, const mr3d_trial *trial) {
+  const mr3d_tensor *hidden = mr3d_bundle_find(answer, "hidden");
+  if (!hidden || mr3d_trial_has(trial, -1)) return;
+  mr3d_tensor *skip = mr3d_bundle_find(answer, "skip:hidden");
+  if (!skip) skip = mr3d_bundle_add(answer, "skip:hidden", MR3D_BOOL, 2, hidden->shape);
+  for (int64_t i = 0; i < hidden->shape[0] * hidden->shape[1]; i++)
+    if (!mr3d_trial_has(trial, i % hidden->shape[1])) ((uint8_t *)skip->data)[i] = 1;
+}
+
+/** One request: trials share what does not change from mutant to mutant, and few tokens stand for a long layer. */
+static mr3d_status run_single(job *j, mr3d_error *error) {
+  const mr3d_matrix *x = j->worker->matrix;
+  mr3d_status status = ask_reference(j, 0, error);
+  if (status != MR3D_OK) return status;
+  const mr3d_tensor *hidden = mr3d_bundle_find(j->requests[0], "hidden");
+  int64_t tokens[THIN_TOKENS], n_tokens = hidden && hidden->rank == 3 && hidden->shape[1] > 0 ? spread_tokens(hidden->shape[1], tokens) : 0;
+  mr3d_trial *trial = mr3d_trial_new(1, j->requests, n_tokens, tokens, j->worker->weights, 1);
+  if (j->answers[0]) skip_others(j->answers[0], trial);
+  for (int m = 0; m < x->n_mutants; m++) {
+    if (!touches(j->test, x->mutants[m], j->tier)) continue;
+    if (x->mutants[m]->hangs) {
+      enter_silence(j, x->mutants[m], j->requests[0], &j->cells[m]);
+      continue;
+    }
+    mr3d_bundle *answer = mr3d_trial_answer(trial, x->mutants[m]);
+    enter(j, j->answers[0] == NULL, answer, &j->cells[m]);
+    mr3d_bundle_free(&answer);
+  }
+  mr3d_trial_free(&trial);
+  return MR3D_OK;
+}
+
+/** Several requests: every mutant is a server of its own, and all go on step by step until they are killed. */
+static mr3d_status run_session(job *j, mr3d_error *error) {
+  const mr3d_matrix *x = j->worker->matrix;
+  mr3d_status status = MR3D_OK;
+  mr3d_mutant_server **servers = mr3d_allocate(x->n_mutants, sizeof *servers);
+  const mr3d_server_options options = {.threads = 1, .weights = j->worker->weights};
+  for (int m = 0; m < x->n_mutants; m++)
+    if (touches(j->test, x->mutants[m], j->tier)) servers[m] = mr3d_mutant_server_new(x->mutants[m], NULL, &options);
+  for (int s = 0; s < j->test->n_steps && status == MR3D_OK; s++) {
+    status = ask_reference(j, s, error);
+    for (int m = 0; m < x->n_mutants && status == MR3D_OK; m++) {
+      if (!servers[m] || j->cells[m].state == MR3D_CELL_KILLED) continue;
+      if (x->mutants[m]->hangs) {
+        enter_silence(j, x->mutants[m], j->requests[s], &j->cells[m]);
+        continue;
+      }
+      mr3d_bundle *answer = NULL;
+      mr3d_error refusal = {0};
+      if (mr3d_mutant_server_answer(servers[m], j->requests[s], &answer, &refusal) != MR3D_OK) answer = NULL;
+      enter(j, j->answers[s] == NULL, answer, &j->cells[m]);
+      mr3d_bundle_free(&answer);
+    }
+  }
+  for (int m = 0; m < x->n_mutants; m++) mr3d_mutant_server_free(&servers[m]);
+  free(servers);
+  return status;
+}
+
+static mr3d_status run_case(worker *w, int tier, int test, mr3d_error *error) {
+  const mr3d_matrix *x = w->matrix;
+  job j = {.worker = w, .test = x->cases[test], .tier = x->tiers[tier], .cells = cells_of(x, tier, test)};
+  if (!(j.test->tiers >> j.tier & 1)) return MR3D_OK;
+  double start = mr3d_now();
+  j.truth = mr3d_truth_new(j.tier, NULL, w->weights, 1);
+  j.requests = mr3d_allocate(j.test->n_steps, sizeof *j.requests);
+  j.answers = mr3d_allocate(j.test->n_steps, sizeof *j.answers);
+  mr3d_status status = j.test->n_steps == 1 ? run_single(&j, error) : run_session(&j, error);
+  mr3d_truth_free(&j.truth); /* borrows the requests, so first */
+  for (int s = 0; s < j.test->n_steps; s++) mr3d_bundle_free(&j.requests[s]);
+  free(j.requests);
+  free(j.answers);
+  x->case_seconds[tier * x->n_cases + test] = (float)(mr3d_now() - start);
+  return status;
+}
+
+/* ---- processes ---- */
+
+/** Cases of many tokens first, so that no process is left with one at the end. */
+static int *long_ones_first(const mr3d_matrix *x) {
+  int *order = mr3d_allocate(x->n_cases, sizeof *order), n = 0;
+  for (int pass = 0; pass < 3; pass++)
+    for (int i = 0; i < x->n_cases; i++) {
+      const char *id = x->cases[i]->id, *level = x->cases[i]->level;
+      int its = strcmp(level, "L0") != 0 && (strstr(id, "canonical") || strstr(id, "full-width")) ? 0 : strcmp(level, "L0") != 0 || strstr(id, "canonical") ? 1 : 2;
+      if (its == pass) order[n++] = i;
+    }
+  return order;
+}
+
+static void work(const mr3d_matrix *x, const int *order, shared *s) {
+  worker w = {.matrix = x, .weights = mr3d_weights_cache_new()};
+  mr3d_error error = {0};
+  mr3d_status status = mr3d_scratch_open(&w.scratch, &error);
+  const mr3d_case *test = NULL;
+  while (status == MR3D_OK && !atomic_load(&s->failed)) {
+    int next = atomic_fetch_add(&s->next, 1);
+    if (next >= x->n_cases * x->n_tiers) break;
+    test = x->cases[order[next / x->n_tiers]];
+    status = run_case(&w, next % x->n_tiers, order[next / x->n_tiers], &error);
+    atomic_fetch_add(&s->done, 1);
+  }
+  if (status != MR3D_OK && !atomic_exchange(&s->failed, true)) snprintf(s->message, sizeof s->message, "%s%s%.900s", test ? test->id : "", test ? ": " : "", error.message);
+  mr3d_weights_cache_free(&w.weights);
+  mr3d_scratch_close();
+}
+
+static void *shared_memory(size_t size) {
+  void *memory = mmap(NULL, size ? size : 1, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  return memory == MAP_FAILED ? NULL : memory;
+}
+
+static mr3d_status run_all(mr3d_matrix *x, mr3d_matrix_progress *progress, void *user, mr3d_error *error) {
+  shared *s = shared_memory(sizeof *s);
+  if (!s) return mr3d_fail(error, MR3D_IO, "no shared memory");
+  int *order = long_ones_first(x), total = x->n_cases * x->n_tiers, running = 0;
+  mr3d_status status = MR3D_OK;
+  fflush(NULL);
+  for (; running < x->jobs; running++) {
+    pid_t child = fork();
+    if (child == 0) {
+      work(x, order, s);
+      _exit(0);
+    }
+    if (child < 0) break;
+  }
+  if (running == 0) status = mr3d_fail(error, MR3D_IO, "cannot start a process");
+  while (running > 0) {
+    int how = 0;
+    pid_t child = waitpid(-1, &how, WNOHANG);
+    if (child == 0) {
+      if (progress) progress(user, atomic_load(&s->done), total);
+      nanosleep(&(struct timespec){0, 100000000}, NULL);
+      continue;
+    }
+    running--;
+    if ((child < 0 || !WIFEXITED(how) || WEXITSTATUS(how) != 0) && status == MR3D_OK) {
+      atomic_store(&s->failed, true);
+      status = mr3d_fail(error, MR3D_IO, "a process of the matrix died (%s %d): a mutant crashed", WIFSIGNALED(how) ? "signal" : "status", WIFSIGNALED(how) ? WTERMSIG(how) : WEXITSTATUS(how));
+    }
+  }
+  if (status == MR3D_OK && s->message[0]) status = mr3d_fail(error, MR3D_INVALID, "%.1000s", s->message);
+  free(order);
+  munmap(s, sizeof *s);
+  return status;
+}
+
+/* ---- what is selected ---- */
+
+static void select_cases(mr3d_matrix *x, const mr3d_selection *selection) {
+  x->cases = mr3d_allocate(mr3d_suite_count(x->suite), sizeof *x->cases);
+  for (int i = 0; i < mr3d_suite_count(x->suite); i++) {
+    const mr3d_case *test = mr3d_suite_at(x->suite, i);
+    if (!mr3d_case_selected(test, selection)) continue;
+    if (test->needs_data && !mr3d_suite_data_dir(x->suite)) x->left_out++;
+    else x->cases[x->n_cases++] = test;
+  }
+}
+
+static void select_mutants(mr3d_matrix *x, const mr3d_matrix_options *options) {
+  x->mutants = mr3d_allocate(mr3d_mutant_count(), sizeof *x->mutants);
+  for (int m = 0; m < mr3d_mutant_count(); m++) {
+    const mr3d_mutant *mutant = mr3d_mutant_at(m);
+    char name[128];
+    snprintf(name, sizeof name, "%s/%s", mutant->slug, mutant->name);
+    if ((!options->mutant_glob || fnmatch(options->mutant_glob, name, 0) == 0) && mr3d_word_selected(options->mutant_pitfall, mutant->slug))
+      x->mutants[x->n_mutants++] = mutant;
+  }
+}
+
+mr3d_status mr3d_matrix_run(const mr3d_matrix_options *options, mr3d_matrix_progress *progress, void *user, mr3d_matrix **out, mr3d_error *error) {
+  mr3d_matrix *x = mr3d_allocate(1, sizeof *x);
+  double start = mr3d_now();
+  long processors = sysconf(_SC_NPROCESSORS_ONLN);
+  int n_files = 0;
+  x->jobs = options->jobs > 0 ? options->jobs : processors > 0 ? (int)processors : 1;
+  x->seed = options->seed;
+  uint32_t tiers = options->selection.tiers ? options->selection.tiers : 1u << MR3D_FP64 | 1u << MR3D_FP32;
+  for (int t = 0; t < MR3D_N_TIERS; t++)
+    if (tiers >> t & 1) x->tiers[x->n_tiers++] = (mr3d_tier)t;
+  mr3d_status status = mr3d_golden_verify(options->golden_dir, NULL, NULL, &n_files, error);
+  if (status == MR3D_OK) status = mr3d_suite_open(options->golden_dir, options->data_dir, &x->suite, error);
+  if (status == MR3D_OK) status = mr3d_selection_check(x->suite, &options->selection, error);
+  if (status == MR3D_OK) {
+    select_cases(x, &options->selection);
+    select_mutants(x, options);
+    if (x->n_cases == 0) status = mr3d_fail(error, MR3D_INVALID, "the selection of cases is empty: all %d need the data folder (--data)", x->left_out);
+    else if (x->n_mutants == 0) status = mr3d_fail(error, MR3D_INVALID, "the selection of mutants is empty; `mr3d list mutants` shows what there is");
+  }
+  if (status == MR3D_OK) {
+    x->cells = shared_memory((size_t)x->n_tiers * (size_t)x->n_cases * (size_t)x->n_mutants * sizeof *x->cells);
+    x->case_seconds = shared_memory((size_t)x->n_tiers * (size_t)x->n_cases * sizeof *x->case_seconds);
+    status = x->cells && x->case_seconds ? run_all(x, progress, user, error) : mr3d_fail(error, MR3D_IO, "no shared memory");
+  }
+  x->seconds = mr3d_now() - start;
+  if (status == MR3D_OK) *out = x;
+  else mr3d_matrix_free(&x);
+  return status;
+}
+
+void mr3d_matrix_free(mr3d_matrix **pointer) {
+  mr3d_matrix *x = *pointer;
+  if (!x) return;
+  if (x->cells) munmap(x->cells, (size_t)x->n_tiers * (size_t)x->n_cases * (size_t)x->n_mutants * sizeof *x->cells);
+  if (x->case_seconds) munmap(x->case_seconds, (size_t)x->n_tiers * (size_t)x->n_cases * sizeof *x->case_seconds);
+  free(x->cases);
+  free(x->mutants);
+  mr3d_suite_close(&x->suite);
+  free(x);
+  *pointer = NULL;
+}
+
+/* ---- what it says ---- */
+
+mr3d_matrix_row mr3d_matrix_row_of(const mr3d_matrix *x, int tier, int mutant) {
+  mr3d_matrix_row row = {.mistake = mr3d_mutant_is_mistake_at(x->mutants[mutant], x->tiers[tier]), .first_killer = -1, .largest_case = -1};
+  for (int i = 0; i < x->n_cases; i++) {
+    mr3d_cell cell = mr3d_matrix_cell(x, tier, i, mutant);
+    row.touched += cell.state != MR3D_CELL_UNTOUCHED;
+    row.killed += cell.state == MR3D_CELL_KILLED;
+    row.hidden += cell.state == MR3D_CELL_HIDDEN;
+    row.equal += cell.state == MR3D_CELL_EQUAL;
+    if (cell.state == MR3D_CELL_KILLED && row.first_killer < 0) row.first_killer = i;
+    if (cell.state == MR3D_CELL_HIDDEN && cell.size > row.largest) row.largest = cell.size, row.largest_case = i;
+  }
+  return row;
+}
+
+bool mr3d_matrix_survives(const mr3d_matrix *x, int tier, int mutant) {
+  mr3d_matrix_row row = mr3d_matrix_row_of(x, tier, mutant);
+  return row.mistake && row.killed == 0;
+}
+
+int mr3d_matrix_holes(const mr3d_matrix *x) {
+  int holes = 0;
+  for (int t = 0; t < x->n_tiers; t++)
+    for (int m = 0; m < x->n_mutants; m++) holes += (x->tiers[t] == MR3D_FP64 || x->tiers[t] == MR3D_FP32) && mr3d_matrix_survives(x, t, m);
+  return holes;
+}
+
+int mr3d_matrix_kills(const mr3d_matrix *x, int test) {
+  int kills = 0;
+  for (int m = 0; m < x->n_mutants; m++) {
+    bool killed = false;
+    for (int t = 0; t < x->n_tiers; t++) killed = killed || mr3d_matrix_cell(x, t, test, m).state == MR3D_CELL_KILLED;
+    kills += killed;
+  }
+  return kills;
+}
+
+bool mr3d_matrix_is_needed(const mr3d_matrix *x, int test) {
+  for (int t = 0; t < x->n_tiers; t++)
+    for (int m = 0; m < x->n_mutants; m++)
+      if (mr3d_matrix_cell(x, t, test, m).state == MR3D_CELL_KILLED && mr3d_matrix_row_of(x, t, m).killed == 1) return true;
+  return false;
+}
+
+const char *mr3d_matrix_unproven(const mr3d_matrix *x, int test, int pitfall) {
+  const char *slug = x->cases[test]->pitfalls[pitfall];
+  bool any = false;
+  for (int s = 0; s < x->cases[test]->n_steps; s++)
+    if (x->cases[test]->steps[s].expect_error) return NULL; /* whoever answers fails, whatever the mistake behind it */
+  for (int m = 0; m < x->n_mutants; m++) {
+    if (strcmp(x->mutants[m]->slug, slug) != 0) continue;
+    any = true;
+    for (int t = 0; t < x->n_tiers; t++)
+      if (mr3d_matrix_cell(x, t, test, m).state == MR3D_CELL_KILLED) return NULL;
+  }
+  return any ? slug : NULL;
+}
