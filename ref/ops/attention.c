@@ -141,12 +141,18 @@ static double shift(double p, double delta) {
   return fmax(up, down);
 }
 
+/**
+ * What a running sum near `total` may lose of one addend to stagnation: all of it, where it is below half a spacing, with the same sign each time. Addends
+ * of many spacings are rounded up as often as down, which sqrt(n) covers.
+ */
+static double stagnant(double ua, double addend, double total) { return addend <= 8 * ua * total ? fmin(addend, ua * total) : 0; }
+
 static void scale_row(const mr3d_units *units, const mr3d_attention_in *in, const double *query, const double *key, const double *value,
                       const bool *visible, const scale_work *work, double *scale) {
   const int64_t D = in->D, K = in->K;
   const double u = units->u, ua = units->ua, up = units->up, root = sqrt((double)D);
   double *p = work->p, *delta = work->delta, *y = work->y, *spread = work->spread, *size = work->size, *squares = work->squares, *norm = work->norm;
-  double max = -INFINITY, sum = 0;
+  double max = -INFINITY, sum = 0, lost = 0;
   int64_t n = 0;
   for (int64_t j = 0; j < K; j++) {
     if (!visible[j])
@@ -159,7 +165,7 @@ static void scale_row(const mr3d_units *units, const mr3d_attention_in *in, cons
       dot_squares += term * term;
     }
     p[j] = dot / root;
-    delta[j] = ua * (2 * dot_size / root + 2) + u * fabs(p[j]) + up * (2 * fabs(dot) + sqrt(dot_squares)) / root;
+    delta[j] = ua * (fmax(2, root) * dot_size / root + 2) + u * fabs(p[j]) + up * (2 * fabs(dot) + sqrt(dot_squares)) / root;
     max = fmax(max, p[j]);
     n++;
   }
@@ -175,6 +181,7 @@ static void scale_row(const mr3d_units *units, const mr3d_attention_in *in, cons
     if (!visible[j])
       continue;
     p[j] /= sum;
+    lost += stagnant(ua, p[j], 1);
     for (int64_t d = 0; d < D; d++) {
       const double v = value[j * D + d], term = p[j] * v;
       y[d] += term;
@@ -194,17 +201,19 @@ static void scale_row(const mr3d_units *units, const mr3d_attention_in *in, cons
   for (int64_t d = 0; d < D; d++)
     scale[d] = n == 0 ? 0
                       : (units->narrow ? u * fabs(y[d]) : 0) + sqrt(spread[d] + u * u * squares[d] + units->eta * units->eta * norm[d]) +
-                            ua * (4 + sqrt((double)n) / 2) * size[d] + up * (2 * fabs(y[d]) + sqrt(squares[d])) + units->eta;
+                            ua * (4 + sqrt((double)n) / 2) * size[d] + lost * (fabs(y[d]) + size[d]) + up * (2 * fabs(y[d]) + sqrt(squares[d])) + units->eta;
 }
 
 /**
- * scale = u |y| + sqrt(sum_j (moved_j |v_j - y|)^2 + ((u p_j + eta) v_j)^2) + ua (4 + sqrt(n) / 2) sum p |v| + up (...) + eta
- * delta_j = ua (2 sum |q k| / sqrt D + 2 + 2 |s_j - max|) + u |s_j| + up (2 |q k| + sqrt(sum (q k)^2)) / sqrt D,   n visible keys
+ * scale = u |y| + sqrt(sum_j (moved_j |v_j - y|)^2 + ((u p_j + eta) v_j)^2) + (ua (4 + sqrt(n) / 2) + lost) sum p |v| + lost |y| + up (...) + eta
+ * delta_j = ua (max(2, sqrt D) sum |q k| / sqrt D + 2 + 2 |s_j - max|) + u |s_j| + up (2 |q k| + sqrt(sum (q k)^2)) / sqrt D,   n visible keys
  * moved_j = max(shift(p_j, 4 delta_j) / 4, shift(p_j, delta_j)), which is p_j delta_j where delta_j is small
  *
- * An error delta_j of a score moves y by p_j (v_j - y) delta_j where it is small, independently for each key: delta_j holds the product's accumulation, the
- * exponential and its argument, and the stored score (eager stacks: 62 without). (u p_j + eta) v_j: probabilities stored in the tier (SDPA: 720 without).
- * ua (4 + sqrt(n)/2): both sums over keys and the division. up as in mr3d_linear_scale. Without visible keys: 0, zeros are demanded.
+ * An error delta_j of a score moves y by p_j (v_j - y) delta_j where it is small, independently for each key. delta_j holds the product's accumulation
+ * (sqrt D as in mr3d_linear_scale: terms of one sign, added in order, stray by sqrt(D) / 3), the exponential and its argument, and the stored score (eager
+ * stacks: 62 without). (u p_j + eta) v_j: probabilities stored in the tier (SDPA: 720 without). ua (4 + sqrt(n)/2): both sums over keys and the division.
+ * lost: of both sums, the sum over p_j <= 8 ua of min(p_j, ua): where one key has nearly all weight, a sum in key order loses the small ones after it (5.5
+ * without). up as in mr3d_linear_scale. Without visible keys: 0, zeros are demanded.
  */
 void mr3d_attention_scale(const mr3d_units *units, const mr3d_attention_in *in, double *scale) {
   const int64_t D = in->D, K = in->K, q = in->q;

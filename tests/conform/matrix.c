@@ -41,6 +41,12 @@ static mr3d_cell cell_of(const mr3d_matrix *x, int tier, const char *test, const
   return mr3d_matrix_cell(x, tier, case_of(x, test), mutant_of(x, mutant));
 }
 
+static int of_drift_norm(void) {
+  int n = 0;
+  for (int m = 0; m < mr3d_mutant_count(); m++) n += strcmp(mr3d_mutant_at(m)->slug, "drift-norm") == 0;
+  return n;
+}
+
 static void a_mistake_is_killed_where_it_shows_and_equal_where_it_does_not(void **state) {
   (void)state;
   mr3d_matrix *x = matrix_of((mr3d_matrix_options){.selection = {.op = "mask"}, .mutant_pitfall = "mask-length,mask-ownership,drift-norm"});
@@ -49,7 +55,6 @@ static void a_mistake_is_killed_where_it_shows_and_equal_where_it_does_not(void 
     assert_int_equal(cell_of(x, t, "mask/decode-232-of-787", "mask-length/unrepaired").state, MR3D_CELL_KILLED);
     assert_int_equal(cell_of(x, t, "mask/canonical-prefill", "mask-length/unrepaired").state, MR3D_CELL_EQUAL);
     assert_int_equal(cell_of(x, t, "mask/canonical-prefill", "mask-ownership/causal-missing").state, MR3D_CELL_KILLED);
-    assert_int_equal(cell_of(x, t, "mask/canonical-prefill", "drift-norm/integer-half").state, MR3D_CELL_UNTOUCHED);
   }
   mr3d_cell silent = cell_of(x, 0, "mask/canonical-prefill", "mask-ownership/never-returns");
   assert_int_equal(silent.state, MR3D_CELL_KILLED);
@@ -58,10 +63,19 @@ static void a_mistake_is_killed_where_it_shows_and_equal_where_it_does_not(void 
   assert_true(row.mistake && row.killed >= 5);
   assert_int_equal(row.killed + row.hidden + row.equal, row.touched);
   assert_string_equal(x->cases[row.first_killer]->id, "mask/decode-232-of-787");
-  assert_true(mr3d_matrix_survives(x, 0, mutant_of(x, "drift-norm/integer-half"))); /* no mask case asks it */
-  assert_true(mr3d_matrix_holes(x) > 0);
+  assert_int_equal(x->not_asked, of_drift_norm()); /* no mask case asks them */
+  assert_int_equal(mr3d_matrix_holes(x), 0);
   mr3d_matrix_free(&x);
   assert_null(x);
+}
+
+static void a_mistake_that_survives_at_fp32_is_a_hole(void **state) {
+  (void)state;
+  mr3d_matrix *x = matrix_of((mr3d_matrix_options){.selection = {.case_glob = "mask/canonical-prefill"}, .mutant_glob = "mask-length/unrepaired"});
+  assert_true(mr3d_matrix_survives(x, 0, 0) && mr3d_matrix_survives(x, 1, 0));
+  assert_int_equal(mr3d_matrix_row_of(x, 0, 0).equal, 1);
+  assert_int_equal(mr3d_matrix_holes(x), 2);
+  mr3d_matrix_free(&x);
 }
 
 static void a_mistake_that_only_a_narrow_tier_hides_is_sized_and_no_hole(void **state) {
@@ -196,6 +210,7 @@ static void json_and_html_say_what_the_matrix_says(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(a_mistake_is_killed_where_it_shows_and_equal_where_it_does_not),
+      cmocka_unit_test(a_mistake_that_survives_at_fp32_is_a_hole),
       cmocka_unit_test(a_mistake_that_only_a_narrow_tier_hides_is_sized_and_no_hole),
       cmocka_unit_test(sessions_requests_and_refusals_are_run_to_their_end),
       cmocka_unit_test(long_layers_are_compared_on_few_tokens_and_kill_all_the_same),

@@ -236,6 +236,30 @@ static void flat_attention_that_stores_only_probabilities_stays_within_the_scale
   problem_free(&p);
 }
 
+/* One key has nearly all weight, and 2000 after it less than half a spacing of the sum each: in binary32 all are lost, with one sign. */
+static void softmax_that_stagnates_in_key_order_stays_within_the_scale(void **state) {
+  (void)state;
+  enum { K = 2001 };
+  const double query[] = {1, 0, 0, 0}; /* D = 4 halves scores */
+  double *key = calloc(K * 4, sizeof *key), *value = calloc(K * 4, sizeof *value), reference[4], scale[4], y[4];
+  bool visible[K];
+  for (int j = 0; j < K; j++) {
+    key[4 * j] = j == 0 ? 0 : (float)(2 * log(0.4 * 0x1p-24));
+    for (int d = 0; d < 4; d++) value[4 * j + d] = j == 0;
+    visible[j] = true;
+  }
+  const mr3d_attention_in in = {1, 1, 1, 1, K, 4, query, key, value, visible};
+  const mr3d_units fp32 = mr3d_tier_units(MR3D_FP32);
+  mr3d_attention(&exact, &in, reference);
+  mr3d_attention_scale(&fp32, &in, scale);
+  eager(&in, to_float, to_float, 0.5, false, y);
+  assert_true(y[0] == 1);
+  assert_near(reference[0], 1 - 2000 * 0.4 * 0x1p-24, 1e-8);
+  assert_honest("stagnating softmax", worst_error(4, y, reference, scale), 0.2);
+  free(key);
+  free(value);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(known_weights_mix_the_values),
@@ -247,6 +271,7 @@ int main(void) {
       cmocka_unit_test(result_does_not_depend_on_threads),
       cmocka_unit_test(eager_code_stays_within_the_scale_of_its_tier_and_a_leak_does_not),
       cmocka_unit_test(flat_attention_that_stores_only_probabilities_stays_within_the_scale),
+      cmocka_unit_test(softmax_that_stagnates_in_key_order_stays_within_the_scale),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -303,14 +303,24 @@ static void select_cases(mr3d_matrix *x, const mr3d_selection *selection) {
   }
 }
 
+/** Whether a selected case asks the mutant at a selected tier. Without a selection of cases all must be: one that is not is a hole. */
+static bool is_asked(const mr3d_matrix *x, const mr3d_selection *selection, const mr3d_mutant *mutant) {
+  if (!selection->case_glob && !selection->op && !selection->level && !selection->pitfall && !selection->tag) return true;
+  for (int i = 0; i < x->n_cases; i++)
+    for (int t = 0; t < x->n_tiers; t++)
+      if (touches(x->cases[i], mutant, x->tiers[t])) return true;
+  return false;
+}
+
 static void select_mutants(mr3d_matrix *x, const mr3d_matrix_options *options) {
   x->mutants = mr3d_allocate(mr3d_mutant_count(), sizeof *x->mutants);
   for (int m = 0; m < mr3d_mutant_count(); m++) {
     const mr3d_mutant *mutant = mr3d_mutant_at(m);
     char name[128];
     snprintf(name, sizeof name, "%s/%s", mutant->slug, mutant->name);
-    if ((!options->mutant_glob || fnmatch(options->mutant_glob, name, 0) == 0) && mr3d_word_selected(options->mutant_pitfall, mutant->slug))
-      x->mutants[x->n_mutants++] = mutant;
+    if ((options->mutant_glob && fnmatch(options->mutant_glob, name, 0) != 0) || !mr3d_word_selected(options->mutant_pitfall, mutant->slug)) continue;
+    if (is_asked(x, &options->selection, mutant)) x->mutants[x->n_mutants++] = mutant;
+    else x->not_asked++;
   }
 }
 
@@ -331,7 +341,9 @@ mr3d_status mr3d_matrix_run(const mr3d_matrix_options *options, mr3d_matrix_prog
     select_cases(x, &options->selection);
     select_mutants(x, options);
     if (x->n_cases == 0) status = mr3d_fail(error, MR3D_INVALID, "the selection of cases is empty: all %d need the data folder (--data)", x->left_out);
-    else if (x->n_mutants == 0) status = mr3d_fail(error, MR3D_INVALID, "the selection of mutants is empty; `mr3d list mutants` shows what there is");
+    else if (x->n_mutants == 0)
+      status = mr3d_fail(error, MR3D_INVALID, "the selection of mutants is empty%s; `mr3d list mutants` shows what there is",
+                         x->not_asked ? ": no selected case asks the operators of those selected" : "");
   }
   if (status == MR3D_OK) {
     x->cells = shared_memory((size_t)x->n_tiers * (size_t)x->n_cases * (size_t)x->n_mutants * sizeof *x->cells);

@@ -37,6 +37,7 @@ typedef struct mr3d_matrix {
   const mr3d_mutant **mutants;
   mr3d_tier tiers[MR3D_N_TIERS];
   int left_out;                /**< selected cases that need the data folder */
+  int not_asked;               /**< mutants left out, because cases were selected and none of them asks their operators */
   mr3d_cell *cells;            /**< [tiers][cases][mutants] */
   float *case_seconds;         /**< [tiers][cases], of one process */
   uint64_t seed;

@@ -52,7 +52,7 @@ static void print_cases(const mr3d_matrix *x) {
     killing += mr3d_matrix_kills(x, i) > 0;
     needless += !mr3d_matrix_is_needed(x, i);
   }
-  printf("\n%d of %d cases kill a mutant; %d kill none that no other kills (they stand for other sizes and options; --json lists them)\n", killing, x->n_cases, needless);
+  printf("\n%d of %d cases kill a mutant; %d kill only what others kill too (other sizes and options; --json lists them)\n", killing, x->n_cases, needless);
   int n = 0;
   for (int i = 0; i < x->n_cases; i++)
     for (int p = 0; p < x->cases[i]->n_pitfalls; p++) {
@@ -127,6 +127,7 @@ int mr3d_command_mutants(int argc, char **argv) {
     printf("; %s: %d of %d killed", mr3d_tier_name(x->tiers[t]), killed, mistakes);
   }
   printf("; %.0f s with %d processes\n", x->seconds, x->jobs);
+  if (x->not_asked) printf("%d mutants left out: no selected case asks their operators\n", x->not_asked);
   if (x->left_out) printf("%d cases left out: they need the data folder\n", x->left_out);
   status = holes ? 2 : 0;
   if (json && mr3d_matrix_json(x, json, &error) != MR3D_OK) status = mr3d_complain("--json: %s", error.message);
