@@ -235,6 +235,10 @@ static void what_no_mutant_explains_is_described(void **state) {
   for (int h = 0; h < 4; h++)
     for (int s = 39; s > 0; s--) memcpy(y + (h * 40 + s) * 32, y + (h * 40 + s - 1) * 32, 32 * sizeof *y);
   says(&p, answer, "rows are shifted by one");
+
+  answer = exact_answer(&p), y = values_of(answer, "y");
+  for (int h = 0; h < 4; h++) y[h * 40 * 32 + 5] = NAN; /* token 0 sees no key */
+  says(&p, answer, "4 are NaN, in 4 rows, exactly those that see no key");
   drop(&p);
 
   p = pose(layer_request(MR3D_FP32, 4, 1, 40)); /* points are tokens 2 .. 21 */
@@ -250,6 +254,32 @@ static void what_no_mutant_explains_is_described(void **state) {
   drop(&p);
 }
 
+static void a_refusal_that_names_known_sizes_is_explained(void **state) {
+  (void)state;
+  mr3d_bundle *request = layer_request(MR3D_FP32, 6, 1, 30);
+  draw(request, "past_key", MR3D_F32, normal, 6, SHAPE(1, 2, 757, 32));
+  draw(request, "past_value", MR3D_F32, normal, 6, SHAPE(1, 2, 757, 32));
+  int64_t *mask = mr3d_bundle_add(request, "key_mask", MR3D_I64, SHAPE(1, 232))->data;
+  for (int j = 0; j < 232; j++) mask[j] = 1;
+  problem p = pose(request);
+  static const struct { const char *message, *fact; } errors[] = {
+      {"The size of tensor a (787) must match the size of tensor b (232) at non-singleton dimension 3", "mask has 232 columns where 787 keys stand (mr3d explain mask-length)"},
+      {"The size of tensor a (4) must match the size of tensor b (2)", "the numbers of query and of key/value heads (mr3d explain gqa-heads)"},
+      {"a7870 b1232", ""},
+  };
+  for (int i = 0; i < 3; i++) {
+    mr3d_result *result = mr3d_allocate(1, sizeof *result);
+    mr3d_reply reply = {.kind = MR3D_REPLY_ERROR};
+    snprintf(reply.message, sizeof reply.message, "%s", errors[i].message);
+    mr3d_diagnose(result, p.truth, 1, &p.request, &reply, NULL, 1);
+    assert_non_null(strstr(result->diagnosis, errors[i].fact));
+    assert_true(*errors[i].fact || !*result->diagnosis);
+    assert_string_equal(result->mistake, ""); /* which of the pitfall's mistakes it is, no message tells */
+    free(result);
+  }
+  drop(&p);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(every_mutant_is_one_mistake_of_a_known_pitfall),
@@ -257,6 +287,7 @@ int main(void) {
       cmocka_unit_test(a_call_that_never_returns_is_named_where_a_mask_is_built),
       cmocka_unit_test(an_answer_rounded_to_the_tier_is_still_named),
       cmocka_unit_test(what_no_mutant_explains_is_described),
+      cmocka_unit_test(a_refusal_that_names_known_sizes_is_explained),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

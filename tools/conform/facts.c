@@ -1,0 +1,297 @@
+/** What is certain about an answer that no mutant explains: which rows, heads and dimensions are wrong, and simple patterns. */
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "diagnose_internal.h"
+
+void mr3d_say(mr3d_text *t, const char *format, ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  int n = vsnprintf(t->at, t->left, format, arguments);
+  va_end(arguments);
+  if (n < 0) return;
+  size_t used = (size_t)n < t->left ? (size_t)n : t->left - 1;
+  t->at += used;
+  t->left -= used;
+}
+
+/** Which rows, heads, columns and halves hold wrong elements. */
+typedef struct census {
+  int64_t rows, wrong_rows, wrong, first_row, last_row;
+  int64_t points, wrong_points, texts, wrong_texts;
+  bool *head, *column, *row;
+  int64_t wrong_heads, wrong_columns;
+  int64_t nans, nan_rows;
+} census;
+
+static census count_wrong(const mr3d_picture *p) {
+  const mr3d_output *o = &p->output;
+  census c = {.first_row = -1, .head = mr3d_allocate(o->heads, sizeof(bool)), .column = mr3d_allocate(o->cols, sizeof(bool)), .row = mr3d_allocate(o->rows, sizeof(bool))};
+  for (int64_t r = 0; r < o->rows; r++) {
+    if (o->skip && o->skip[r]) continue;
+    int64_t nans = c.nans;
+    for (int64_t k = 0; k < o->cols; k++) {
+      int64_t i = r * o->cols + k;
+      c.nans += isnan(o->got[i]) != 0;
+      if (mr3d_units_of(o->got[i] - o->ref[i], p->noise[i]) <= MR3D_VISIBLE) continue;
+      c.wrong++;
+      c.row[r] = c.head[r / o->per_head % o->heads] = c.column[k] = true;
+    }
+    c.nan_rows += c.nans > nans;
+    c.rows++;
+    c.wrong_rows += c.row[r];
+    if (c.row[r] && c.first_row < 0) c.first_row = r;
+    if (c.row[r]) c.last_row = r;
+    if (o->point) {
+      *(o->point[r] ? &c.points : &c.texts) += 1;
+      *(o->point[r] ? &c.wrong_points : &c.wrong_texts) += c.row[r];
+    }
+  }
+  for (int64_t h = 0; h < o->heads; h++) c.wrong_heads += c.head[h];
+  for (int64_t k = 0; k < o->cols; k++) c.wrong_columns += c.column[k];
+  return c;
+}
+
+static void free_census(census *c) {
+  free(c->head);
+  free(c->column);
+  free(c->row);
+}
+
+/** Whether got is the reference seen through `from`, got[i] = factor * ref[from(i)], as well as a mutant would have to be. */
+static bool matches(const mr3d_picture *p, int64_t (*from)(const mr3d_output *, int64_t), double factor) {
+  const mr3d_output *o = &p->output;
+  mr3d_distance d = {0};
+  for (int64_t i = 0; i < o->rows * o->cols; i++) {
+    int64_t j = from(o, i);
+    if (j < 0 || (o->skip && o->skip[i / o->cols])) continue;
+    double a = mr3d_units_of(o->got[i] - factor * o->ref[j], p->noise[i] + fabs(factor) * p->noise[j]), b = mr3d_units_of(o->got[i] - o->ref[i], p->noise[i]);
+    d.to_mistake += a * a;
+    d.to_reference += b * b;
+    d.n++;
+  }
+  return mr3d_distance_explains(&d);
+}
+
+static int64_t itself(const mr3d_output *o, int64_t i) { return (void)o, i; }
+static int64_t row_before(const mr3d_output *o, int64_t i) { return i / o->cols % o->per_head == 0 ? -1 : i - o->cols; }
+static int64_t row_after(const mr3d_output *o, int64_t i) { return i / o->cols % o->per_head == o->per_head - 1 ? -1 : i + o->cols; }
+static int64_t rows_reversed(const mr3d_output *o, int64_t i) {
+  int64_t row = i / o->cols, in_head = row % o->per_head;
+  return (row - in_head + o->per_head - 1 - in_head) * o->cols + i % o->cols;
+}
+static int64_t heads_reversed(const mr3d_output *o, int64_t i) {
+  int64_t row = i / o->cols, head = row / o->per_head % o->heads;
+  return i + (o->heads - 1 - 2 * head) * o->per_head * o->cols;
+}
+static int64_t halves_swapped(const mr3d_output *o, int64_t i) {
+  int64_t column = i % o->cols;
+  return o->cols % 2 ? i : i - column + (column + o->cols / 2) % o->cols;
+}
+static int64_t pairs_swapped(const mr3d_output *o, int64_t i) { return o->cols % 2 ? i : i % o->cols % 2 ? i - 1 : i + 1; }
+static int64_t pairs_for_halves(const mr3d_output *o, int64_t i) {
+  int64_t column = i % o->cols, half = o->cols / 2;
+  return o->cols % 2 ? i : i - column + (column < half ? 2 * column : 2 * (column - half) + 1);
+}
+/** Laid out [.., per_head, heads, cols] and read as [.., heads, per_head, cols]. */
+static int64_t heads_and_tokens(const mr3d_output *o, int64_t i) {
+  int64_t size = o->heads * o->per_head, row = i / o->cols, block = row / size * size, in = row % size;
+  return (block + in % o->heads * o->per_head + in / o->heads) * o->cols + i % o->cols;
+}
+static int64_t axes_reversed(const mr3d_output *o, int64_t i) { return i - i % o->cols + o->cols - 1 - i % o->cols; }
+
+/** The common factor of got over ref, when there is one beside 1. */
+static bool has_factor(const mr3d_picture *p, double *factor) {
+  const mr3d_output *o = &p->output;
+  double up = 0, down = 0;
+  for (int64_t i = 0; i < o->rows * o->cols; i++) {
+    if (o->ref[i] == 0 || (o->skip && o->skip[i / o->cols])) continue;
+    double weight = 1 / (p->noise[i] * p->noise[i]);
+    up += weight * o->got[i] * o->ref[i];
+    down += weight * o->ref[i] * o->ref[i];
+  }
+  *factor = up / down;
+  return isfinite(*factor) && matches(p, itself, *factor);
+}
+
+/** The input that a rotation's output equals when nothing was rotated. */
+static bool is_input(const mr3d_scene *s, const mr3d_picture *p) {
+  const mr3d_tensor *input = mr3d_bundle_find(s->request, strcmp(p->name, "y") == 0 ? "x" : p->name);
+  const mr3d_output *o = &p->output;
+  if (!input || !mr3d_comparable(p->got, input)) return false;
+  int64_t count = o->rows * o->cols;
+  double *x = mr3d_allocate(count, sizeof *x);
+  mr3d_tensor_to_double(input, x);
+  bool equal = true;
+  for (int64_t i = 0; i < count && equal; i++) equal = o->got[i] == x[i];
+  free(x);
+  return equal;
+}
+
+static bool say_pattern(const mr3d_scene *s, const mr3d_picture *p, mr3d_text *t) {
+  static const struct { int64_t (*from)(const mr3d_output *, int64_t); double factor; bool heads; const char *what; } patterns[] = {
+      {itself, -1, false, "it is the reference with its sign flipped"},
+      {row_before, 1, false, "row i holds what belongs in row i-1: rows are shifted by one"},
+      {row_after, 1, false, "row i holds what belongs in row i+1: rows are shifted by one"},
+      {rows_reversed, 1, false, "the rows stand in reverse order"},
+      {heads_reversed, 1, true, "the heads stand in reverse order"},
+      {heads_and_tokens, 1, true, "the axes of heads and tokens are exchanged"},
+      {halves_swapped, 1, false, "the two halves of the last axis are exchanged"},
+      {pairs_swapped, 1, false, "neighbours in the last axis are exchanged"},
+      {pairs_for_halves, 1, false, "the last axis is deinterleaved: even dimensions first, then odd ones"},
+      {axes_reversed, 1, false, "the last axis runs backwards"},
+  };
+  double factor;
+  if (is_input(s, p)) return mr3d_say(t, "it equals the input: nothing was done to it"), true;
+  for (size_t i = 0; i < sizeof patterns / sizeof *patterns; i++)
+    if ((!patterns[i].heads || p->output.heads > 1) && matches(p, patterns[i].from, patterns[i].factor)) return mr3d_say(t, "%s", patterns[i].what), true;
+  if (has_factor(p, &factor)) return mr3d_say(t, "it is the reference times %.9g", factor), true;
+  return false;
+}
+
+/** "0, 3, 7" or "0..6", of the flags that are set. */
+static void say_list(mr3d_text *t, const bool *flags, int64_t n) {
+  int said = 0;
+  for (int64_t i = 0; i < n; i++) {
+    if (!flags[i]) continue;
+    int64_t end = i;
+    while (end + 1 < n && flags[end + 1]) end++;
+    if (said++ == 6) {
+      mr3d_say(t, ", ..");
+      return;
+    }
+    mr3d_say(t, end > i ? "%s%lld..%lld" : "%s%lld", said > 1 ? ", " : "", (long long)i, (long long)end);
+    i = end;
+  }
+}
+
+/** Only every second one, from `first` on. */
+static bool every_second(const bool *flags, int64_t n, int64_t first) {
+  for (int64_t i = 0; i < n; i++)
+    if (flags[i] != (i % 2 == first)) return false;
+  return n > 2;
+}
+
+/** Errors of the later half of each head's wrong rows against the earlier half, in the order of rows. */
+static bool grows(const mr3d_picture *p, const census *c) {
+  const mr3d_output *o = &p->output;
+  double early = 0, late = 0;
+  if (c->wrong_rows < 16 || o->per_head < 16) return false;
+  for (int64_t r = 0; r < o->rows; r++) {
+    if (o->skip && o->skip[r]) continue;
+    for (int64_t i = r * o->cols; i < (r + 1) * o->cols; i++) {
+      double d = mr3d_units_of(o->got[i] - o->ref[i], p->noise[i]);
+      *(r % o->per_head < o->per_head / 2 ? &early : &late) += d * d;
+    }
+  }
+  return late > 9 * early;
+}
+
+/** Whether the rows with a NaN are those of attention that see no key. */
+static bool only_blind_rows(const mr3d_scene *s, const mr3d_output *o) {
+  const mr3d_tensor *visible = mr3d_bundle_find(s->request, "visible");
+  if (strcmp(s->op, "attention") != 0 || !visible || visible->rank != 3) return false;
+  int64_t q = visible->shape[1], K = visible->shape[2];
+  for (int64_t r = 0; r < o->rows; r++) {
+    const uint8_t *row = (const uint8_t *)visible->data + (r / (o->heads * o->per_head) * q + r % o->per_head) * K;
+    bool blind = true, nan = false;
+    for (int64_t j = 0; j < K; j++) blind = blind && !row[j];
+    for (int64_t i = r * o->cols; i < (r + 1) * o->cols; i++) nan = nan || isnan(o->got[i]);
+    if (nan != blind) return false;
+  }
+  return true;
+}
+
+static void say_where(const mr3d_scene *s, const mr3d_picture *p, const census *c, mr3d_text *t) {
+  const mr3d_output *o = &p->output;
+  mr3d_say(t, "%lld of %lld elements in %lld of %lld rows are wrong", (long long)c->wrong, (long long)(c->rows * o->cols), (long long)c->wrong_rows, (long long)c->rows);
+  if (c->nans > 0)
+    mr3d_say(t, "; %lld are NaN, in %lld rows%s", (long long)c->nans, (long long)c->nan_rows, only_blind_rows(s, o) ? ", exactly those that see no key" : "");
+  if (o->point && c->wrong_points > 0 && c->wrong_texts == 0 && c->texts > 0) mr3d_say(t, "; only points");
+  if (o->point && c->wrong_texts > 0 && c->wrong_points == 0 && c->points > 0) mr3d_say(t, "; only text tokens");
+  if (o->heads > 1 && c->wrong_heads < o->heads) mr3d_say(t, "; only heads "), say_list(t, c->head, o->heads);
+  if (c->wrong_columns < o->cols) {
+    bool first = true, second = true;
+    for (int64_t k = 0; k < o->cols; k++) *(k < o->cols / 2 ? &second : &first) &= !c->column[k];
+    if (first && o->cols > 3) mr3d_say(t, "; only in the first half of the last axis (dimensions "), say_list(t, c->column, o->cols), mr3d_say(t, ")");
+    else if (second && o->cols > 3) mr3d_say(t, "; only in the second half of the last axis (dimensions "), say_list(t, c->column, o->cols), mr3d_say(t, ")");
+    else if (every_second(c->column, o->cols, 0)) mr3d_say(t, "; only even dimensions");
+    else if (every_second(c->column, o->cols, 1)) mr3d_say(t, "; only odd dimensions");
+    else mr3d_say(t, "; only dimensions "), say_list(t, c->column, o->cols);
+  }
+  int64_t samples = o->rows / (o->heads * o->per_head);
+  if (samples > 1 && c->first_row >= o->heads * o->per_head) mr3d_say(t, "; sample 0 is right");
+  int64_t from = o->per_head, right_behind = 0;
+  for (int64_t r = 0; r < o->rows; r++)
+    if (c->row[r] && r % o->per_head < from) from = r % o->per_head;
+  for (int64_t r = 0; r < o->rows; r++) right_behind += !c->row[r] && r % o->per_head >= from;
+  if (c->wrong_rows == 1) mr3d_say(t, "; only row %lld", (long long)c->first_row);
+  else if (from > 0 && right_behind == 0) mr3d_say(t, "; everything from token %lld on, nothing before", (long long)from);
+  else if (from > 0) mr3d_say(t, "; the first wrong token is %lld", (long long)from);
+  if (grows(p, c)) mr3d_say(t, "; the error grows with the position");
+}
+
+void mr3d_say_facts(const mr3d_scene *s, mr3d_result *result) {
+  mr3d_text t = {result->diagnosis, sizeof result->diagnosis};
+  for (int i = 0; i < s->n_pictures; i++) {
+    const mr3d_picture *p = &s->pictures[i];
+    if (!p->comparable || !p->floating || p->output.rows == 0) continue;
+    census c = count_wrong(p);
+    if (c.wrong > 0) {
+      mr3d_say(&t, t.at == result->diagnosis ? "no known mistake explains it; certain is: \"%s\": " : ". \"%s\": ", p->name);
+      if (!say_pattern(s, p, &t)) say_where(s, p, &c, &t);
+    }
+    free_census(&c);
+  }
+}
+
+/* ---- refusals and crashes ---- */
+
+/** Whether the text holds the number as a word of its own. */
+static bool names(const char *text, int64_t number) {
+  char digits[24];
+  size_t n = (size_t)snprintf(digits, sizeof digits, "%lld", (long long)number);
+  for (const char *at = text; (at = strstr(at, digits)); at += n) {
+    bool starts = at == text || !strchr("0123456789.", at[-1]), ends = at[n] == 0 || !strchr("0123456789", at[n]);
+    if (starts && ends) return true;
+  }
+  return false;
+}
+
+static int64_t size_of(const mr3d_bundle *request, const char *tensor, int axis) {
+  const mr3d_tensor *t = mr3d_bundle_find(request, tensor);
+  return t && axis < t->rank ? t->shape[axis] : 0;
+}
+
+/** Keys that stand at the last request: past and new tokens of its cache, or of its session. */
+static int64_t keys_of(int n_requests, mr3d_bundle *const requests[]) {
+  const mr3d_bundle *last = requests[n_requests - 1];
+  const char *session = mr3d_bundle_get(last, "session");
+  int64_t keys = session ? 0 : size_of(last, "past_key", 2) + size_of(last, "hidden", 1);
+  for (int i = 0; session && i < n_requests; i++) {
+    const char *name = mr3d_bundle_get(requests[i], "session");
+    if (name && strcmp(name, session) == 0) keys += size_of(requests[i], "inputs_embeds", 1) + size_of(requests[i], "input_ids", 1);
+  }
+  return keys;
+}
+
+void mr3d_say_symptom(int n_requests, mr3d_bundle *const requests[], const mr3d_reply *reply, mr3d_result *result) {
+  const mr3d_bundle *last = requests[n_requests - 1];
+  mr3d_text t = {result->diagnosis, sizeof result->diagnosis};
+  mr3d_config config;
+  const char *json = mr3d_bundle_get(last, "config");
+  bool has_config = json && mr3d_config_parse(json, &config, NULL) == MR3D_OK;
+  int64_t columns = size_of(last, mr3d_bundle_find(last, "key_mask") ? "key_mask" : "attention_mask", 1), keys = keys_of(n_requests, requests);
+  const char *const texts[] = {reply->message, reply->log ? reply->log : ""};
+  for (int i = 0; i < 2 && t.at == result->diagnosis; i++) {
+    int64_t H = has_config ? config.num_attention_heads : 0, G = has_config ? config.num_key_value_heads : 0;
+    if (columns > 0 && columns < keys && names(texts[i], columns) && names(texts[i], keys))
+      mr3d_say(&t, "the message names %lld and %lld: the caller's mask has %lld columns where %lld keys stand (mr3d explain mask-length)", (long long)columns,
+               (long long)keys, (long long)columns, (long long)keys);
+    else if (H > G && G > 0 && names(texts[i], H) && names(texts[i], G))
+      mr3d_say(&t, "the message names %lld and %lld, the numbers of query and of key/value heads (mr3d explain gqa-heads)", (long long)H, (long long)G);
+  }
+}

@@ -1,0 +1,136 @@
+/** A failing answer seen in units of the noise that its tier may have, and its distance from other answers. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "diagnose_internal.h"
+
+#define CAP 1000.0          /* one wild element is no more than this many units */
+#define EXPLAINED_UNITS 4.0 /* root mean square distance to the mistake */
+#define EXPLAINED_PART 0.05 /* of the squared distance to the reference that may remain */
+
+/** Noise of a row from the runs that the judge made, or a rough one: 16 roundings of the row's size. */
+static double row_noise(const mr3d_scene *s, int index, const mr3d_output *output, int64_t row) {
+  double squares = 0, size = 0;
+  int n = 0;
+  for (int r = 0; r < MR3D_MANY_RUNS; r++) {
+    float *const *errors = s->truth->runs[r].errors;
+    if (!errors || !errors[index]) continue;
+    n++;
+    for (int64_t c = 0; c < output->cols; c++) squares += (double)errors[index][row * output->cols + c] * errors[index][row * output->cols + c];
+  }
+  for (int64_t c = 0; c < output->cols; c++) size += output->ref[row * output->cols + c] * output->ref[row * output->cols + c];
+  size = sqrt(size / (double)output->cols);
+  double own = n ? sqrt(squares / (double)n / (double)output->cols) * (s->tier == MR3D_FP64 ? ldexp(1, -MR3D_FP64_COARSER) : 1) : 16 * output->units.u * size;
+  return isfinite(own) ? own + output->units.u * size : 16 * output->units.u * size;
+}
+
+static void add_noise(const mr3d_scene *s, int index, mr3d_picture *p) {
+  const mr3d_output *output = &p->output;
+  p->noise = mr3d_allocate(output->rows * output->cols, sizeof *p->noise);
+  for (int64_t r = 0; r < output->rows; r++) {
+    double noise = output->scale ? 0 : row_noise(s, index, output, r);
+    for (int64_t i = r * output->cols; i < (r + 1) * output->cols; i++) p->noise[i] = (output->scale ? output->scale[i] : noise) + 1e-300;
+  }
+}
+
+static bool same_shape(const mr3d_tensor *a, const mr3d_tensor *b) {
+  if (a->rank != b->rank) return false;
+  for (int i = 0; i < a->rank; i++)
+    if (a->shape[i] != b->shape[i]) return false;
+  return true;
+}
+
+bool mr3d_comparable(const mr3d_tensor *a, const mr3d_tensor *b) {
+  return same_shape(a, b) && mr3d_dtype_is_float(a->dtype) == mr3d_dtype_is_float(b->dtype) && (mr3d_dtype_is_float(a->dtype) || a->dtype == b->dtype);
+}
+
+void mr3d_scene_open(mr3d_scene *s) {
+  s->pictures = mr3d_allocate(mr3d_bundle_count(s->answer), sizeof *s->pictures);
+  for (int i = 0; i < mr3d_bundle_count(s->answer); i++) {
+    mr3d_picture *p = &s->pictures[s->n_pictures++];
+    p->got = mr3d_bundle_at(s->answer, i);
+    p->name = p->got->name;
+    p->expected = s->reference ? mr3d_bundle_find(s->reference, p->name) : NULL;
+    p->comparable = p->expected && mr3d_comparable(p->got, p->expected);
+    p->floating = mr3d_dtype_is_float(p->got->dtype);
+    if (!p->comparable || !p->floating) continue;
+    mr3d_output_open(s->truth, p->expected, p->got, &p->output);
+    int index = 0; /* in the reference's answer, where the runs' errors are */
+    while (mr3d_bundle_at(s->reference, index) != p->expected) index++;
+    add_noise(s, index, p);
+  }
+}
+
+void mr3d_scene_close(mr3d_scene *s) {
+  for (int i = 0; i < s->n_pictures; i++) {
+    free(s->pictures[i].noise);
+    mr3d_output_close(&s->pictures[i].output);
+  }
+  free(s->pictures);
+}
+
+bool mr3d_distance_explains(const mr3d_distance *d) {
+  return !d->impossible && d->n > 0 && sqrt(d->to_mistake / (double)d->n) <= EXPLAINED_UNITS && d->to_mistake <= EXPLAINED_PART * d->to_reference;
+}
+
+double mr3d_units_of(double difference, double noise) {
+  double d = fabs(difference) / noise;
+  return d <= CAP ? d : CAP; /* a NaN too */
+}
+
+static void add_floats(const mr3d_scene *s, const mr3d_picture *p, const double *mutant, bool touched_only, mr3d_distance *d) {
+  const mr3d_output *o = &p->output;
+  for (int64_t r = 0; r < o->rows; r++) {
+    double to_mistake = 0, to_reference = 0;
+    bool touched = !touched_only;
+    if ((o->skip && o->skip[r]) || (strcmp(p->name, "hidden") == 0 && !mr3d_trial_has(s->trial, r % o->per_head))) continue;
+    for (int64_t i = r * o->cols; i < (r + 1) * o->cols; i++) {
+      double a = mr3d_units_of(o->got[i] - mutant[i], p->noise[i]), b = mr3d_units_of(o->got[i] - o->ref[i], p->noise[i]);
+      to_mistake += a * a;
+      to_reference += b * b;
+      touched = touched || b > MR3D_VISIBLE || mr3d_units_of(mutant[i] - o->ref[i], p->noise[i]) > MR3D_VISIBLE;
+    }
+    if (!touched) continue;
+    d->to_mistake += to_mistake;
+    d->to_reference += to_reference;
+    d->n += o->cols;
+  }
+}
+
+/** Integers, and floats where no reference gives a noise: equal, or CAP units apart. */
+static void add_exact(const mr3d_tensor *got, const mr3d_tensor *mutant, const mr3d_tensor *reference, double tolerance, mr3d_distance *d) {
+  int64_t count = mr3d_tensor_count(got);
+  double *values = mr3d_allocate(3 * count, sizeof *values), *a = values, *b = values + count, *c = values + 2 * count;
+  mr3d_tensor_to_double(got, a);
+  mr3d_tensor_to_double(mutant, b);
+  if (reference) mr3d_tensor_to_double(reference, c);
+  for (int64_t i = 0; i < count; i++) {
+    double to_mistake = fabs(a[i] - b[i]) <= tolerance * fabs(b[i]) ? 0 : CAP, to_reference = reference && a[i] == c[i] ? 0 : CAP;
+    if (reference && to_reference == 0 && b[i] == c[i]) continue;
+    d->to_mistake += to_mistake * to_mistake;
+    d->to_reference += to_reference * to_reference;
+    d->n++;
+  }
+  free(values);
+}
+
+static mr3d_distance distance_over(const mr3d_scene *s, const mr3d_bundle *mutant, bool touched_only) {
+  mr3d_distance d = {0};
+  for (int i = 0; i < s->n_pictures; i++) {
+    const mr3d_picture *p = &s->pictures[i];
+    const mr3d_tensor *tensor = mr3d_bundle_find(mutant, p->name);
+    if (!tensor || !mr3d_comparable(p->got, tensor)) {
+      d.impossible = true;
+      return d;
+    }
+    if (p->comparable && p->floating) add_floats(s, p, tensor->data, touched_only, &d);
+    else add_exact(p->got, tensor, p->comparable ? p->expected : NULL, p->floating ? 64 * mr3d_tier_units(s->tier).u : 0, &d);
+  }
+  return d;
+}
+
+mr3d_distance mr3d_distance_to(const mr3d_scene *s, const mr3d_bundle *mutant) {
+  mr3d_distance d = distance_over(s, mutant, true);
+  return d.impossible || d.n > 0 ? d : distance_over(s, mutant, false); /* a bias, below the noise of every element */
+}
