@@ -183,6 +183,48 @@ static void an_answer_rounded_to_the_tier_is_still_named(void **state) {
   }
 }
 
+static void two_mistakes_at_once_are_both_named(void **state) {
+  (void)state;
+  static const char *const pairs[][3] = {{"qwen2-details/gelu", "gqa-heads/kv-head-modulo", "gqa-heads/kv-head-modulo+qwen2-details/gelu"},
+                                         {"pairing/conjugate", "qwen2-details/weight-plus-one", "pairing/conjugate+qwen2-details/weight-plus-one"},
+                                         {"mask-ownership/strictly-causal", "pairing/adjacent-in-1d", "mask-ownership/strictly-causal+pairing/adjacent-in-1d"}};
+  for (int i = 0; i < 3; i++) {
+    problem p = pose(layer_request(MR3D_FP32, 2, 1, 40));
+    mr3d_server_options options = {.threads = 1, .emulate = true, .arithmetic = mr3d_arithmetic_of(MR3D_FP32, MR3D_NEAREST, false, 1)};
+    mr3d_mutant_server *server = mr3d_mutant_server_new(mr3d_mutant_named(pairs[i][0]), mr3d_mutant_named(pairs[i][1]), &options);
+    mr3d_bundle *answer = NULL;
+    mr3d_judgement judgement;
+    assert_int_equal(mr3d_mutant_server_answer(server, p.request, &answer, NULL), MR3D_OK);
+    mr3d_mutant_server_free(&server);
+    mr3d_judge(p.truth, answer, &judgement);
+    assert_false(judgement.passed);
+    mr3d_judgement_clear(&judgement);
+    mr3d_diagnose_forget();
+    mr3d_result *result = diagnosed(&p, answer, MR3D_REPLY_ANSWER);
+    assert_string_equal(result->mistake, pairs[i][2]);
+    assert_non_null(strstr(result->diagnosis, "two mistakes at once"));
+    free(result);
+    drop(&p);
+  }
+}
+
+/** With one new token, new-keys-hidden hides the same key: what explains all cases is named in all of them. */
+static void one_mistake_in_many_cases_reads_as_one(void **state) {
+  (void)state;
+  mr3d_run *run = NULL;
+  mr3d_error error = {0};
+  mr3d_run_options options = {.backend = "mutant:mask-length/one-short", .golden_dir = getenv("MR3D_GOLDEN"), .threads = 1, .selection = {.op = "mask"}};
+  if (mr3d_run_suite(&options, NULL, NULL, &run, &error) != MR3D_OK) fail_msg("%s", error.message);
+  int alike = 0;
+  for (int i = 0; i < run->n_results; i++) {
+    if (run->results[i].verdict != MR3D_FAILED) continue;
+    assert_string_equal(run->results[i].mistake, "mask-length/one-short");
+    alike += strstr(run->results[i].diagnosis, "the same as mask-length/new-keys-hidden") != NULL;
+  }
+  assert_true(run->failed >= 5 && alike >= 1 && alike < run->failed);
+  mr3d_run_free(&run);
+}
+
 /** Diagnosis of a changed answer: no mistake is named, and the text holds `fact`. */
 static void says(const problem *p, mr3d_bundle *answer, const char *fact) {
   mr3d_judgement judgement;
@@ -286,6 +328,8 @@ int main(void) {
       cmocka_unit_test(every_mutant_fails_a_committed_case_and_is_named),
       cmocka_unit_test(a_call_that_never_returns_is_named_where_a_mask_is_built),
       cmocka_unit_test(an_answer_rounded_to_the_tier_is_still_named),
+      cmocka_unit_test(two_mistakes_at_once_are_both_named),
+      cmocka_unit_test(one_mistake_in_many_cases_reads_as_one),
       cmocka_unit_test(what_no_mutant_explains_is_described),
       cmocka_unit_test(a_refusal_that_names_known_sizes_is_explained),
   };

@@ -9,34 +9,58 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "diagnose_internal.h"
 
-#define CASE_SECONDS 8.0  /* of processor time spent on mutants for one failing case */
-#define ALIKE_SECONDS 0.5 /* of it, once one mutant explains the case, to find others that answer alike */
-#define RUN_SECONDS 60.0  /* and in one run, before only mistakes already named are tried */
-
-static double processor_seconds(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
+/* Processor time spent on mistakes: so little that a failing run is hardly longer than a passing one. */
+#define CASE_SECONDS 2.0
+#define ALIKE_SECONDS 0.2 /* of it, once a mistake explains the case, to find others that answer alike */
+#define RUN_SECONDS 5.0   /* of all cases */
+#define DEAR_SECONDS 0.2  /* where the reference takes longer, only mistakes named before are tried, once there are any */
+#define NAMED 8           /* of those named before, so many are tried on each case */
+#define PARTS 6           /* mistakes that explain most of an answer are tried together with every other */
 #define MAX_MUTANTS 1024
 
-/* What earlier cases of this run taught; the runner judges one case after the other. One mistake shows in many cases, so mutants
-   that explained some are tried first and, among those that answer alike, preferred. */
-static int explained_before[MAX_MUTANTS];
+/* What earlier cases of this run taught; the runner judges one case after the other. One mistake shows in many cases. */
+static struct known {
+  mr3d_suspect suspect;
+  int explained; /* cases */
+} known[MAX_MUTANTS];
+static int n_known;
 static double seconds_spent;
 
-/** How far the backend's answer is from mutant `m`, when that explains it; else a negative number. */
-static double explains(const mr3d_scene *s, int m) {
-  mr3d_bundle *answer = mr3d_trial_answer(s->trial, mr3d_mutant_at(m));
-  if (!answer) return -1;
-  mr3d_distance d = mr3d_distance_to(s, answer);
-  mr3d_bundle_free(&answer);
-  return mr3d_distance_explains(&d) ? sqrt(d.to_mistake / (double)d.n) : -1;
+/** The search for one case. */
+typedef struct search {
+  const mr3d_scene *scene;
+  double start;
+  double cost;               /* of one try in a session of several requests, about */
+  int n;                     /* mutants */
+  double left[MAX_MUTANTS];  /* part of what is wrong that the mutant leaves unexplained; 1 where it changes nothing, 2: not tried */
+  bool cut;                  /* not all were tried */
+  int n_found;               /* mistakes that explain the answer, and how far it is from each, in units of noise */
+  mr3d_suspect found[MR3D_MAX_SUSPECTS];
+  double apart[MR3D_MAX_SUSPECTS];
+} search;
+
+static bool is_same(mr3d_suspect a, mr3d_suspect b) { return a.first == b.first && a.second == b.second; }
+
+static int times_explained(mr3d_suspect suspect) {
+  for (int i = 0; i < n_known; i++)
+    if (is_same(known[i].suspect, suspect)) return known[i].explained;
+  return 0;
+}
+
+static void remember(mr3d_suspect suspect) {
+  int i = 0;
+  while (i < n_known && !is_same(known[i].suspect, suspect)) i++;
+  if (i == MAX_MUTANTS) return;
+  if (i == n_known) known[n_known++] = (struct known){suspect, 0};
+  known[i].explained++;
+  for (; i > 0 && known[i].explained > known[i - 1].explained; i--) { /* most often explained first */
+    struct known swapped = known[i];
+    known[i] = known[i - 1];
+    known[i - 1] = swapped;
+  }
 }
 
 /** The case is about this mutant's pitfall. */
@@ -46,43 +70,167 @@ static bool is_about(const mr3d_result *result, int m) {
   return false;
 }
 
-/** Of two mutants that answer alike: the one that explained more earlier cases, else the one that the case is about. */
-static bool likelier(const mr3d_result *result, int a, int b) {
-  if (explained_before[a] != explained_before[b]) return explained_before[a] > explained_before[b];
-  return is_about(result, a) && !is_about(result, b);
-}
-
 static bool can_explain(const mr3d_mutant *mutant, const mr3d_scene *s) {
   return !mutant->hangs && mr3d_mutant_is_mistake_at(mutant, s->tier) && mr3d_mutant_touches(mutant, s->op);
 }
 
-/** The distance of every mutant that explains the answer, else -1; and which is nearest, or -1. */
-static int search(const mr3d_scene *s, double apart[]) {
-  int best = -1, n = mr3d_mutant_count() < MAX_MUTANTS ? mr3d_mutant_count() : MAX_MUTANTS;
-  double start = processor_seconds();
-  for (int m = 0; m < n; m++) apart[m] = -1;
-  for (int rank = 0; rank < 3; rank++) /* those named before, those that the case is about, the others */
-    for (int m = 0; m < n; m++) {
-      if ((explained_before[m] > 0 ? 0 : is_about(s->result, m) ? 1 : 2) != rank || !can_explain(mr3d_mutant_at(m), s)) continue;
-      double spent = processor_seconds() - start;
-      if (spent > (best >= 0 ? ALIKE_SECONDS : CASE_SECONDS) || (rank > 0 && seconds_spent > RUN_SECONDS)) break;
-      apart[m] = explains(s, m);
-      if (apart[m] < 0) continue;
-      if (best < 0 || apart[m] < apart[best] || (apart[m] == apart[best] && likelier(s->result, m, best))) best = m;
-    }
-  seconds_spent += processor_seconds() - start;
-  for (int m = 0; m < n; m++) explained_before[m] += apart[m] >= 0;
-  return best;
+static bool time_is_left(search *look) {
+  double spent = mr3d_processor_seconds() - look->start;
+  bool left = spent + look->cost < (look->n_found > 0 ? ALIKE_SECONDS : CASE_SECONDS) && seconds_spent + spent < RUN_SECONDS;
+  look->cut = look->cut || !left;
+  return left;
 }
 
-/** "your output equals SLUG/NAME: ..." and which others answer alike on this request. */
-static void name(mr3d_result *result, const char *how, int best, const double apart[]) {
-  const mr3d_mutant *mutant = mr3d_mutant_at(best);
+/** Tries one mistake, or two at once. */
+static void try_out(search *look, mr3d_suspect suspect) {
+  bool alone = suspect.second < 0;
+  mr3d_bundle *answer = mr3d_trial_answer(look->scene->trial, mr3d_mutant_at(suspect.first), alone ? NULL : mr3d_mutant_at(suspect.second));
+  if (alone) look->left[suspect.first] = 1;
+  if (!answer) return;
+  mr3d_distance d = mr3d_distance_to(look->scene, answer);
+  mr3d_bundle_free(&answer);
+  if (alone && !d.impossible && d.plain_to_reference > 0) look->left[suspect.first] = d.plain_to_mistake / d.plain_to_reference;
+  if (!mr3d_distance_explains(&d) || look->n_found == MR3D_MAX_SUSPECTS) return;
+  look->apart[look->n_found] = sqrt(d.to_mistake / (double)d.n);
+  look->found[look->n_found++] = suspect;
+}
+
+/** Those named before, the most often first, then two of them at once. */
+static void try_named_before(search *look) {
+  int singles[NAMED], n = 0;
+  for (int i = 0, tried = 0; i < n_known && tried < NAMED && time_is_left(look); i++) {
+    mr3d_suspect s = known[i].suspect;
+    if (!can_explain(mr3d_mutant_at(s.first), look->scene) || (s.second >= 0 && !can_explain(mr3d_mutant_at(s.second), look->scene))) continue;
+    try_out(look, s);
+    tried++;
+    if (s.second < 0) singles[n++] = s.first;
+  }
+  for (int i = 0; i < n && look->n_found == 0; i++)
+    for (int k = i + 1; k < n && look->n_found == 0 && time_is_left(look); k++)
+      if (mr3d_mutants_combine(mr3d_mutant_at(singles[i]), mr3d_mutant_at(singles[k])))
+        try_out(look, singles[i] < singles[k] ? (mr3d_suspect){singles[i], singles[k]} : (mr3d_suspect){singles[k], singles[i]});
+}
+
+static void try_singles(search *look) {
+  for (int rank = 0; rank < 2; rank++) /* those that the case is about, the others */
+    for (int m = 0; m < look->n && time_is_left(look); m++)
+      if (look->left[m] == 2 && is_about(look->scene->result, m) == (rank == 0) && can_explain(mr3d_mutant_at(m), look->scene)) try_out(look, (mr3d_suspect){m, -1});
+}
+
+/** The mistakes that explain most of the answer, each together with every other that changes it. */
+static void try_pairs(search *look) {
+  bool done[MAX_MUTANTS] = {false};
+  for (int part = 0; part < PARTS && look->n_found == 0; part++) {
+    int a = -1;
+    for (int m = 0; m < look->n; m++)
+      if (!done[m] && look->left[m] < 0.999 && (a < 0 || look->left[m] < look->left[a])) a = m;
+    if (a < 0) return;
+    done[a] = true;
+    for (int b = 0; b < look->n && time_is_left(look); b++)
+      if (!done[b] && look->left[b] != 2 && look->left[b] != 1 && mr3d_mutants_combine(mr3d_mutant_at(a), mr3d_mutant_at(b)))
+        try_out(look, a < b ? (mr3d_suspect){a, b} : (mr3d_suspect){b, a});
+  }
+}
+
+/** Keeps those as near as the nearest, the likeliest first: what explained more cases, then what the case is about. */
+static void keep_nearest(search *look) {
+  double nearest = INFINITY;
+  int n = 0;
+  for (int i = 0; i < look->n_found; i++) nearest = fmin(nearest, look->apart[i]);
+  for (int i = 0; i < look->n_found; i++)
+    if (look->apart[i] == nearest) look->found[n++] = look->found[i];
+  look->n_found = n;
+  look->apart[0] = nearest;
+  for (int i = 1; i < n; i++) {
+    mr3d_suspect best = look->found[0], other = look->found[i];
+    int times = times_explained(best), other_times = times_explained(other);
+    bool likelier = other_times != times ? other_times > times : is_about(look->scene->result, other.first) && !is_about(look->scene->result, best.first);
+    if (likelier) look->found[0] = other, look->found[i] = best;
+  }
+}
+
+static void run_search(search *look) {
+  bool dear = look->scene->truth->seconds > DEAR_SECONDS;
+  look->start = mr3d_processor_seconds();
+  look->n = mr3d_mutant_count() < MAX_MUTANTS ? mr3d_mutant_count() : MAX_MUTANTS;
+  for (int m = 0; m < look->n; m++) look->left[m] = 2;
+  try_named_before(look);
+  if (!dear || n_known == 0) {
+    if (look->n_found == 0 || times_explained(look->found[0]) < 3) try_singles(look);
+    if (look->n_found == 0 && look->scene->reference) try_pairs(look);
+  } else look->cut = true;
+  if (look->n_found > 0) keep_nearest(look);
+  for (int i = 0; i < look->n_found; i++) remember(look->found[i]);
+  seconds_spent += mr3d_processor_seconds() - look->start;
+}
+
+/* ---- names ---- */
+
+static void full_name(mr3d_suspect s, char *to, size_t size) {
+  const mr3d_mutant *first = mr3d_mutant_at(s.first), *second = s.second < 0 ? NULL : mr3d_mutant_at(s.second);
+  snprintf(to, size, "%s/%s%s%s%s%s", first->slug, first->name, second ? "+" : "", second ? second->slug : "", second ? "/" : "", second ? second->name : "");
+}
+
+/** "your output equals SLUG/NAME: ..." of the result's first suspect, and which others answer alike on this request. */
+static void name(mr3d_result *result) {
   mr3d_text t = {result->diagnosis, sizeof result->diagnosis};
-  snprintf(result->mistake, sizeof result->mistake, "%s/%s", mutant->slug, mutant->name);
-  mr3d_say(&t, "%s %s: %s", how, result->mistake, mutant->says);
-  for (int m = 0, said = 0; apart && m < mr3d_mutant_count() && m < MAX_MUTANTS; m++)
-    if (m != best && apart[m] == apart[best]) mr3d_say(&t, "%s%s/%s", said++ ? ", " : "; on this request the same as ", mr3d_mutant_at(m)->slug, mr3d_mutant_at(m)->name);
+  mr3d_suspect s = result->suspects[0];
+  full_name(s, result->mistake, sizeof result->mistake);
+  mr3d_say(&t, "%s %s%s: %s", result->is_exact ? "your output equals" : "your output is, within rounding,", s.second < 0 ? "" : "two mistakes at once, ", result->mistake,
+           mr3d_mutant_at(s.first)->says);
+  if (s.second >= 0) mr3d_say(&t, "; and %s", mr3d_mutant_at(s.second)->says);
+  for (int i = 1; i < result->n_suspects; i++) {
+    char other[256];
+    full_name(result->suspects[i], other, sizeof other);
+    mr3d_say(&t, "%s%s", i > 1 ? ", " : "; on this request the same as ", other);
+  }
+}
+
+void mr3d_diagnose_settle(mr3d_run *run) {
+  bool *settled = mr3d_allocate(run->n_results, sizeof *settled);
+  for (;;) {
+    int best = -1, best_count = 0;
+    for (int k = 0; k < n_known; k++) {
+      int count = 0;
+      for (int i = 0; i < run->n_results; i++)
+        for (int s = 0; s < run->results[i].n_suspects; s++) count += !settled[i] && is_same(run->results[i].suspects[s], known[k].suspect);
+      if (count > best_count) best = k, best_count = count;
+    }
+    if (best < 0) break;
+    for (int i = 0; i < run->n_results; i++) {
+      mr3d_result *result = &run->results[i];
+      for (int s = 0; s < result->n_suspects && !settled[i]; s++) {
+        if (!is_same(result->suspects[s], known[best].suspect)) continue;
+        mr3d_suspect swapped = result->suspects[0];
+        result->suspects[0] = result->suspects[s];
+        result->suspects[s] = swapped;
+        settled[i] = true;
+        name(result);
+      }
+    }
+  }
+  free(settled);
+}
+
+/** A refusal where an answer is due, as some mutants refuse: named when only one does. */
+static void name_refusals(mr3d_result *result, mr3d_scene *s, int n_requests, mr3d_bundle *const requests[], mr3d_weights_cache *weights) {
+  double start = mr3d_processor_seconds();
+  mr3d_text t = {result->diagnosis, sizeof result->diagnosis};
+  int refusing = 0, last = -1;
+  s->trial = mr3d_trial_new(n_requests, requests, 0, NULL, weights, 1);
+  for (int m = 0; m < mr3d_mutant_count() && mr3d_processor_seconds() - start < CASE_SECONDS && seconds_spent < RUN_SECONDS; m++) {
+    if (!can_explain(mr3d_mutant_at(m), s)) continue;
+    mr3d_bundle *answer = mr3d_trial_answer(s->trial, mr3d_mutant_at(m), NULL);
+    if (!answer) {
+      mr3d_say(&t, "%s%s/%s: %s", refusing++ ? "; or " : "this request is refused with the mistake ", mr3d_mutant_at(m)->slug, mr3d_mutant_at(m)->name, mr3d_mutant_at(m)->says);
+      last = m;
+    }
+    mr3d_bundle_free(&answer);
+  }
+  mr3d_trial_free(&s->trial);
+  seconds_spent += mr3d_processor_seconds() - start;
+  if (refusing == 1) full_name((mr3d_suspect){last, -1}, result->mistake, sizeof result->mistake);
+  if (refusing > 3) result->diagnosis[0] = 0; /* so many that it says nothing */
 }
 
 #define SAMPLED_TOKENS 6
@@ -116,7 +264,7 @@ static int64_t sample_tokens(const mr3d_scene *s, int64_t tokens[2 * SAMPLED_TOK
 }
 
 void mr3d_diagnose_forget(void) {
-  memset(explained_before, 0, sizeof explained_before);
+  n_known = 0;
   seconds_spent = 0;
 }
 
@@ -128,13 +276,16 @@ static void diagnose_answer(mr3d_result *result, mr3d_truth *truth, int n_reques
   bool refusal_due = truth->n_steps == 0 || truth->requests[truth->n_steps - 1] != request;
   if (!refusal_due) s.reference = truth->answers[truth->n_steps - 1];
   mr3d_scene_open(&s);
-  double apart[MAX_MUTANTS];
+  search look = {.scene = &s, .cost = n_requests > 1 ? truth->seconds : 0};
   int64_t tokens[2 * SAMPLED_TOKENS], n_tokens = sample_tokens(&s, tokens);
-  s.trial = mr3d_trial_new(n_requests, requests, n_tokens, tokens, weights, threads);
-  int best = search(&s, apart);
+  s.trial = mr3d_trial_new(n_requests, requests, n_tokens, tokens, weights, truth->seconds < 1 ? 1 : threads); /* threads that wait use up processor time, too */
+  run_search(&look);
   mr3d_trial_free(&s.trial);
-  if (best >= 0) name(result, apart[best] == 0 ? "your output equals" : "your output is, within rounding,", best, apart);
-  else if (!refusal_due) mr3d_say_facts(&s, result);
+  result->n_suspects = look.n_found;
+  memcpy(result->suspects, look.found, sizeof look.found);
+  result->is_exact = look.n_found > 0 && look.apart[0] == 0;
+  if (look.n_found > 0) name(result);
+  else if (!refusal_due) mr3d_say_facts(&s, look.cut ? "not all known mistakes could be tried in the time there is" : "no known mistake explains it", result);
   mr3d_scene_close(&s);
 }
 
@@ -147,9 +298,14 @@ void mr3d_diagnose(mr3d_result *result, mr3d_truth *truth, int n_requests, mr3d_
   if (reply->kind == MR3D_REPLY_ANSWER) {
     diagnose_answer(result, truth, n_requests, requests, reply, weights, threads);
   } else if (reply->kind == MR3D_REPLY_TIMEOUT) {
-    for (int m = 0; m < mr3d_mutant_count(); m++)
-      if (mr3d_mutant_at(m)->hangs && op && mr3d_mutant_touches(mr3d_mutant_at(m), op)) name(result, "a call that never returns is", m, NULL);
+    for (int m = 0; m < mr3d_mutant_count(); m++) {
+      if (!mr3d_mutant_at(m)->hangs || !op || !mr3d_mutant_touches(mr3d_mutant_at(m), op)) continue;
+      full_name((mr3d_suspect){m, -1}, result->mistake, sizeof result->mistake);
+      snprintf(result->diagnosis, sizeof result->diagnosis, "a call that never returns is %s: %s", result->mistake, mr3d_mutant_at(m)->says);
+    }
   } else if (answer_due && reply->kind != MR3D_REPLY_UNSUPPORTED) {
     mr3d_say_symptom(n_requests, requests, reply, result);
+    mr3d_scene s = {.result = result, .truth = truth, .op = op, .tier = truth->tier};
+    if (reply->kind == MR3D_REPLY_ERROR && !result->diagnosis[0]) name_refusals(result, &s, n_requests, requests, weights);
   }
 }

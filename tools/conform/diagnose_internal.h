@@ -41,7 +41,8 @@ double mr3d_units_of(double difference, double noise);
 
 /** Squared distances of the backend's answer, over the rows that the mistake or the backend touches. */
 typedef struct mr3d_distance {
-  double to_mistake, to_reference;
+  double to_mistake, to_reference;             /* in units of noise */
+  double plain_to_mistake, plain_to_reference; /* of floating outputs, as they are: says which mistake is a part of what is wrong */
   int64_t n;
   bool impossible; /* other shapes, a missing tensor */
 } mr3d_distance;
@@ -58,8 +59,8 @@ typedef struct mr3d_text {
 
 void mr3d_say(mr3d_text *, const char *format, ...) MR3D_PRINTF(2, 3);
 
-/** Writes into the result's diagnosis what is certain about an answer that no mutant explains (facts.c). */
-void mr3d_say_facts(const mr3d_scene *, mr3d_result *);
+/** Writes into the result's diagnosis what is certain about an answer that no mutant explains, and `why` none does (facts.c). */
+void mr3d_say_facts(const mr3d_scene *, const char *why, mr3d_result *);
 /** And about a refusal or a crash where an answer is due: which known sizes its message names. */
 void mr3d_say_symptom(int n_requests, mr3d_bundle *const requests[], const mr3d_reply *, mr3d_result *);
 

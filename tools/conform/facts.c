@@ -234,14 +234,15 @@ static void say_where(const mr3d_scene *s, const mr3d_picture *p, const census *
   if (grows(p, c)) mr3d_say(t, "; the error grows with the position");
 }
 
-void mr3d_say_facts(const mr3d_scene *s, mr3d_result *result) {
+void mr3d_say_facts(const mr3d_scene *s, const char *why, mr3d_result *result) {
   mr3d_text t = {result->diagnosis, sizeof result->diagnosis};
   for (int i = 0; i < s->n_pictures; i++) {
     const mr3d_picture *p = &s->pictures[i];
     if (!p->comparable || !p->floating || p->output.rows == 0) continue;
     census c = count_wrong(p);
     if (c.wrong > 0) {
-      mr3d_say(&t, t.at == result->diagnosis ? "no known mistake explains it; certain is: \"%s\": " : ". \"%s\": ", p->name);
+      if (t.at == result->diagnosis) mr3d_say(&t, "%s; certain is: \"%s\": ", why, p->name);
+      else mr3d_say(&t, ". \"%s\": ", p->name);
       if (!say_pattern(s, p, &t)) say_where(s, p, &c, &t);
     }
     free_census(&c);

@@ -25,9 +25,13 @@ struct mr3d_truth {
   int n_steps;                 /* accepted requests */
   const mr3d_bundle **requests;
   mr3d_bundle **answers;
+  double seconds;              /* of processor time that the answers took */
   mr3d_bundle *scaled;         /* the latest answer again with scale: and turn:, or NULL */
   mr3d_emulated runs[MR3D_MANY_RUNS];
 };
+
+/** Of this process, all threads together. */
+double mr3d_processor_seconds(void);
 
 /** The latest answer with its `scale:` and `turn:` tensors. */
 const mr3d_bundle *mr3d_truth_scaled(mr3d_truth *);

@@ -167,7 +167,7 @@ static mr3d_status run_single(job *j, mr3d_error *error) {
       enter_silence(j, x->mutants[m], j->requests[0], &j->cells[m]);
       continue;
     }
-    mr3d_bundle *answer = mr3d_trial_answer(trial, x->mutants[m]);
+    mr3d_bundle *answer = mr3d_trial_answer(trial, x->mutants[m], NULL);
     enter(j, j->answers[0] == NULL, answer, &j->cells[m]);
     mr3d_bundle_free(&answer);
   }

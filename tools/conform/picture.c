@@ -79,21 +79,33 @@ double mr3d_units_of(double difference, double noise) {
   return d <= CAP ? d : CAP; /* a NaN too */
 }
 
+/** The same, between two values: NaN is as NaN is, and infinity as the same infinity. */
+static double units_between(double x, double y, double noise) {
+  return x == y || (isnan(x) && isnan(y)) ? 0 : mr3d_units_of(x - y, noise);
+}
+
+static double square(double x) { return x * x; }
+
 static void add_floats(const mr3d_scene *s, const mr3d_picture *p, const double *mutant, bool touched_only, mr3d_distance *d) {
   const mr3d_output *o = &p->output;
   for (int64_t r = 0; r < o->rows; r++) {
-    double to_mistake = 0, to_reference = 0;
+    double to_mistake = 0, to_reference = 0, plain_to_mistake = 0, plain_to_reference = 0;
     bool touched = !touched_only;
     if ((o->skip && o->skip[r]) || (strcmp(p->name, "hidden") == 0 && !mr3d_trial_has(s->trial, r % o->per_head))) continue;
     for (int64_t i = r * o->cols; i < (r + 1) * o->cols; i++) {
-      double a = mr3d_units_of(o->got[i] - mutant[i], p->noise[i]), b = mr3d_units_of(o->got[i] - o->ref[i], p->noise[i]);
-      to_mistake += a * a;
-      to_reference += b * b;
-      touched = touched || b > MR3D_VISIBLE || mr3d_units_of(mutant[i] - o->ref[i], p->noise[i]) > MR3D_VISIBLE;
+      double b = units_between(o->got[i], o->ref[i], p->noise[i]);
+      to_mistake += square(units_between(o->got[i], mutant[i], p->noise[i]));
+      to_reference += square(b);
+      touched = touched || b > MR3D_VISIBLE || units_between(mutant[i], o->ref[i], p->noise[i]) > MR3D_VISIBLE;
+      if (!isfinite(o->got[i] - mutant[i]) || !isfinite(o->got[i] - o->ref[i])) continue;
+      plain_to_mistake += square(o->got[i] - mutant[i]);
+      plain_to_reference += square(o->got[i] - o->ref[i]);
     }
     if (!touched) continue;
     d->to_mistake += to_mistake;
     d->to_reference += to_reference;
+    d->plain_to_mistake += plain_to_mistake;
+    d->plain_to_reference += plain_to_reference;
     d->n += o->cols;
   }
 }

@@ -534,6 +534,7 @@ mr3d_status mr3d_run_suite(const mr3d_run_options *options, mr3d_progress *progr
     run->results = mr3d_allocate(total, sizeof *run->results);
     if (total == 0) status = mr3d_fail(error, MR3D_INVALID, "the selection is empty: no selected case runs at the selected tiers");
     else run_all(&r, tiers, total, progress, user);
+    mr3d_diagnose_settle(run);
   }
   mr3d_backend_close(&r.backend);
   if (r.weights) mr3d_weights_cache_free(&r.weights);

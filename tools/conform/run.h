@@ -27,6 +27,13 @@ typedef struct mr3d_step_result {
   mr3d_judgement judgement;
 } mr3d_step_result;
 
+/** One mistake, or two at once, by their index among the mutants. */
+typedef struct mr3d_suspect {
+  int first, second; /**< second -1: alone */
+} mr3d_suspect;
+
+#define MR3D_MAX_SUSPECTS 12
+
 typedef struct mr3d_result {
   const mr3d_case *test;
   mr3d_tier tier;
@@ -34,7 +41,10 @@ typedef struct mr3d_result {
   mr3d_verdict verdict;
   char reason[1024];    /**< one line: what was wrong, where, expected; or why skipped */
   char diagnosis[1024]; /**< "your output equals mask-length/unrepaired: ..." or what is certain instead, or "" */
-  char mistake[128];    /**< slug/name of the mutant it equals, or "" */
+  char mistake[256];    /**< slug/name of the mutant it equals, two joined by +, or "" */
+  int n_suspects;       /**< mistakes that explain the answer alike; `mistake` is the likeliest */
+  mr3d_suspect suspects[MR3D_MAX_SUSPECTS];
+  bool is_exact;        /**< they give the very answer, not only within rounding */
   double golden_worst;  /**< reference against golden, over scale; NaN where there is none */
   double seconds;
   int n_steps;
@@ -59,7 +69,7 @@ typedef struct mr3d_run {
   int passed, failed, skipped, broken;
   int n_golden_files; /**< verified by SHA-256 before anything ran */
   double seconds;
-  char silence_diagnosis[1024], silence_mistake[128]; /**< of the last timeout; given to requests not asked after it */
+  char silence_diagnosis[1024], silence_mistake[256]; /**< of the last timeout; given to requests not asked after it */
 } mr3d_run;
 
 bool mr3d_case_selected(const mr3d_case *, const mr3d_selection *);
@@ -90,6 +100,10 @@ const char *mr3d_run_common_skip(const mr3d_run *);
  */
 void mr3d_diagnose(mr3d_result *, mr3d_truth *truth, int n_requests, mr3d_bundle *const requests[], const mr3d_reply *got,
                    mr3d_weights_cache *, int threads);
+/**
+ * After the last result: where several mistakes explain an answer alike, names the one that explains most of the run's, so that one mistake reads as one.
+ */
+void mr3d_diagnose_settle(mr3d_run *);
 /** Forgets what earlier diagnoses taught and the time they took; a run starts with it. */
 void mr3d_diagnose_forget(void);
 

@@ -170,17 +170,18 @@ static void thin_attention(const mr3d_context *context, const mr3d_attention_in 
   free(visible);
 }
 
-mr3d_bundle *mr3d_trial_answer(mr3d_trial *trial, const mr3d_mutant *mutant) {
-  mr3d_operators operators = mutant->operators;
+mr3d_bundle *mr3d_trial_answer(mr3d_trial *trial, const mr3d_mutant *mutant, const mr3d_mutant *also) {
+  const mr3d_operators whole = mr3d_mutant_operators(mutant, also);
+  mr3d_operators operators = whole;
   if (trial->thin) {
     operators.linear = thin_linear;
     operators.swiglu = thin_swiglu;
     operators.attention = thin_attention;
   }
   current = trial;
-  trial->mutant = &mutant->operators;
+  trial->mutant = &whole;
   const mr3d_server_options options = {.operators = &operators, .threads = trial->threads, .weights = trial->weights};
-  mr3d_mutant_server *server = mr3d_mutant_server_new(mutant, NULL, &options);
+  mr3d_mutant_server *server = mr3d_mutant_server_new(mutant, also, &options);
   mr3d_bundle *answer = NULL;
   for (int i = 0; i < trial->n_requests; i++) {
     mr3d_error error = {0};

@@ -16,8 +16,11 @@ typedef struct mr3d_trial mr3d_trial;
 mr3d_trial *mr3d_trial_new(int n_requests, mr3d_bundle *const requests[], int64_t n_tokens, const int64_t tokens[], mr3d_weights_cache *, int threads);
 void mr3d_trial_free(mr3d_trial **);
 
-/** The mutant's answer to the last request, the caller's; NULL when it refuses. Thinned away rows of `hidden` hold anything finite. */
-mr3d_bundle *mr3d_trial_answer(mr3d_trial *, const mr3d_mutant *);
+/**
+ * The answer to the last request of a mutant, or of two mistakes at once (`also` may be NULL; they combine), the caller's; NULL when it refuses.
+ * Thinned away rows of `hidden` hold anything finite.
+ */
+mr3d_bundle *mr3d_trial_answer(mr3d_trial *, const mr3d_mutant *, const mr3d_mutant *also);
 /** Whether row `token` of `hidden` is computed. */
 bool mr3d_trial_has(const mr3d_trial *, int64_t token);
 

@@ -1,6 +1,7 @@
 /** Truth about a case at one tier: the reference server and, on demand, the emulated servers of its yardstick. */
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "judge_internal.h"
 
@@ -66,10 +67,18 @@ static void *grown(void *array, int n, size_t size) {
   return larger;
 }
 
+double mr3d_processor_seconds(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
 mr3d_status mr3d_truth_step(mr3d_truth *truth, const mr3d_bundle *request, const mr3d_bundle **answer, mr3d_error *error) {
   mr3d_bundle *fresh = NULL;
   mr3d_server *server = is_composed(mr3d_bundle_get(request, "op")) ? truth->server : truth->plain;
+  double start = mr3d_processor_seconds();
   mr3d_status status = mr3d_server_answer(server, request, &fresh, error);
+  truth->seconds += mr3d_processor_seconds() - start;
   if (status != MR3D_OK) return status; /* a refused request changes nothing, so the emulated servers need not see it */
   mr3d_bundle_free(&truth->scaled);
   for (int r = 0; r < MR3D_MANY_RUNS; r++) clear_errors(&truth->runs[r]);
