@@ -1,43 +1,25 @@
-/** The kill matrix, computed by processes that take one case at one tier after the other and write into shared memory. */
+/** The kill matrix, computed by processes that take one case at one tier after the other. */
 #include "matrix.h"
 
 #include <fnmatch.h>
 #include <math.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
 
 #include "frames.h"
 #include "golden.h"
-#include "scratch.h"
+#include "parallel.h"
 #include "trial.h"
 #include "words.h"
 
 #define THIN_TOKENS 24    /* of a layer over many tokens, this many are compared */
 #define SILENCE 0.02      /* seconds that a mutant which never answers is waited for */
 
-/** What the processes share beside the cells. */
-typedef struct shared {
-  atomic_int next, done;
-  atomic_bool failed;
-  char message[1024]; /* of the first that failed */
-} shared;
-
-/** One process at work. */
-typedef struct worker {
-  const mr3d_matrix *matrix;
-  const char *scratch;
-  mr3d_weights_cache *weights;
-} worker;
-
 /** One case at one tier. */
 typedef struct job {
-  worker *worker;
+  const mr3d_matrix *matrix;
+  mr3d_worker *worker;
   const mr3d_case *test;
   mr3d_tier tier;
   mr3d_truth *truth;
@@ -114,7 +96,7 @@ static void enter_silence(job *j, const mr3d_mutant *mutant, const mr3d_bundle *
 /* ---- one case ---- */
 
 static mr3d_status ask_reference(job *j, int step, mr3d_error *error) {
-  const mr3d_matrix *x = j->worker->matrix;
+  const mr3d_matrix *x = j->matrix;
   const mr3d_step *expected = &j->test->steps[step];
   const mr3d_bundle *answer = NULL;
   mr3d_error refusal = {0};
@@ -154,7 +136,7 @@ static void skip_others(mr3d_bundle *answer, const mr3d_trial *trial) {
 
 /** One request: trials share what does not change from mutant to mutant, and few tokens stand for a long layer. */
 static mr3d_status run_single(job *j, mr3d_error *error) {
-  const mr3d_matrix *x = j->worker->matrix;
+  const mr3d_matrix *x = j->matrix;
   mr3d_status status = ask_reference(j, 0, error);
   if (status != MR3D_OK) return status;
   const mr3d_tensor *hidden = mr3d_bundle_find(j->requests[0], "hidden");
@@ -177,7 +159,7 @@ static mr3d_status run_single(job *j, mr3d_error *error) {
 
 /** Several requests: every mutant is a server of its own, and all go on step by step until they are killed. */
 static mr3d_status run_session(job *j, mr3d_error *error) {
-  const mr3d_matrix *x = j->worker->matrix;
+  const mr3d_matrix *x = j->matrix;
   mr3d_status status = MR3D_OK;
   mr3d_mutant_server **servers = mr3d_allocate(x->n_mutants, sizeof *servers);
   const mr3d_server_options options = {.threads = 1, .weights = j->worker->weights};
@@ -203,9 +185,8 @@ static mr3d_status run_session(job *j, mr3d_error *error) {
   return status;
 }
 
-static mr3d_status run_case(worker *w, int tier, int test, mr3d_error *error) {
-  const mr3d_matrix *x = w->matrix;
-  job j = {.worker = w, .test = x->cases[test], .tier = x->tiers[tier], .cells = cells_of(x, tier, test)};
+static mr3d_status run_case(const mr3d_matrix *x, mr3d_worker *w, int tier, int test, mr3d_error *error) {
+  job j = {.matrix = x, .worker = w, .test = x->cases[test], .tier = x->tiers[tier], .cells = cells_of(x, tier, test)};
   if (!(j.test->tiers >> j.tier & 1)) return MR3D_OK;
   double start = mr3d_now();
   j.truth = mr3d_truth_new(j.tier, NULL, w->weights, 1);
@@ -220,7 +201,7 @@ static mr3d_status run_case(worker *w, int tier, int test, mr3d_error *error) {
   return status;
 }
 
-/* ---- processes ---- */
+/* ---- all ---- */
 
 /** Cases of many tokens first, so that no process is left with one at the end. */
 static int *long_ones_first(const mr3d_matrix *x) {
@@ -234,60 +215,27 @@ static int *long_ones_first(const mr3d_matrix *x) {
   return order;
 }
 
-static void work(const mr3d_matrix *x, const int *order, shared *s) {
-  worker w = {.matrix = x, .weights = mr3d_weights_cache_new()};
-  mr3d_error error = {0};
-  mr3d_status status = mr3d_scratch_open(&w.scratch, &error);
-  const mr3d_case *test = NULL;
-  while (status == MR3D_OK && !atomic_load(&s->failed)) {
-    int next = atomic_fetch_add(&s->next, 1);
-    if (next >= x->n_cases * x->n_tiers) break;
-    test = x->cases[order[next / x->n_tiers]];
-    status = run_case(&w, next % x->n_tiers, order[next / x->n_tiers], &error);
-    atomic_fetch_add(&s->done, 1);
-  }
-  if (status != MR3D_OK && !atomic_exchange(&s->failed, true)) snprintf(s->message, sizeof s->message, "%s%s%.900s", test ? test->id : "", test ? ": " : "", error.message);
-  mr3d_weights_cache_free(&w.weights);
-  mr3d_scratch_close();
+typedef struct all {
+  const mr3d_matrix *matrix;
+  const int *order;
+} all;
+
+static mr3d_status run_one(void *user, mr3d_worker *worker, int index, mr3d_error *error) {
+  const all *a = user;
+  return run_case(a->matrix, worker, index % a->matrix->n_tiers, a->order[index / a->matrix->n_tiers], error);
 }
 
-static void *shared_memory(size_t size) {
-  void *memory = mmap(NULL, size ? size : 1, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-  return memory == MAP_FAILED ? NULL : memory;
+static const char *name_one(void *user, int index) {
+  const all *a = user;
+  return a->matrix->cases[a->order[index / a->matrix->n_tiers]]->id;
 }
 
 static mr3d_status run_all(mr3d_matrix *x, mr3d_matrix_progress *progress, void *user, mr3d_error *error) {
-  shared *s = shared_memory(sizeof *s);
-  if (!s) return mr3d_fail(error, MR3D_IO, "no shared memory");
-  int *order = long_ones_first(x), total = x->n_cases * x->n_tiers, running = 0;
-  mr3d_status status = MR3D_OK;
-  fflush(NULL);
-  for (; running < x->jobs; running++) {
-    pid_t child = fork();
-    if (child == 0) {
-      work(x, order, s);
-      _exit(0);
-    }
-    if (child < 0) break;
-  }
-  if (running == 0) status = mr3d_fail(error, MR3D_IO, "cannot start a process");
-  while (running > 0) {
-    int how = 0;
-    pid_t child = waitpid(-1, &how, WNOHANG);
-    if (child == 0) {
-      if (progress) progress(user, atomic_load(&s->done), total);
-      nanosleep(&(struct timespec){0, 100000000}, NULL);
-      continue;
-    }
-    running--;
-    if ((child < 0 || !WIFEXITED(how) || WEXITSTATUS(how) != 0) && status == MR3D_OK) {
-      atomic_store(&s->failed, true);
-      status = mr3d_fail(error, MR3D_IO, "a process of the matrix died (%s %d): a mutant crashed", WIFSIGNALED(how) ? "signal" : "status", WIFSIGNALED(how) ? WTERMSIG(how) : WEXITSTATUS(how));
-    }
-  }
-  if (status == MR3D_OK && s->message[0]) status = mr3d_fail(error, MR3D_INVALID, "%.1000s", s->message);
+  int *order = long_ones_first(x);
+  all a = {x, order};
+  mr3d_work work = {.total = x->n_cases * x->n_tiers, .one = run_one, .name = name_one, .user = &a, .progress = progress, .progress_user = user};
+  mr3d_status status = mr3d_parallel(&work, x->jobs, error);
   free(order);
-  munmap(s, sizeof *s);
   return status;
 }
 
@@ -327,9 +275,8 @@ static void select_mutants(mr3d_matrix *x, const mr3d_matrix_options *options) {
 mr3d_status mr3d_matrix_run(const mr3d_matrix_options *options, mr3d_matrix_progress *progress, void *user, mr3d_matrix **out, mr3d_error *error) {
   mr3d_matrix *x = mr3d_allocate(1, sizeof *x);
   double start = mr3d_now();
-  long processors = sysconf(_SC_NPROCESSORS_ONLN);
   int n_files = 0;
-  x->jobs = options->jobs > 0 ? options->jobs : processors > 0 ? (int)processors : 1;
+  x->jobs = mr3d_parallel_jobs(options->jobs);
   x->seed = options->seed;
   uint32_t tiers = options->selection.tiers ? options->selection.tiers : 1u << MR3D_FP64 | 1u << MR3D_FP32;
   for (int t = 0; t < MR3D_N_TIERS; t++)
@@ -346,8 +293,8 @@ mr3d_status mr3d_matrix_run(const mr3d_matrix_options *options, mr3d_matrix_prog
                          x->not_asked ? ": no selected case asks the operators of those selected" : "");
   }
   if (status == MR3D_OK) {
-    x->cells = shared_memory((size_t)x->n_tiers * (size_t)x->n_cases * (size_t)x->n_mutants * sizeof *x->cells);
-    x->case_seconds = shared_memory((size_t)x->n_tiers * (size_t)x->n_cases * sizeof *x->case_seconds);
+    x->cells = mr3d_shared_memory((size_t)x->n_tiers * (size_t)x->n_cases * (size_t)x->n_mutants * sizeof *x->cells);
+    x->case_seconds = mr3d_shared_memory((size_t)x->n_tiers * (size_t)x->n_cases * sizeof *x->case_seconds);
     status = x->cells && x->case_seconds ? run_all(x, progress, user, error) : mr3d_fail(error, MR3D_IO, "no shared memory");
   }
   x->seconds = mr3d_now() - start;
@@ -359,8 +306,8 @@ mr3d_status mr3d_matrix_run(const mr3d_matrix_options *options, mr3d_matrix_prog
 void mr3d_matrix_free(mr3d_matrix **pointer) {
   mr3d_matrix *x = *pointer;
   if (!x) return;
-  if (x->cells) munmap(x->cells, (size_t)x->n_tiers * (size_t)x->n_cases * (size_t)x->n_mutants * sizeof *x->cells);
-  if (x->case_seconds) munmap(x->case_seconds, (size_t)x->n_tiers * (size_t)x->n_cases * sizeof *x->case_seconds);
+  mr3d_shared_free(x->cells, (size_t)x->n_tiers * (size_t)x->n_cases * (size_t)x->n_mutants * sizeof *x->cells);
+  mr3d_shared_free(x->case_seconds, (size_t)x->n_tiers * (size_t)x->n_cases * sizeof *x->case_seconds);
   free(x->cases);
   free(x->mutants);
   mr3d_suite_close(&x->suite);
