@@ -89,7 +89,8 @@ static void try_out(search *look, mr3d_suspect suspect) {
   if (!answer) return;
   mr3d_distance d = mr3d_distance_to(look->scene, answer);
   mr3d_bundle_free(&answer);
-  if (alone && !d.impossible && d.plain_to_reference > 0) look->left[suspect.first] = d.plain_to_mistake / d.plain_to_reference;
+  if (alone && !look->scene->reference) look->left[suspect.first] = 0.5; /* it answers what must be refused, and so may be a part */
+  else if (alone && !d.impossible && d.plain_to_reference > 0) look->left[suspect.first] = d.plain_to_mistake / d.plain_to_reference;
   if (!mr3d_distance_explains(&d) || look->n_found == MR3D_MAX_SUSPECTS) return;
   look->apart[look->n_found] = sqrt(d.to_mistake / (double)d.n);
   look->found[look->n_found++] = suspect;
@@ -117,7 +118,7 @@ static void try_singles(search *look) {
       if (look->left[m] == 2 && is_about(look->scene->result, m) == (rank == 0) && can_explain(mr3d_mutant_at(m), look->scene)) try_out(look, (mr3d_suspect){m, -1});
 }
 
-/** The mistakes that explain most of the answer, each together with every other that changes it. */
+/** The mistakes that explain most of the answer, each together with every other that changes it; where a refusal is due, with any. */
 static void try_pairs(search *look) {
   bool done[MAX_MUTANTS] = {false};
   for (int part = 0; part < PARTS && look->n_found == 0; part++) {
@@ -127,7 +128,7 @@ static void try_pairs(search *look) {
     if (a < 0) return;
     done[a] = true;
     for (int b = 0; b < look->n && time_is_left(look); b++)
-      if (!done[b] && look->left[b] != 2 && look->left[b] != 1 && mr3d_mutants_combine(mr3d_mutant_at(a), mr3d_mutant_at(b)))
+      if (!done[b] && look->left[b] != 2 && (look->left[b] != 1 || !look->scene->reference) && mr3d_mutants_combine(mr3d_mutant_at(a), mr3d_mutant_at(b)))
         try_out(look, a < b ? (mr3d_suspect){a, b} : (mr3d_suspect){b, a});
   }
 }
@@ -157,7 +158,7 @@ static void run_search(search *look) {
   try_named_before(look);
   if (!dear || n_known == 0) {
     if (look->n_found == 0 || times_explained(look->found[0]) < 3) try_singles(look);
-    if (look->n_found == 0 && look->scene->reference) try_pairs(look);
+    if (look->n_found == 0) try_pairs(look);
   } else look->cut = true;
   if (look->n_found > 0) keep_nearest(look);
   for (int i = 0; i < look->n_found; i++) remember(look->found[i]);

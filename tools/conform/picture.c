@@ -110,15 +110,17 @@ static void add_floats(const mr3d_scene *s, const mr3d_picture *p, const double 
   }
 }
 
-/** Integers, and floats where no reference gives a noise: equal, or CAP units apart. */
+/** Integers, and floats where no reference gives a noise: equal, within a tolerance of the row's largest value, or CAP units apart. */
 static void add_exact(const mr3d_tensor *got, const mr3d_tensor *mutant, const mr3d_tensor *reference, double tolerance, mr3d_distance *d) {
-  int64_t count = mr3d_tensor_count(got);
-  double *values = mr3d_allocate(3 * count, sizeof *values), *a = values, *b = values + count, *c = values + 2 * count;
+  int64_t count = mr3d_tensor_count(got), cols = got->rank > 0 && count > 0 ? got->shape[got->rank - 1] : 1;
+  double *values = mr3d_allocate(3 * count, sizeof *values), *a = values, *b = values + count, *c = values + 2 * count, largest = 0;
   mr3d_tensor_to_double(got, a);
   mr3d_tensor_to_double(mutant, b);
   if (reference) mr3d_tensor_to_double(reference, c);
   for (int64_t i = 0; i < count; i++) {
-    double to_mistake = fabs(a[i] - b[i]) <= tolerance * fabs(b[i]) ? 0 : CAP, to_reference = reference && a[i] == c[i] ? 0 : CAP;
+    if (i % cols == 0) largest = 0;
+    for (int64_t k = i; k < i + cols && i % cols == 0; k++) largest = fmax(largest, fabs(b[k]));
+    double to_mistake = fabs(a[i] - b[i]) <= tolerance * largest ? 0 : CAP, to_reference = reference && a[i] == c[i] ? 0 : CAP;
     if (reference && to_reference == 0 && b[i] == c[i]) continue;
     d->to_mistake += to_mistake * to_mistake;
     d->to_reference += to_reference * to_reference;

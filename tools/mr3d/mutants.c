@@ -2,6 +2,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "accuracy.h"
 #include "command.h"
 #include "matrix.h"
 
@@ -64,12 +65,36 @@ static void print_cases(const mr3d_matrix *x) {
   if (n > LISTED) printf("  and %d more\n", n - LISTED);
 }
 
+static void print_accuracy(const mr3d_matrix *x, const mr3d_accuracy *a) {
+  static const char *const namings[] = {"named", "named beside one that answers alike", "half named", "another named", "not named", "not seen"};
+  for (int t = 0; t < x->n_tiers; t++)
+    for (int pairs = 0; pairs < 2; pairs++) {
+      int total = 0;
+      for (int k = 0; k <= MR3D_NOT_SEEN; k++) total += mr3d_accuracy_count(a, t, pairs, (mr3d_naming)k);
+      if (total == 0) continue;
+      printf("\n%s, %d %s as backends in the tier's own arithmetic:", mr3d_tier_name(x->tiers[t]), total, pairs ? "random pairs" : "mutants");
+      for (int k = 0; k <= MR3D_NOT_SEEN; k++) {
+        int count = mr3d_accuracy_count(a, t, pairs, (mr3d_naming)k);
+        if (count) printf("%s %d %s", k ? "," : "", count, namings[k]);
+      }
+      printf("\n");
+      for (int i = 0; i < a->n; i++) {
+        const mr3d_namesake *who = &a->all[i];
+        if (who->tier != t || (who->second >= 0) != pairs || who->naming == MR3D_NAMED) continue;
+        printf("  %s/%s%s%s%s%s: %s%s%s, %d of %d cases failed\n", x->mutants[who->first]->slug, x->mutants[who->first]->name, pairs ? "+" : "",
+               pairs ? x->mutants[who->second]->slug : "", pairs ? "/" : "", pairs ? x->mutants[who->second]->name : "", namings[who->naming], who->named[0] ? ": " : "",
+               who->named, who->failed, who->asked);
+      }
+    }
+  printf("\n%.0f s\n", a->seconds);
+}
+
 int mr3d_command_mutants(int argc, char **argv) {
   mr3d_matrix_options options = {.selection = {.without_slow = true}};
   mr3d_selection *selection = &options.selection;
   const char *json = NULL, *html = NULL, *golden = NULL, *data = NULL;
-  bool quiet = false, with_slow = false;
-  int64_t jobs = 0;
+  bool quiet = false, with_slow = false, diagnosis = false;
+  int64_t jobs = 0, pairs = 0;
   const mr3d_option table[] = {
       {"--mutant", "GLOB", MR3D_OPTION_TEXT, &options.mutant_glob, "names SLUG/NAME, * and ? as in a shell (default: all)"},
       {"--mutants-of", "LIST", MR3D_OPTION_TEXT, &options.mutant_pitfall, "mutants of these pitfalls"},
@@ -82,6 +107,8 @@ int mr3d_command_mutants(int argc, char **argv) {
       {"--with-slow", NULL, MR3D_OPTION_FLAG, &with_slow, "with the cases tagged slow: minutes for each mutant"},
       {"--seed", "N", MR3D_OPTION_SEED, &options.seed, "draw other inputs (default 0)"},
       {"--jobs", "N", MR3D_OPTION_COUNT, &jobs, "processes (default: one a processor)"},
+      {"--diagnosis", NULL, MR3D_OPTION_FLAG, &diagnosis, "then run each as a backend and count how often the diagnosis names it"},
+      {"--pairs", "N", MR3D_OPTION_COUNT, &pairs, "with --diagnosis: so many random pairs of mutants at each tier"},
       {"--json", "FILE", MR3D_OPTION_TEXT, &json, "write the whole matrix as JSON (docs/cli.md)"},
       {"--html", "FILE", MR3D_OPTION_TEXT, &html, "write one self-contained page"},
       {"--golden", "DIR", MR3D_OPTION_TEXT, &golden, "the golden set (default: MR3D_GOLDEN, else beside the program)"},
@@ -132,6 +159,14 @@ int mr3d_command_mutants(int argc, char **argv) {
   status = holes ? 2 : 0;
   if (json && mr3d_matrix_json(x, json, &error) != MR3D_OK) status = mr3d_complain("--json: %s", error.message);
   if (html && mr3d_matrix_html(x, html, &error) != MR3D_OK) status = mr3d_complain("--html: %s", error.message);
+  if (diagnosis) {
+    mr3d_accuracy *accuracy = NULL;
+    ran = mr3d_accuracy_run(x, (int)(pairs > 10000 ? 10000 : pairs), shown ? show_progress : NULL, NULL, &accuracy, &error);
+    if (shown) fprintf(stderr, "\r\033[K");
+    if (ran == MR3D_OK) print_accuracy(x, accuracy);
+    else status = mr3d_complain("--diagnosis: %s", error.message);
+    mr3d_accuracy_free(&accuracy);
+  }
   mr3d_matrix_free(&x);
   return status;
 }
