@@ -135,7 +135,7 @@ typedef struct distance {
 } distance;
 
 static bool explained(const distance *d) {
-  return !d->impossible && d->n > 0 && sqrt(d->to_mutant / (double)d->n) <= EXPLAINED_UNITS && d->to_mutant <= EXPLAINED_PART * d->to_reference;
+  return !d->impossible && d->to_reference > 0 && sqrt(d->to_mutant / (double)d->n) <= EXPLAINED_UNITS && d->to_mutant <= EXPLAINED_PART * d->to_reference;
 }
 
 static double units(double difference, double noise) {
@@ -143,17 +143,27 @@ static double units(double difference, double noise) {
   return d <= CAP ? d : CAP; /* a NaN too */
 }
 
+/** The same NaN or infinity is no distance. */
+static bool alike(double a, double b) { return a == b || (isnan(a) && isnan(b)); }
+
+/** Of padding only the finiteness is judged. */
+static double units_apart(bool padding, double got, double other, double noise) {
+  if (padding) return !isfinite(got) != !isfinite(other) ? CAP : 0;
+  return alike(got, other) ? 0 : units(got - other, noise);
+}
+
 static void add_floats(const scene *s, const picture *p, const double *mutant, bool touched_only, distance *d) {
   const mr3d_output *o = &p->output;
   for (int64_t r = 0; r < o->rows; r++) {
     double to_mutant = 0, to_reference = 0;
+    const bool padding = o->skip && o->skip[r];
     bool touched = !touched_only;
-    if ((o->skip && o->skip[r]) || (strcmp(p->name, "hidden") == 0 && !mr3d_trial_has(s->trial, r % o->per_head))) continue;
+    if (strcmp(p->name, "hidden") == 0 && !mr3d_trial_has(s->trial, r % o->per_head)) continue;
     for (int64_t i = r * o->cols; i < (r + 1) * o->cols; i++) {
-      double a = units(o->got[i] - mutant[i], p->noise[i]), b = units(o->got[i] - o->ref[i], p->noise[i]);
+      double a = units_apart(padding, o->got[i], mutant[i], p->noise[i]), b = units_apart(padding, o->got[i], o->ref[i], p->noise[i]);
       to_mutant += a * a;
       to_reference += b * b;
-      touched = touched || b > VISIBLE || units(mutant[i] - o->ref[i], p->noise[i]) > VISIBLE;
+      touched = touched || b > VISIBLE || units_apart(padding, mutant[i], o->ref[i], p->noise[i]) > VISIBLE;
     }
     if (!touched) continue;
     d->to_mutant += to_mutant;
@@ -170,7 +180,7 @@ static void add_exact(const mr3d_tensor *got, const mr3d_tensor *mutant, const m
   mr3d_tensor_to_double(mutant, b);
   if (reference) mr3d_tensor_to_double(reference, c);
   for (int64_t i = 0; i < count; i++) {
-    double to_mutant = fabs(a[i] - b[i]) <= tolerance * fabs(b[i]) ? 0 : CAP, to_reference = reference && a[i] == c[i] ? 0 : CAP;
+    double to_mutant = alike(a[i], b[i]) || fabs(a[i] - b[i]) <= tolerance * fabs(b[i]) ? 0 : CAP, to_reference = reference && a[i] == c[i] ? 0 : CAP;
     if (reference && to_reference == 0 && b[i] == c[i]) continue;
     d->to_mutant += to_mutant * to_mutant;
     d->to_reference += to_reference * to_reference;
@@ -188,6 +198,7 @@ static distance distance_over(const scene *s, const mr3d_bundle *mutant, bool to
       d.impossible = true;
       return d;
     }
+    if (!p->comparable) d.to_reference += CAP * CAP, d.n++; /* another shape, perhaps without elements */
     if (p->comparable && p->floating) add_floats(s, p, tensor->data, touched_only, &d);
     else add_exact(p->got, tensor, p->comparable ? p->expected : NULL, p->floating ? 64 * mr3d_tier_units(s->tier).u : 0, &d);
   }
