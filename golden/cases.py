@@ -399,6 +399,14 @@ def mask_cases():
     case("mask/all-hidden", "a mask of zeros only", "hidden is hidden, once or twice", {"key_mask": runs([(0, 5)])},
         meta=lengths(0, 5),
         pitfalls="mask-ownership", tags="awkward")
+    session("mask/two-requests", "two requests of the same shape with other masks",
+        "the mask of the previous request is used again",
+        [step("mask", {"key_mask": runs([(0, ones_from), (1, 7 - ones_from)])}, lengths(0, 7)) for ones_from in (2, 3)],
+        {}, "order-sensitivity", "awkward")
+    session("mask/shorter-request", "a request that is shorter than the one before, with another mask",
+        "the mask of the longest request so far is used again",
+        [step("mask", {"key_mask": runs([(0, 2), (1, 5)])}, lengths(0, 7)),
+            step("mask", {"key_mask": runs([(0, 1), (1, 4)])}, lengths(0, 5))], {}, "order-sensitivity", "awkward")
     spliced = {"decode_mask": "spliced"}
     case("mask/spliced-decode", "spliced: the prefill mask, then ones; the caller's mask is only checked for length",
         "padding behind the shorter sample becomes visible at decode",
@@ -502,7 +510,7 @@ def rope1d_cases():
         arange(40, 1, 1, 5), tags="options")
     rope("probe", "positions 41 i, plain inputs", "a bf16 inverse frequency or position", (1, 4, 64, 64),
         arange(0, 41, 1, 64),
-        x=normal(1, 4, 64, 64), pitfalls="narrow-angles", tags="probe")
+        x=normal(1, 4, 64, 64), pitfalls="narrow-angles silent-downcast", tags="probe")
     rope("onehot", "one-hot inputs: the table itself", "one entry of the table is wrong", (1, 1, 64, 64),
         arange(0, 13, 1, 64),
         x=dist((1, 1, 64, 64), "onehot"), pitfalls="pairing", tags="onehot")
@@ -512,6 +520,11 @@ def rope1d_cases():
     rope("large-keys", "keys with entries to the hundreds", "the product is rounded before the sum", (1, 2, 13, 64),
         arange(700, 1, 1, 13),
         x=heavy(1, 2, 13, 64, scale=30), pitfalls="overflow-half", tags="awkward")
+
+    session("rope1d/two-requests", "two requests of the same shape at other positions",
+        "the table of the previous request is used again",
+        [step("rope1d", {"x": heavy(1, 2, 5, 32), "position_ids": arange(first, 1, 1, 5)}) for first in (3, 40)],
+        config(2, 2, 32), "stale-cis order-sensitivity", "awkward")
 
     good, cfg = {"x": heavy(1, 2, 6, 32), "position_ids": arange(0, 1, 1, 6)}, config(2, 2, 32)
     refuse("rope1d/refuse-negative-position", "a position of -1", "a negative position indexes a table from its end",
@@ -585,7 +598,7 @@ def cis3d_cases():
         weights=False, tags="options")
     cis("raw-grid", "raw grid indices 0..79: angles to 300", "angles in bf16 or fp16", 14, 16, grid_coords(64, 3),
         cfg=FULL,
-        pitfalls="narrow-angles axial-weights", tags="probe")
+        pitfalls="narrow-angles axial-weights silent-downcast", tags="probe")
     cis("large-coords", "coordinates to 1279 and beyond the grid",
         "sine after a binary32 range reduction of a large angle", 4, 16,
         values([5, 3], 1279, 1279, 1279, 0, 640, 1279, 5000, -5000, 31, -1, -2, -3, 100000, 7, 0),
@@ -805,7 +818,8 @@ def normalize_coords_cases():
         {"coord_norm": "virtual_resolution", "virtual_resolution": 1280, "drift": "pointwise"}, pitfalls="drift-norm",
         tags="options")
     norm("f64", "coordinates in F64, beyond the grid", "the formula does not apply outside the grid",
-        ints(-4000, 4000, 13, 3, dtype="F64", scale=0.125), pitfalls="coords-count", tags="options")
+        ints(-4000, 4000, 13, 3, dtype="F64", scale=0.125),
+        pitfalls="coords-count narrow-angles silent-downcast", tags="options")
 
     good = {"coords": grid_coords(2, 5, 3), "point_counts": values([2], 5, 3)}
     refuse("normalize-coords/refuse-grid-of-one", "reduced_grid_size 1 with grid: c / 0", "a division by zero", good,
@@ -885,10 +899,10 @@ OPTIONS = [
      "unit order exchanged", "temporal-table layout pairing"),
     ("full-spatial", {"spatial_temporal_separate_strategy": "full_spatial"},
      "full_spatial: points get only the 3D rotation",
-     "points are turned by their position as well", "pairing"),
+     "points are turned by their position as well", "pairing degenerate"),
     ("full-temporal", {"spatial_temporal_separate_strategy": "full_temporal"},
      "full_temporal: all tokens get the 1D rotation",
-     "points are left unturned or get 3D", "pairing"),
+     "points are left unturned or get 3D", "pairing degenerate"),
     ("fixed", {"rope_mixed_3d": False}, "fixed base frequencies, no parameters", "1e6 in 3D; exponent over D",
      "theta-mixup"),
     ("fixed-theta-10000", {"rope_mixed_3d": False, "rope_theta_3d": 10000}, "fixed, rope_theta_3d 10000",
@@ -959,7 +973,7 @@ def mixed_rope_cases():
         positions=values([1, 1], S), rot=False,
         tags="canonical")
     mix("scattered", "marked tokens that are not contiguous", "points are taken from start+1 on", small, 12, [(0, 1)],
-        grid_coords(5, 3), pitfalls="pairing", tags="awkward")
+        grid_coords(5, 3), pitfalls="pairing degenerate", tags="awkward")
     CASES[-1]["steps"][0]["inputs"]["point_token_mask"] = values([1, 12], 1, 0, 0, 1, 1, 0, 0, 0, 1, 0, 0, 1,
             dtype="BOOL")
     mix("own-positions", "explicit positions: large, repeated, not from 0",
@@ -1002,6 +1016,10 @@ def mixed_rope_cases():
     session("mixed-rope/two-requests", "two requests of the same shapes with other coordinates and parameters",
         "tables of the previous request are used again",
         [step("mixed_rope", again), step("mixed_rope", again)], small, "stale-cis order-sensitivity", "awkward")
+    session("mixed-rope/two-places", "two requests of the same shapes, the points at other places and positions",
+        "the point mask or the positions of the previous request are used again",
+        [step("mixed_rope", again), step("mixed_rope", mixed(small, 9, [(1, 5)], grid_coords(5, 3),
+            positions=arange(30, 1, 1, 9)))], small, "stale-cis order-sensitivity", "awkward")
     session("mixed-rope/two-batches", "B = 2, then B = 1, then text",
         "tables or masks of the previous batch are used again",
         [step("mixed_rope", mixed(small, 9, [(2, 5), (1, 5)], grid_coords(2, 5, 3))), step("mixed_rope", again),
@@ -1132,6 +1150,8 @@ def rmsnorm_cases():
         heavy(64), tags="awkward")
 
     good, cfg = {"x": normal(1, 5, 32), "weight": uniform(0.2, 4, 32)}, {"rms_norm_eps": 1e-6}
+    session("rmsnorm/two-requests", "two requests of the same shape", "sums go on from those of the previous request",
+        [step("rmsnorm", good), step("rmsnorm", good)], cfg, "order-sensitivity", "awkward")
     refuse("rmsnorm/refuse-weight-size", "31 weights for rows of 32", "the last column is left out",
         {**good, "weight": uniform(0.2, 4, 31)}, cfg, message=["weight", "31", "32"])
     refuse("rmsnorm/refuse-missing-eps", "rms_norm_eps is missing", "a default eps is taken in silence", good, {},
@@ -1174,7 +1194,7 @@ def linear_cases():
         x=dist((64, 64), "onehot"), tags="onehot")
     product("tiny", "inputs of 1e-3, no bias", "an absolute tolerance hides all errors", (13,), 64, 32, False,
         x=normal(13, 64, scale=0.001), tags="tiny")
-    product("probe", "64 plain rows", "a gain of 1.003", (64,), 128, 64, tags="probe")
+    product("probe", "64 plain rows", "a gain of 1.003", (64,), 128, 64, pitfalls="silent-downcast", tags="probe")
     product("massive-first", "a massive first term: later terms are small against the sum",
         "a narrow sequential sum stands still", (3,), 896, 16, False,
         x=poked(normal(3, 896), _0=1000, _896=-1000), tags="awkward")
@@ -1202,7 +1222,7 @@ def swiglu_cases():
     glu("extremes", "gates from -120 to 120", "exp overflows; a sigmoid cut off at -18", (13, 32),
         gate=uniform(-120, 120, 13, 32), pitfalls="overflow-half", tags="awkward")
     glu("around-zero", "gates from -1 to 1", "ReLU for SiLU", (13, 32), gate=uniform(-1, 1, 13, 32),
-        pitfalls="qwen2-details", tags="probe")
+        pitfalls="qwen2-details silent-downcast", tags="probe")
     glu("zeros", "gates of 0: exactly 0", "silu(0) is 0.5", (3, 32), gate=const(0, 3, 32), tags="awkward")
     glu("tiny", "gates of 1e-3", "sigmoid by table", (13, 32), scale=0.001, tags="tiny")
     glu("odd", "a single row of 13", "whole vectors only", (13,), tags="awkward")
@@ -1236,7 +1256,8 @@ def attention_cases():
         pitfalls="gqa-heads", tags="canonical")
     att("canonical-decode-three", "3 queries on 789 keys", "causal offset without L", attend(14, 2, 3, 64, S), FULL,
         pitfalls="gqa-heads", tags="canonical")
-    att("prefill", "40 queries, 40 keys", "causality forgotten or strict", attend(4, 2, 40, 32), pitfalls="gqa-heads")
+    att("prefill", "40 queries, 40 keys", "causality forgotten or strict", attend(4, 2, 40, 32),
+        pitfalls="gqa-heads silent-downcast")
     for heads, kv, dim in ((4, 4, 32), (6, 2, 32), (4, 1, 64), (2, 1, 128), (6, 3, 16)):
         att(f"heads-{heads}-{kv}-{dim}", f"{heads} query heads, {kv} KV heads of {dim}", "14/2 or 64 compiled in",
             attend(heads, kv, 5, dim, 6), pitfalls="gqa-heads head-dim" if 1 < kv < heads else "head-dim",
@@ -1245,7 +1266,7 @@ def attention_cases():
         attend(4, 2, 3, 32, 6, 3, visible=runs(*[[(1, 7 + i), (0, 2 - i)] for i in range(3)],
                 *[[(0, 4), (1, 3 + i), (0, 2 - i)] for i in range(3)],
                 *[[(1, 2), (0, 3), (1, 2 + i), (0, 2 - i)] for i in range(3)],
-                dtype="BOOL", shape=[3, 3, 9])))
+                dtype="BOOL", shape=[3, 3, 9])), pitfalls="order-sensitivity")
     att("hidden-rows", "rows that see no key give zeros", "NaN, or the mean of all values",
         attend(4, 2, 6, 32, visible=runs(*[[(0, 6)]] * 2, *[[(0, 2), (1, i - 1), (0, 5 - i)] for i in range(2, 6)],
                 dtype="BOOL", shape=[1, 6, 6])), pitfalls="mask-overflow degenerate")
@@ -1263,7 +1284,8 @@ def attention_cases():
     att("repeat", "all keys equal: the mean of the visible values", "an error that depends on the key's place",
         attend(4, 2, 16, 32, key=normal(1, 2, 16, 32, repeat=True)), tags="probe")
     att("sharp", "scores to the hundreds: one key takes all", "softmax without the maximum subtracted",
-        attend(4, 2, 13, 64, q_scale=10, k_scale=10), pitfalls="overflow-half", tags="awkward")
+        attend(4, 2, 13, 64, q_scale=10, k_scale=10),
+        pitfalls="overflow-half mask-overflow order-sensitivity", tags="awkward")
     att("large-scores", "q k of 82,000 before scaling, 10,000 after it",
         "the product is scaled after it overflowed fp16; exp without maximum",
         attend(2, 1, 5, 64, query=normal(1, 2, 5, 64, shift=32), key=normal(1, 1, 5, 64, scale=0.25, shift=40)),
@@ -1273,6 +1295,11 @@ def attention_cases():
             key=normal(1, 1, 8, 64, shift=-60, poke={str(i): 60 for i in range(2 * 64, 3 * 64)}),
             visible=runs(*[[(1, 2), (0, 1), (1, 4 + i), (0, 1 - i)] for i in range(2)], dtype="BOOL",
                 shape=[1, 2, 8])), pitfalls="mask-overflow", tags="awkward")
+    att("far-below", "visible keys with scores near -12,800 and a hidden one at 0", "hidden by a score of -10000",
+        attend(2, 1, 2, 64, 6, query=normal(1, 2, 2, 64, scale=0.25, shift=16),
+            key=normal(1, 1, 8, 64, scale=0.25, shift=-100, poke={str(i): 0 for i in range(2 * 64, 3 * 64)}),
+            visible=runs(*[[(1, 2), (0, 1), (1, 4 + i), (0, 1 - i)] for i in range(2)], dtype="BOOL",
+                shape=[1, 2, 8])), pitfalls="mask-overflow overflow-half", tags="awkward")
 
     good, cfg = attend(4, 2, 3, 32, 4), config(4, 2, 32)
     for name, title, why, change, message, pitfalls in (
@@ -1416,6 +1443,9 @@ def layer_cases():
         "hidden/heads = 32 taken although 64 is given", config(4, 2, 64, hidden_size=128), 9, [(2, 5)],
         grid_coords(5, 3), probe=True,
         pitfalls="head-dim", tags="probe options")
+    lay(block + "head-dim-below", "head_dim 16 beside hidden 96 and 4 heads",
+        "hidden/heads = 24 taken although 16 is given", config(4, 2, 16, hidden_size=96), 9, [(2, 5)],
+        grid_coords(5, 3), probe=True, pitfalls="head-dim", tags="probe options")
     lay(block + "head-dim-derived", "head_dim absent: 128/4 = 32", "64 compiled in", narrow, 9, [(2, 5)],
         grid_coords(5, 3), probe=True, pitfalls="head-dim", tags="probe options")
     CASES[-1]["config"] = {key: value for key, value in narrow.items() if key != "head_dim"}
@@ -1529,6 +1559,9 @@ def scan_cases():
             _52="-inf"), pitfalls="dirty-scan")
     vox("dirty-extremes", "the smallest x stands in a dropped row", "the minimum is taken before rows are dropped",
         cloud("F32", -100, 0, 0, 1, 2, 3, 1.5, 2.5, 3.5, _1="nan"), pitfalls="dirty-scan", tags="awkward")
+    vox("dirty-minimum", "a dropped row 6 m before the others, within the grid",
+        "the minimum is taken before rows are dropped",
+        cloud("F32", -5, 0, 0, 1, 2, 3, 1.5, 2.5, 3.5, _1="nan"), pitfalls="dirty-scan", tags="awkward")
     vox("same-cell", "several points in one cell: the lowest row wins",
         "the last row, or the mean of the cell, is taken",
         cloud("F64", 0, 0, 0, 0.51, 0.51, 0.51, 0.505, 0.505, 0.505, 0.52, 0.52, 0.52, 0.001, 0.002, 0.003),
@@ -1570,7 +1603,8 @@ def scan_cases():
                 ["grid_overflow", "wrap", "error", "clip"]),
             ("narrow", "points in F16", "positions narrower than F32", uniform(0, 1, 5, 3, dtype="F16"), {},
                 ["points", "F16"])):
-        refuse(f"voxelize/refuse-{name}", title, why, {"points": pts}, cfg, message=message)
+        refuse(f"voxelize/refuse-{name}", title, why, {"points": pts}, cfg, message=message,
+            pitfalls="dirty-scan")
 
     def tok(name, title, why, grid, stages=4, **keys):
         case(f"token-coords/{name}", title, why, {"grid": grid}, meta={"stages": stages}, **keys)
@@ -1582,13 +1616,14 @@ def scan_cases():
         pitfalls="coords-count")
     tok("no-stages", "stages 0 merges nothing", "stages 0 refused, or taken as 4", ints(0, 20, 13, 3), 0,
         tags="awkward options")
-    tok("one-stage", "one stage", "four stages compiled in", ints(0, 9, 100, 3), 1, tags="options")
+    tok("one-stage", "one stage", "four stages compiled in", ints(0, 9, 100, 3), 1, pitfalls="dirty-scan",
+        tags="options")
     tok("all-into-one", "eleven stages: one token", "a shift that wraps", ints(0, 1279, 50, 3), 11,
         pitfalls="coords-count", tags="awkward options")
     tok("duplicates", "the same cell given several times counts once", "rows are counted instead of distinct cells",
-        values([6, 3], 16, 0, 0, 17, 0, 0, 16, 0, 0, 16, 0, 0, 40, 3, 3, 40, 3, 3), tags="awkward")
+        values([6, 3], 16, 0, 0, 17, 0, 0, 16, 0, 0, 16, 0, 0, 40, 3, 3, 40, 3, 3), pitfalls="dirty-scan", tags="awkward")
     tok("even-maximum", "the largest index is even (1264 = 79·16)", "the last slab is lost",
-        values([5, 3], 1264, 0, 0, 1263, 0, 0, 0, 1264, 5, 0, 1248, 1264, 0, 0, 0), pitfalls="dirty-scan",
+        values([5, 3], 1264, 0, 0, 1263, 0, 0, 0, 1264, 5, 0, 1248, 1264, 0, 0, 0), pitfalls="dirty-scan narrow-angles",
         tags="awkward")
     tok("one-cell", "a single cell", "an empty range", values([1, 3], 31, 32, 33), pitfalls="coords-count",
         tags="awkward")
@@ -1602,7 +1637,8 @@ def scan_cases():
                 ["grid", "2", "3"]),
             ("type", "cells in F32", "indices in a type that cannot hold them all", ints(0, 9, 9, 3, dtype="F32"),
                 {"stages": 4}, ["grid", "F32", "I64"])):
-        refuse(f"token-coords/refuse-{name}", title, why, {"grid": recipe}, {}, meta, message=message)
+        refuse(f"token-coords/refuse-{name}", title, why, {"grid": recipe}, {}, meta, message=message,
+            pitfalls="dirty-scan")
 
 
 SCENE_GRID = (68442, 3)  # occupied cells of the canonical scene
@@ -1730,6 +1766,8 @@ def prefill_cases():
         tags="options")
     pre("keep-99", "logits_to_keep above q: all rows", "rows before the first", one(keep=99),
         pitfalls="keep-all-logits", tags="options awkward")
+    pre("keep-15", "logits_to_keep 15 of 14 rows: all rows", "a start at -1, which is the last row",
+        one(keep=15), pitfalls="keep-all-logits", tags="options awkward")
     pre("untied", "an lm_head, tie_word_embeddings absent: the head counts", "the embeddings are used as head",
         one(keep=3), weights="small-untied", pitfalls="qwen2-details", tags="options probe")
     pre("untied-by-name", "an lm_head and tie_word_embeddings false", "the embeddings are used as head", one(keep=3),
@@ -1816,7 +1854,8 @@ def prefill_cases():
         prefill(states(SMALL2, 14), [(3, 9)], grid_coords(8, 3)), ["8", "9"], pitfalls="coords-count")
     bad("n3-for-two", "[N,3] with B = 2", "sample 0's coordinates for all",
         prefill(states(SMALL2, 9, 2), [(3, 4), (3, 4)], grid_coords(4, 3)), ["point_coords", "2"], pitfalls="batch")
-    bad("keep-negative", "logits_to_keep -1", "all but the first row", one(keep=-1), ["logits_to_keep", "-1"])
+    bad("keep-negative", "logits_to_keep -1", "all but the first row", one(keep=-1), ["logits_to_keep", "-1"],
+        pitfalls="keep-all-logits")
     bad("no-session", "no session named", "one session for all", step("prefill", good["inputs"]), ["session"])
     bad("batch-changes", "a second chunk with B = 2", "rows of the cache are broadcast",
         [prefill(states(SMALL2, 5), None), prefill(states(SMALL2, 2, 2), None, past=5)], ["1", "2"],

@@ -10,6 +10,9 @@ static const mr3d_mutant_set *const sets[] = {
     &mr3d_mutants_batch, &mr3d_mutants_pairing, &mr3d_mutants_temporal_table, &mr3d_mutants_broadcast, &mr3d_mutants_theta_mixup,
     &mr3d_mutants_cache_rotation, &mr3d_mutants_splice, &mr3d_mutants_qwen2_details, &mr3d_mutants_axial_weights, &mr3d_mutants_layout,
     &mr3d_mutants_drift_norm,
+    &mr3d_mutants_mask_overflow, &mr3d_mutants_silent_downcast, &mr3d_mutants_narrow_angles, &mr3d_mutants_keep_all_logits, &mr3d_mutants_empty_cache,
+    &mr3d_mutants_head_dim, &mr3d_mutants_stale_cis, &mr3d_mutants_degenerate, &mr3d_mutants_dirty_scan, &mr3d_mutants_order_sensitivity,
+    &mr3d_mutants_overflow_half,
 };
 
 static mr3d_mutant *all;

@@ -71,7 +71,7 @@ void mr3d_scene_close(mr3d_scene *s) {
 }
 
 bool mr3d_distance_explains(const mr3d_distance *d) {
-  return !d->impossible && d->n > 0 && sqrt(d->to_mistake / (double)d->n) <= EXPLAINED_UNITS && d->to_mistake <= EXPLAINED_PART * d->to_reference;
+  return !d->impossible && d->to_reference > 0 && sqrt(d->to_mistake / (double)d->n) <= EXPLAINED_UNITS && d->to_mistake <= EXPLAINED_PART * d->to_reference;
 }
 
 double mr3d_units_of(double difference, double noise) {
@@ -79,9 +79,13 @@ double mr3d_units_of(double difference, double noise) {
   return d <= CAP ? d : CAP; /* a NaN too */
 }
 
-/** The same, between two values: NaN is as NaN is, and infinity as the same infinity. */
-static double units_between(double x, double y, double noise) {
-  return x == y || (isnan(x) && isnan(y)) ? 0 : mr3d_units_of(x - y, noise);
+/** The same NaN or infinity is no distance. */
+static bool alike(double a, double b) { return a == b || (isnan(a) && isnan(b)); }
+
+/** Of padding only the finiteness is judged. */
+static double units_apart(bool padding, double a, double b, double noise) {
+  if (padding) return !isfinite(a) != !isfinite(b) ? CAP : 0;
+  return alike(a, b) ? 0 : mr3d_units_of(a - b, noise);
 }
 
 static double square(double x) { return x * x; }
@@ -90,14 +94,15 @@ static void add_floats(const mr3d_scene *s, const mr3d_picture *p, const double 
   const mr3d_output *o = &p->output;
   for (int64_t r = 0; r < o->rows; r++) {
     double to_mistake = 0, to_reference = 0, plain_to_mistake = 0, plain_to_reference = 0;
+    const bool padding = o->skip && o->skip[r];
     bool touched = !touched_only;
-    if ((o->skip && o->skip[r]) || (strcmp(p->name, "hidden") == 0 && !mr3d_trial_has(s->trial, r % o->per_head))) continue;
+    if (strcmp(p->name, "hidden") == 0 && !mr3d_trial_has(s->trial, r % o->per_head)) continue;
     for (int64_t i = r * o->cols; i < (r + 1) * o->cols; i++) {
-      double b = units_between(o->got[i], o->ref[i], p->noise[i]);
-      to_mistake += square(units_between(o->got[i], mutant[i], p->noise[i]));
+      double b = units_apart(padding, o->got[i], o->ref[i], p->noise[i]);
+      to_mistake += square(units_apart(padding, o->got[i], mutant[i], p->noise[i]));
       to_reference += square(b);
-      touched = touched || b > MR3D_VISIBLE || units_between(mutant[i], o->ref[i], p->noise[i]) > MR3D_VISIBLE;
-      if (!isfinite(o->got[i] - mutant[i]) || !isfinite(o->got[i] - o->ref[i])) continue;
+      touched = touched || b > MR3D_VISIBLE || units_apart(padding, mutant[i], o->ref[i], p->noise[i]) > MR3D_VISIBLE;
+      if (padding || !isfinite(o->got[i] - mutant[i]) || !isfinite(o->got[i] - o->ref[i])) continue;
       plain_to_mistake += square(o->got[i] - mutant[i]);
       plain_to_reference += square(o->got[i] - o->ref[i]);
     }
@@ -120,7 +125,7 @@ static void add_exact(const mr3d_tensor *got, const mr3d_tensor *mutant, const m
   for (int64_t i = 0; i < count; i++) {
     if (i % cols == 0) largest = 0;
     for (int64_t k = i; k < i + cols && i % cols == 0; k++) largest = fmax(largest, fabs(b[k]));
-    double to_mistake = fabs(a[i] - b[i]) <= tolerance * largest ? 0 : CAP, to_reference = reference && a[i] == c[i] ? 0 : CAP;
+    double to_mistake = alike(a[i], b[i]) || fabs(a[i] - b[i]) <= tolerance * largest ? 0 : CAP, to_reference = reference && a[i] == c[i] ? 0 : CAP;
     if (reference && to_reference == 0 && b[i] == c[i]) continue;
     d->to_mistake += to_mistake * to_mistake;
     d->to_reference += to_reference * to_reference;
@@ -138,6 +143,7 @@ static mr3d_distance distance_over(const mr3d_scene *s, const mr3d_bundle *mutan
       d.impossible = true;
       return d;
     }
+    if (!p->comparable) d.to_reference += CAP * CAP, d.n++; /* another shape, perhaps without elements */
     if (p->comparable && p->floating) add_floats(s, p, tensor->data, touched_only, &d);
     else add_exact(p->got, tensor, p->comparable ? p->expected : NULL, p->floating ? 64 * mr3d_tier_units(s->tier).u : 0, &d);
   }
