@@ -1,4 +1,5 @@
 /** P4: raw scan coordinates where token coordinates belong, 106,328 against 556; rows, columns or range mixed up. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -47,19 +48,33 @@ static mr3d_bundle *keep_rows(const mr3d_bundle *request, bool spread) {
 static mr3d_bundle *first_rows(const mr3d_bundle *request) { return keep_rows(request, false); }
 static mr3d_bundle *every_kth_row(const mr3d_bundle *request) { return keep_rows(request, true); }
 
-/** The rotation with coordinates [B,N,3] rearranged: row n, axis a comes from row `row`, axis a - `shift` (an axis before the first is the sample's number). */
-static mr3d_status rearranged(bool reversed, bool batch_column, const mr3d_context *context, const mr3d_config *config, const mr3d_mixed_rope_in *in,
-                              double *query, double *key, mr3d_error *error) {
+/** A request with fewer coordinate rows than marked tokens made answerable: the missing rows are zeros, or repeat the last one. */
+static mr3d_bundle *fill_rows(const mr3d_bundle *request, bool repeat) {
+  const mr3d_tensor *mask = mr3d_bundle_find(request, "point_token_mask"), *coords = mr3d_bundle_find(request, "point_coords");
+  if (!mask || !coords || mask->dtype != MR3D_BOOL || mask->rank != 2 || coords->rank < 2 || mr3d_bundle_find(request, "point_counts")) return NULL;
+  int64_t rows = coords->shape[coords->rank - 2], marked = marked_in(mask->data, mask->shape[1]);
+  if (mask->shape[0] != 1 || (coords->rank == 3 && coords->shape[0] != 1) || coords->shape[coords->rank - 1] != 3 || rows == 0 || rows >= marked) return NULL;
+  mr3d_bundle *changed = mr3d_request_without(request, "point_coords");
+  int64_t shape[3] = {1, marked, 3};
+  mr3d_tensor *filled = mr3d_bundle_add(changed, "point_coords", coords->dtype, coords->rank, shape + 3 - coords->rank);
+  size_t row_size = 3 * mr3d_dtype_size(coords->dtype);
+  memcpy(filled->data, coords->data, (size_t)rows * row_size);
+  for (int64_t n = rows; repeat && n < marked; n++) memcpy((char *)filled->data + (size_t)n * row_size, (const char *)coords->data + (size_t)(rows - 1) * row_size, row_size);
+  return changed;
+}
+
+static mr3d_bundle *missing_rows_zero(const mr3d_bundle *request) { return fill_rows(request, false); }
+static mr3d_bundle *missing_rows_repeated(const mr3d_bundle *request) { return fill_rows(request, true); }
+
+/** Writes the rows [count,3] of sample b in another order or with other columns. */
+typedef void rearrange(int64_t b, int64_t count, const double *from, double *to);
+
+static mr3d_status rearranged(rearrange *rows, const mr3d_context *context, const mr3d_config *config, const mr3d_mixed_rope_in *in, double *query,
+                              double *key, mr3d_error *error) {
   if (!in->points.mask) return mr3d_mixed_rope(context, config, in, query, key, error);
-  int64_t N = in->points.N;
-  double *coords = mr3d_allocate(in->B * N * 3, sizeof *coords);
-  for (int64_t b = 0; b < in->B; b++)
-    for (int64_t n = 0; n < N; n++) {
-      int64_t count = mr3d_rows_of(in->points.counts, b, N), row = reversed && n < count ? count - 1 - n : n;
-      const double *from = in->points.coords + (b * N + row) * 3;
-      double *to = coords + (b * N + n) * 3;
-      for (int a = 0; a < 3; a++) to[a] = !batch_column ? from[a] : a == 0 ? (double)b : from[a - 1];
-    }
+  int64_t size = in->points.N * 3;
+  double *coords = mr3d_allocate(in->B * size, sizeof *coords);
+  for (int64_t b = 0; b < in->B; b++) rows(b, mr3d_rows_of(in->points.counts, b, in->points.N), in->points.coords + b * size, coords + b * size);
   mr3d_mixed_rope_in changed = *in;
   changed.points.coords = coords;
   mr3d_status status = mr3d_mixed_rope(context, config, &changed, query, key, error);
@@ -67,40 +82,120 @@ static mr3d_status rearranged(bool reversed, bool batch_column, const mr3d_conte
   return status;
 }
 
-static mr3d_status reversed_rows(const mr3d_context *context, const mr3d_config *config, const mr3d_mixed_rope_in *in, double *query, double *key,
-                                 mr3d_error *error) {
-  return rearranged(true, false, context, config, in, query, key, error);
+static void copy_row(const double *from, int64_t row, double *to, int64_t n) { memcpy(to + 3 * n, from + 3 * row, 3 * sizeof *to); }
+
+static void reverse(int64_t b, int64_t count, const double *from, double *to) {
+  (void)b;
+  for (int64_t n = 0; n < count; n++) copy_row(from, count - 1 - n, to, n);
+}
+static void roll(int64_t b, int64_t count, const double *from, double *to) {
+  (void)b;
+  for (int64_t n = 0; n < count; n++) copy_row(from, (n + 1) % count, to, n);
+}
+/** Some fixed order without a pattern, as a hash table's. */
+static void shuffle(int64_t b, int64_t count, const double *from, double *to) {
+  uint64_t state = 88172645463325252u;
+  (void)b;
+  for (int64_t n = 0; n < count; n++) { /* row n goes to a random place among the first n + 1 */
+    state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+    int64_t place = (int64_t)(state % (uint64_t)(n + 1));
+    if (place != n) copy_row(to, place, to, n);
+    copy_row(from, n, to, place);
+  }
+}
+static int by_z_first(const void *a, const void *b) {
+  const double *x = a, *y = b;
+  for (int axis = 2; axis >= 0; axis--)
+    if (x[axis] != y[axis]) return x[axis] < y[axis] ? -1 : 1;
+  return 0;
+}
+static void sort_by_z(int64_t b, int64_t count, const double *from, double *to) {
+  (void)b;
+  for (int64_t n = 0; n < count; n++) copy_row(from, n, to, n);
+  qsort(to, (size_t)count, 3 * sizeof *to, by_z_first);
+}
+static void batch_first(int64_t b, int64_t count, const double *from, double *to) {
+  for (int64_t n = 0; n < count; n++) {
+    to[3 * n] = (double)b;
+    to[3 * n + 1] = from[3 * n];
+    to[3 * n + 2] = from[3 * n + 1];
+  }
 }
 
-static mr3d_status batch_column(const mr3d_context *context, const mr3d_config *config, const mr3d_mixed_rope_in *in, double *query, double *key,
-                                mr3d_error *error) {
-  return rearranged(false, true, context, config, in, query, key, error);
-}
+MR3D_MIXED_ROPE(reversed_rows) { return rearranged(reverse, context, config, in, query, key, error); }
+MR3D_MIXED_ROPE(rows_shifted) { return rearranged(roll, context, config, in, query, key, error); }
+MR3D_MIXED_ROPE(hash_order) { return rearranged(shuffle, context, config, in, query, key, error); }
+MR3D_MIXED_ROPE(sorted_by_z) { return rearranged(sort_by_z, context, config, in, query, key, error); }
+MR3D_MIXED_ROPE(batch_column) { return rearranged(batch_first, context, config, in, query, key, error); }
 
-static mr3d_status not_normalised(const mr3d_context *context, const mr3d_config *config, const mr3d_normalize_coords_in *in, double *out,
-                                  mr3d_error *error) {
+static mr3d_status by_norm(mr3d_coord_norm norm, const mr3d_context *context, const mr3d_config *config, const mr3d_normalize_coords_in *in, double *out,
+                           mr3d_error *error) {
   mr3d_config changed = *config;
-  changed.coord_norm = MR3D_NORM_NONE;
+  changed.coord_norm = norm;
   return mr3d_normalize_coords(context, &changed, in, out, error);
 }
 
-static mr3d_status divided_by_size(const mr3d_context *context, const mr3d_config *config, const mr3d_normalize_coords_in *in, double *out,
-                                   mr3d_error *error) {
+MR3D_NORMALIZE_COORDS(not_normalised) { return by_norm(MR3D_NORM_NONE, context, config, in, out, error); }
+MR3D_NORMALIZE_COORDS(always_grid) { return by_norm(MR3D_NORM_GRID, context, config, in, out, error); }
+MR3D_NORMALIZE_COORDS(always_unit_range) { return by_norm(MR3D_NORM_UNIT_RANGE, context, config, in, out, error); }
+
+static mr3d_status by_size(int64_t size, const mr3d_context *context, const mr3d_config *config, const mr3d_normalize_coords_in *in, double *out,
+                           mr3d_error *error) {
   mr3d_config changed = *config;
-  changed.reduced_grid_size++;
+  changed.reduced_grid_size = size;
   return mr3d_normalize_coords(context, &changed, in, out, error);
 }
 
-static mr3d_status axes_swapped(const mr3d_context *context, const mr3d_config *config, const mr3d_normalize_coords_in *in, double *out,
-                                mr3d_error *error) {
+MR3D_NORMALIZE_COORDS(divided_by_size) { return by_size(config->reduced_grid_size + 1, context, config, in, out, error); }
+MR3D_NORMALIZE_COORDS(divided_by_bins) { return by_size(config->num_bins, context, config, in, out, error); }
+MR3D_NORMALIZE_COORDS(size_derived) { return by_size(config->num_bins >> config->downsamplings, context, config, in, out, error); }
+MR3D_NORMALIZE_COORDS(size_80) { return by_size(80, context, config, in, out, error); }
+
+/** Coordinates changed before they are normalised. */
+static mr3d_status from_changed(double factor, double shift, const mr3d_context *context, const mr3d_config *config, const mr3d_normalize_coords_in *in,
+                                double *out, mr3d_error *error) {
+  double *coords = mr3d_allocate(in->B * in->N * 3, sizeof *coords);
+  for (int64_t i = 0; i < in->B * in->N * 3; i++) coords[i] = in->coords[i] * factor + shift;
+  mr3d_normalize_coords_in changed = *in;
+  changed.coords = coords;
+  mr3d_status status = mr3d_normalize_coords(context, config, &changed, out, error);
+  free(coords);
+  return status;
+}
+
+MR3D_NORMALIZE_COORDS(cell_centres) { return from_changed(1, 0.5, context, config, in, out, error); }
+MR3D_NORMALIZE_COORDS(metres) {
+  return from_changed(config->cell_size * (double)((int64_t)1 << config->downsamplings), 0, context, config, in, out, error);
+}
+
+MR3D_NORMALIZE_COORDS(integer_division) {
+  mr3d_config norm_only = *config, drift_only = *config;
+  norm_only.drift = MR3D_DRIFT_NONE;
+  drift_only.coord_norm = MR3D_NORM_NONE;
+  if (config->coord_norm != MR3D_NORM_GRID) return mr3d_normalize_coords(context, config, in, out, error);
+  double *whole = mr3d_allocate(in->B * in->N * 3, sizeof *whole);
+  mr3d_status status = mr3d_normalize_coords(context, &norm_only, in, whole, error);
+  for (int64_t i = 0; status == MR3D_OK && i < in->B * in->N * 3; i++) whole[i] = floor(whole[i]);
+  mr3d_normalize_coords_in changed = *in;
+  changed.coords = whole;
+  if (status == MR3D_OK) status = mr3d_normalize_coords(context, &drift_only, &changed, out, error);
+  free(whole);
+  return status;
+}
+
+static mr3d_status by_axes(const int axes[3], const mr3d_context *context, const mr3d_config *config, const mr3d_normalize_coords_in *in, double *out,
+                           mr3d_error *error) {
   mr3d_status status = mr3d_normalize_coords(context, config, in, out, error);
   for (int64_t n = 0; status == MR3D_OK && n < in->B * in->N; n++) {
-    double x = out[3 * n];
-    out[3 * n] = out[3 * n + 2];
-    out[3 * n + 2] = x;
+    const double row[3] = {out[3 * n], out[3 * n + 1], out[3 * n + 2]};
+    for (int a = 0; a < 3; a++) out[3 * n + a] = row[axes[a]];
   }
   return status;
 }
+
+MR3D_NORMALIZE_COORDS(axes_swapped) { return by_axes((const int[]){2, 1, 0}, context, config, in, out, error); }
+MR3D_NORMALIZE_COORDS(axes_yxz) { return by_axes((const int[]){1, 0, 2}, context, config, in, out, error); }
+MR3D_NORMALIZE_COORDS(axes_yzx) { return by_axes((const int[]){1, 2, 0}, context, config, in, out, error); }
 
 static const mr3d_mutant entries[] = {
     {"coords-count", "first-rows", "raw scan coordinates are accepted and the first rows used: 556 of 106328 instead of a refusal", "mixed_rope " MR3D_LAYERS,
@@ -115,5 +210,30 @@ static const mr3d_mutant entries[] = {
     {"coords-count", "divided-by-size", "coordinates are divided by reduced_grid_size (80) instead of reduced_grid_size - 1 (79)",
      "normalize_coords " MR3D_ROTATIONS, {.normalize_coords = divided_by_size}},
     {"coords-count", "axes-swapped", "the axes x and z of the coordinates are exchanged", "normalize_coords " MR3D_ROTATIONS, {.normalize_coords = axes_swapped}},
+    {"coords-count", "missing-rows-zero", "fewer coordinate rows than points are accepted and filled up with zeros instead of a refusal", "mixed_rope " MR3D_LAYERS,
+     {NULL}, missing_rows_zero},
+    {"coords-count", "missing-rows-repeated", "fewer coordinate rows than points are accepted and the last row repeated instead of a refusal",
+     "mixed_rope " MR3D_LAYERS, {NULL}, missing_rows_repeated},
+    {"coords-count", "rows-shifted", "coordinates are shifted by one row: point n takes row n + 1", MR3D_ROTATIONS, {.mixed_rope = rows_shifted}},
+    {"coords-count", "hash-order", "coordinates stand in another order than the features: a hash table's", MR3D_ROTATIONS, {.mixed_rope = hash_order}},
+    {"coords-count", "sorted-by-z", "coordinates stand in another order than the features: sorted by z, then y, then x", MR3D_ROTATIONS, {.mixed_rope = sorted_by_z}},
+    {"coords-count", "always-grid", "coordinates are divided by reduced_grid_size - 1 (79) whatever coord_norm says", "normalize_coords " MR3D_ROTATIONS,
+     {.normalize_coords = always_grid}},
+    {"coords-count", "always-unit-range", "coordinates are scaled to 0..1 by their own range whatever coord_norm says", "normalize_coords " MR3D_ROTATIONS,
+     {.normalize_coords = always_unit_range}},
+    {"coords-count", "divided-by-bins", "coordinates are divided by num_bins - 1 (1279) instead of reduced_grid_size - 1 (79)", "normalize_coords " MR3D_ROTATIONS,
+     {.normalize_coords = divided_by_bins}},
+    {"coords-count", "size-derived", "reduced_grid_size is ignored: it is always num_bins / 2^downsamplings", "normalize_coords " MR3D_ROTATIONS,
+     {.normalize_coords = size_derived}},
+    {"coords-count", "size-80", "coordinates are divided by 79 whatever num_bins, downsamplings and reduced_grid_size say", "normalize_coords " MR3D_ROTATIONS,
+     {.normalize_coords = size_80}},
+    {"coords-count", "cell-centres", "coordinates are the centres of cells instead of their indices: half a cell too much", "normalize_coords " MR3D_ROTATIONS,
+     {.normalize_coords = cell_centres}},
+    {"coords-count", "metres", "coordinates are metres (0.4 a cell) instead of grid indices", "normalize_coords " MR3D_ROTATIONS, {.normalize_coords = metres}},
+    {"coords-count", "integer-division", "grid indices are divided by reduced_grid_size - 1 as integers: all but the last are 0", "normalize_coords " MR3D_ROTATIONS,
+     {.normalize_coords = integer_division}},
+    {"coords-count", "axes-yxz", "the axes x and y of the coordinates are exchanged", "normalize_coords " MR3D_ROTATIONS, {.normalize_coords = axes_yxz}},
+    {"coords-count", "axes-yzx", "the axes of the coordinates are rotated: (y, z, x) instead of (x, y, z)", "normalize_coords " MR3D_ROTATIONS,
+     {.normalize_coords = axes_yzx}},
 };
 const mr3d_mutant_set mr3d_mutants_coords_count = MR3D_MUTANT_SET(entries);
