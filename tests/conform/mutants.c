@@ -5,6 +5,7 @@
 #include "mutants.h"
 #include "pitfalls.h"
 #include "run.h"
+#include "scratch.h"
 
 static const char *name_of(const mr3d_mutant *mutant, char name[128]) {
   snprintf(name, 128, "%s/%s", mutant->slug, mutant->name);
@@ -60,18 +61,37 @@ static mr3d_tier tier_of(const mr3d_mutant *mutant) {
   return (mr3d_tier)tier;
 }
 
+/** The committed cases, and where files of their weights are. */
+typedef struct bench {
+  mr3d_suite *suite;
+  const char *scratch;
+  mr3d_weights_cache *weights;
+} bench;
+
+/** The request of a step, with a file of its weights where it names some. */
+static mr3d_bundle *request_of_step(const bench *on, const mr3d_case *test, int step, mr3d_tier tier, mr3d_bundle *const answers[]) {
+  char path[4096];
+  const char *set = test->steps[step].weights;
+  mr3d_error error = {0};
+  mr3d_bundle *request = NULL;
+  bool done = !set || mr3d_suite_weights(on->suite, set, tier, 0, on->scratch, path, &error) == MR3D_OK;
+  if (!done || mr3d_case_request(on->suite, test, step, tier, 0, set ? path : NULL, answers, &request, &error) != MR3D_OK) fail_msg("%s: %s", test->id, error.message);
+  return request;
+}
+
 /** Asks a mutant all steps of a case; whether an answer of it failed and the diagnosis named the mutant. */
-static bool shows_in(const mr3d_suite *suite, const mr3d_case *test, const mr3d_mutant *mutant) {
+static bool shows_in(const bench *on, const mr3d_case *test, const mr3d_mutant *mutant) {
   char name[128];
   bool named = false, stop = false;
   mr3d_bundle **requests = mr3d_allocate(test->n_steps, sizeof *requests), **answers = mr3d_allocate(test->n_steps, sizeof *answers);
-  mr3d_truth *truth = mr3d_truth_new(tier_of(mutant), NULL, NULL, 1);
-  mr3d_mutant_server *server = mr3d_mutant_server_new(mutant, NULL, &(mr3d_server_options){.threads = 1});
+  mr3d_truth *truth = mr3d_truth_new(tier_of(mutant), NULL, on->weights, 1);
+  mr3d_mutant_server *server = mr3d_mutant_server_new(mutant, NULL, &(mr3d_server_options){.threads = 1, .weights = on->weights});
   for (int s = 0; s < test->n_steps && !stop; s++) {
     mr3d_error error = {0};
     const mr3d_bundle *answer = NULL;
-    if (mr3d_case_request(suite, test, s, tier_of(mutant), 0, NULL, answers, &requests[s], &error) != MR3D_OK) fail_msg("%s: %s", test->id, error.message);
+    requests[s] = request_of_step(on, test, s, tier_of(mutant), answers);
     bool refused = mr3d_truth_step(truth, requests[s], &answer, &error) != MR3D_OK;
+    answers[s] = (mr3d_bundle *)answer; /* read only: greedy steps take their token from it */
     mr3d_reply reply = {.kind = MR3D_REPLY_ANSWER};
     bool answered = mr3d_mutant_server_answer(server, requests[s], &reply.answer, &error) == MR3D_OK;
     mr3d_judgement judgement = {.passed = refused != answered};
@@ -79,7 +99,7 @@ static bool shows_in(const mr3d_suite *suite, const mr3d_case *test, const mr3d_
     if (answered && !judgement.passed) {
       mr3d_result *result = mr3d_allocate(1, sizeof *result);
       result->test = test;
-      mr3d_diagnose(result, truth, s + 1, requests, &reply, NULL, 1);
+      mr3d_diagnose(result, truth, s + 1, requests, &reply, on->weights, 1);
       named = strcmp(result->mistake, name_of(mutant, name)) == 0;
       free(result);
     }
@@ -101,9 +121,9 @@ static bool is_about(const mr3d_case *test, const char *slug) {
   return false;
 }
 
-/** Single operators and layers, no long ones. */
+/** No long ones. */
 static bool is_short(const mr3d_case *test, mr3d_tier tier) {
-  if (test->needs_data || strcmp(test->level, "L2") > 0 || !(test->tiers >> tier & 1) || strstr(test->id, "canonical-prefill") || strstr(test->id, "full-width")) return false;
+  if (test->needs_data || !(test->tiers >> tier & 1) || strstr(test->id, "canonical-prefill") || strstr(test->id, "full-width")) return false;
   for (int t = 0; t < test->n_tags; t++)
     if (strcmp(test->tags[t], "slow") == 0) return false;
   return true;
@@ -112,10 +132,10 @@ static bool is_short(const mr3d_case *test, mr3d_tier tier) {
 static void every_mutant_fails_a_committed_case_and_is_named(void **state) {
   (void)state;
   mr3d_error error = {0};
-  mr3d_suite *suite = NULL;
+  bench on = {.weights = mr3d_weights_cache_new()};
   const char *golden = getenv("MR3D_GOLDEN");
   if (!golden) fail_msg("MR3D_GOLDEN must name the folder of the golden set");
-  if (mr3d_suite_open(golden, NULL, &suite, &error) != MR3D_OK) fail_msg("%s", error.message);
+  if (mr3d_suite_open(golden, NULL, &on.suite, &error) != MR3D_OK || mr3d_scratch_open(&on.scratch, &error) != MR3D_OK) fail_msg("%s", error.message);
   int unnamed = 0;
   for (int m = 0; m < mr3d_mutant_count(); m++) {
     const mr3d_mutant *mutant = mr3d_mutant_at(m);
@@ -123,17 +143,19 @@ static void every_mutant_fails_a_committed_case_and_is_named(void **state) {
     bool named = mutant->hangs; /* tested below */
     mr3d_diagnose_forget();
     for (int rank = 3; rank >= 0 && !named; rank--) /* the pitfall's own cases first, and of them the small ones */
-      for (int i = 0; i < mr3d_suite_count(suite) && !named; i++) {
-        const mr3d_case *test = mr3d_suite_at(suite, i);
+      for (int i = 0; i < mr3d_suite_count(on.suite) && !named; i++) {
+        const mr3d_case *test = mr3d_suite_at(on.suite, i);
         bool touches = false;
         for (int s = 0; s < test->n_steps; s++) touches = touches || in_list(mutant->ops, test->steps[s].op);
         int its_rank = 2 * is_about(test, mutant->slug) + !strstr(test->id, "canonical");
-        if (touches && is_short(test, tier_of(mutant)) && its_rank == rank) named = shows_in(suite, test, mutant);
+        if (touches && is_short(test, tier_of(mutant)) && its_rank == rank) named = shows_in(&on, test, mutant);
       }
     if (!named) print_error("%s is named on no committed case\n", name_of(mutant, name)), unnamed++;
   }
   assert_int_equal(unnamed, 0);
-  mr3d_suite_close(&suite);
+  mr3d_weights_cache_free(&on.weights);
+  mr3d_scratch_close();
+  mr3d_suite_close(&on.suite);
 }
 
 static mr3d_result *diagnosed(const problem *p, mr3d_bundle *answer, mr3d_reply_kind kind) {
