@@ -586,7 +586,7 @@ def cis3d_cases():
         3, 3, grid_coords(3, 3), pitfalls="axial-weights broadcast", tags="awkward")
     cis("shared", "one frequency set for the three axes, with axial weights",
         "the first axis' set is used although three are given, or reversed",
-        4, 8, grid_coords(13, 3), axes=1, pitfalls="axial-weights", tags="options")
+        4, 8, grid_coords(13, 3), axes=1, pitfalls="axial-weights broadcast", tags="options")
     cis("no-axial-weights", "three sets, no axial weights", "missing weights count as 0", 4, 8, grid_coords(13, 3),
         weights=False,
         pitfalls="axial-weights", tags="options")
@@ -623,12 +623,12 @@ def cis3d_cases():
         pitfalls="theta-mixup", tags="options")
     base("fixed-quarter", "spatial_ratio 0.25 of 64: Ds = 16", "Ds = D/2 compiled in",
         config(4, 2, 64, **fixed, **ratio(0.25)),
-        pitfalls="theta-mixup head-dim", tags="options")
+        pitfalls="theta-mixup head-dim layout", tags="options")
     base("fixed-three-quarters", "spatial_ratio 0.75 of 64: Ds = 48", "Ds = D/2 compiled in",
         config(4, 2, 64, **fixed, **ratio(0.75)),
-        pitfalls="theta-mixup", tags="options")
+        pitfalls="theta-mixup layout", tags="options")
     base("fixed-full-spatial", "full_spatial: Ds = 128", "the whole head turned by half its frequencies",
-        config(4, 2, 128, spatial_temporal_separate_strategy="full_spatial", **fixed), pitfalls="theta-mixup",
+        config(4, 2, 128, spatial_temporal_separate_strategy="full_spatial", **fixed), pitfalls="theta-mixup layout",
         tags="options")
     axial = {"rope_3d_kind": "axial"}
     base("axial-canonical", "axial, Ds = 32: n = 5 bins for x, 5 for y, 6 for z",
@@ -898,10 +898,10 @@ OPTIONS = [
      "unit order exchanged", "temporal-table layout pairing"),
     ("full-spatial", {"spatial_temporal_separate_strategy": "full_spatial"},
      "full_spatial: points get only the 3D rotation",
-     "points are turned by their position as well", "pairing"),
+     "points are turned by their position as well", "pairing layout"),
     ("full-temporal", {"spatial_temporal_separate_strategy": "full_temporal"},
      "full_temporal: all tokens get the 1D rotation",
-     "points are left unturned or get 3D", "pairing"),
+     "points are left unturned or get 3D", "pairing layout"),
     ("fixed", {"rope_mixed_3d": False}, "fixed base frequencies, no parameters", "1e6 in 3D; exponent over D",
      "theta-mixup"),
     ("fixed-theta-10000", {"rope_mixed_3d": False, "rope_theta_3d": 10000}, "fixed, rope_theta_3d 10000",
@@ -1376,7 +1376,7 @@ def layer_cases():
     lay(block + "decode", "one text token, 20 in the cache",
         "3D on the new token, position 0, old keys rotated again, new key in front", narrow, 1, None, None, past=20,
         probe=True,
-        pitfalls="decode-rope cache-rotation", tags="probe")
+        pitfalls="decode-rope cache-rotation gqa-heads", tags="probe")
     lay(block + "decode-short-mask", "one text token, a mask of 9 for 21 keys with zeros at both ends",
         "ones in front of the mask; zeros for ones; one short", narrow, 1, None, None,
         past=20, probe=True, key_mask=runs([(0, 2), (1, 6), (0, 1)]), pitfalls="mask-length mask-ownership",

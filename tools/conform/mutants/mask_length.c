@@ -147,6 +147,8 @@ static const mr3d_mutant entries[] = {
      {.mask = one_new_key}},
     {"mask-length", "zeros-for-cached", "the missing columns of cached keys are zeros instead of ones: 554 of 786 cached keys are hidden, the new one is seen",
      WITHOUT_PREFILL, {.mask = zeros_for_cached}},
+    {"mask-length", "spliced-for-pad-end", "decode_mask pad_end is taken for spliced: a decode step's own mask is ignored for the prefill's", "decode", {NULL},
+     spliced_for_pad_end},
     {"mask-length", "replaced-by-ones", "a mask shorter than the keys is replaced by ones instead of extended: its zeros are lost", WITHOUT_PREFILL,
      {.mask = replaced_by_ones}},
     {"mask-length", "longer-first-columns", "a mask longer than the keys is accepted and its first columns used: 787 of 788 instead of a refusal", WITHOUT_PREFILL,
@@ -159,8 +161,6 @@ static const mr3d_mutant entries[] = {
      {.mask = caller_when_long}},
     {"mask-length", "pad-end-for-spliced", "decode_mask spliced is taken for pad_end: the prefill mask is ignored and its padding seen", WITHOUT_PREFILL,
      {.mask = prefill_mask_ignored}},
-    {"mask-length", "spliced-for-pad-end", "decode_mask pad_end is taken for spliced: a decode step's own mask is ignored for the prefill's", "decode", {NULL},
-     spliced_for_pad_end},
     {"mask-length", "spliced-zeros", "under decode_mask spliced the prefill mask is followed by zeros instead of ones: keys after the prefill are hidden", WITHOUT_PREFILL,
      {.mask = zeros_behind_prefill}},
 };

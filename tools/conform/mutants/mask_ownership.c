@@ -86,6 +86,7 @@ MR3D_LAYER(points_bidirectional) {
 static const mr3d_mutant entries[] = {
     {"mask-ownership", "never-returns", "the call that builds the attention mask never returns: it waits inside a parent class or library", "mask " MR3D_LAYERS,
      {NULL}, .hangs = true},
+    {"mask-ownership", "mask-of-sample-0", "every sample gets the mask of sample 0", "mask " MR3D_LAYERS, {.mask = mask_of_sample_0}},
     {"mask-ownership", "padding-missing-at-prefill", "the padding step is missing at prefill, where a library takes its causal mask alone: keys with mask 0 are seen",
      "mask attention_block decoder_layer prefill", {.mask = padding_missing_at_prefill}},
     {"mask-ownership", "causal-missing-at-decode", "the causal step is missing when there is a past, as if q were 1: new tokens see later ones", "mask " MR3D_LAYERS,
@@ -98,7 +99,6 @@ static const mr3d_mutant entries[] = {
     {"mask-ownership", "sees-one-later", "the causal step is off by one: a token sees the one behind it", "mask " MR3D_LAYERS, {.mask = sees_one_later}},
     {"mask-ownership", "past-hidden", "the causal step is made for new tokens only: the past is hidden from them", "mask " MR3D_LAYERS, {.mask = past_hidden}},
     {"mask-ownership", "key-mask-inverted", "the key mask is read as its opposite: 1 hides a key and 0 shows it", "mask " MR3D_LAYERS, {.mask = key_mask_inverted}},
-    {"mask-ownership", "mask-of-sample-0", "every sample gets the mask of sample 0", "mask " MR3D_LAYERS, {.mask = mask_of_sample_0}},
     {"mask-ownership", "points-bidirectional", "points see all other points of their call, later ones too: the mask is causal for text only", MR3D_LAYERS,
      {.attention_block = points_bidirectional}},
 };
