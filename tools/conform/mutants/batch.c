@@ -79,6 +79,43 @@ static mr3d_bundle *positions_of_sample_0(const mr3d_bundle *request) {
   return changed;
 }
 
+/** One scene [N,3] in front of a batch: every sample's. */
+static mr3d_bundle *scene_for_all(const mr3d_bundle *request) {
+  const mr3d_tensor *mask = mr3d_bundle_find(request, "point_token_mask"), *coords = mr3d_bundle_find(request, "point_coords");
+  if (!mask || !coords || mask->rank != 2 || mask->shape[0] < 2 || coords->rank != 2) return NULL;
+  mr3d_bundle *changed = mr3d_request_without(request, "point_coords");
+  int64_t shape[3] = {mask->shape[0], coords->shape[0], coords->shape[1]};
+  mr3d_tensor *all = mr3d_bundle_add(changed, "point_coords", coords->dtype, 3, shape);
+  size_t size = (size_t)mr3d_tensor_count(coords) * mr3d_dtype_size(coords->dtype);
+  for (int64_t b = 0; b < shape[0]; b++) memcpy((char *)all->data + (size_t)b * size, coords->data, size);
+  return changed;
+}
+
+/** What the masks mark is counted; what the request says of it is not looked at. */
+static mr3d_bundle *counts_of_mask(const mr3d_bundle *request) {
+  const mr3d_tensor *mask = mr3d_bundle_find(request, "point_token_mask"), *given = mr3d_bundle_find(request, "point_counts");
+  if (!mask || !given || mask->rank != 2 || mask->dtype != MR3D_BOOL || given->dtype != MR3D_I64) return NULL;
+  mr3d_bundle *changed = mr3d_request_without(request, "point_counts");
+  int64_t *counts = mr3d_bundle_add(changed, "point_counts", MR3D_I64, 1, mask->shape)->data;
+  for (int64_t i = 0; i < mr3d_tensor_count(mask); i++) counts[i / mask->shape[1]] += ((const bool *)mask->data)[i];
+  return changed;
+}
+
+/** As many points for every sample with a start marker as sample 0 has. */
+static mr3d_status spliced_by_count_0(const mr3d_context *context, const mr3d_splice_in *in, mr3d_splice_out *out, mr3d_error *error) {
+  mr3d_status status = mr3d_splice(context, in, out, error);
+  if (status != MR3D_OK || in->B < 2) return status;
+  int64_t *counts = mr3d_allocate(in->B, sizeof *counts);
+  for (int64_t i = 0; i < in->B * in->T; i++)
+    if (in->input_ids[i] == in->point_start_token_id) counts[i / in->T] = in->point_counts[0];
+  mr3d_splice_in changed = *in;
+  changed.point_counts = counts;
+  mr3d_splice_free(out);
+  status = mr3d_splice(context, &changed, out, error);
+  free(counts);
+  return status;
+}
+
 static void visible_of_sample_0(const mr3d_context *context, const mr3d_attention_in *in, double *y) {
   size_t size = (size_t)(in->q * in->K);
   bool *visible = mr3d_allocate(in->B * in->q * in->K, sizeof *visible);
@@ -174,5 +211,8 @@ static const mr3d_mutant entries[] = {
      {.normalize_coords = counts_of_sample_0}},
     {"batch", "drift-by-padded-rows", "average drift adds half of the padded row count to every sample instead of half of its own count",
      "normalize_coords " MR3D_ROTATIONS, {.normalize_coords = drift_by_padded_rows}},
+    {"batch", "scene-for-all", "coordinates [N,3] are accepted for a batch and used for every sample instead of a refusal", MR3D_ROTATIONS, {NULL}, scene_for_all},
+    {"batch", "counts-of-mask", "point_counts are not looked at: a sample has as many points as its mask marks", MR3D_ROTATIONS, {NULL}, counts_of_mask},
+    {"batch", "spliced-by-count-0", "every sample with markers gets as many points as sample 0", "splice", {.splice = spliced_by_count_0}},
 };
 const mr3d_mutant_set mr3d_mutants_batch = MR3D_MUTANT_SET(entries);

@@ -66,6 +66,85 @@ static mr3d_bundle *fill_rows(const mr3d_bundle *request, bool repeat) {
 static mr3d_bundle *missing_rows_zero(const mr3d_bundle *request) { return fill_rows(request, false); }
 static mr3d_bundle *missing_rows_repeated(const mr3d_bundle *request) { return fill_rows(request, true); }
 
+/** Marked tokens without coordinates: zeros stand for them. */
+static mr3d_bundle *at_origin(const mr3d_bundle *request) {
+  const mr3d_tensor *mask = mr3d_bundle_find(request, "point_token_mask");
+  if (!mask || mask->dtype != MR3D_BOOL || mask->rank != 2 || mr3d_bundle_find(request, "point_coords") || mr3d_bundle_find(request, "point_counts")) return NULL;
+  mr3d_bundle *changed = mr3d_request_without(request, NULL);
+  int64_t shape[3] = {mask->shape[0], mask->shape[1], 3};
+  mr3d_bundle_add(changed, "point_coords", MR3D_F64, 3, shape);
+  int64_t *counts = mr3d_bundle_add(changed, "point_counts", MR3D_I64, 1, shape)->data;
+  for (int64_t b = 0; b < shape[0]; b++) counts[b] = marked_in((const bool *)mask->data + b * shape[1], shape[1]);
+  return changed;
+}
+
+/** Coordinates without a mask: left out. */
+static mr3d_bundle *ignored_alone(const mr3d_bundle *request) {
+  bool alone = mr3d_bundle_find(request, "point_coords") && !mr3d_bundle_find(request, "point_token_mask") && !mr3d_bundle_find(request, "point_counts");
+  return alone ? mr3d_request_without(request, "point_coords") : NULL;
+}
+
+/** Rows of `columns` numbers made rows of three: cut, or filled up with 0. */
+static mr3d_bundle *three_columns(const mr3d_bundle *request, int64_t columns) {
+  const mr3d_tensor *coords = mr3d_bundle_find(request, "coords");
+  if (!coords) coords = mr3d_bundle_find(request, "point_coords");
+  if (!coords || coords->rank < 2 || coords->shape[coords->rank - 1] != columns) return NULL;
+  mr3d_bundle *changed = mr3d_request_without(request, coords->name);
+  int64_t shape[MR3D_MAX_RANK];
+  memcpy(shape, coords->shape, sizeof shape);
+  shape[coords->rank - 1] = 3;
+  mr3d_tensor *three = mr3d_bundle_add(changed, coords->name, coords->dtype, coords->rank, shape);
+  size_t size = mr3d_dtype_size(coords->dtype), kept = size * (size_t)(columns < 3 ? columns : 3);
+  for (int64_t row = 0; row < mr3d_tensor_count(three) / 3; row++)
+    memcpy((char *)three->data + (size_t)row * 3 * size, (const char *)coords->data + (size_t)(row * columns) * size, kept);
+  return changed;
+}
+
+static mr3d_bundle *fourth_column_cut(const mr3d_bundle *request) { return three_columns(request, 4); }
+static mr3d_bundle *z_made_up(const mr3d_bundle *request) { return three_columns(request, 2); }
+
+/** rope3d's tables of one row, repeated for every token. */
+static mr3d_bundle *row_for_all(const mr3d_bundle *request) {
+  const mr3d_tensor *x = mr3d_bundle_find(request, "x"), *tables[2] = {mr3d_bundle_find(request, "cos"), mr3d_bundle_find(request, "sin")};
+  mr3d_bundle *one = mr3d_request_without(request, "cos"), *changed = mr3d_request_without(one, "sin");
+  bool fits = x && x->rank == 4;
+  for (int t = 0; t < 2; t++) fits = fits && tables[t] && tables[t]->rank == 3 && tables[t]->shape[1] == 1;
+  for (int t = 0; t < 2 && fits; t++) {
+    int64_t N = x->shape[2], shape[3] = {tables[t]->shape[0], N, tables[t]->shape[2]};
+    mr3d_tensor *table = mr3d_bundle_add(changed, tables[t]->name, tables[t]->dtype, 3, shape);
+    size_t size = (size_t)shape[2] * mr3d_dtype_size(table->dtype);
+    for (int64_t r = 0; r < shape[0] * N; r++) memcpy((char *)table->data + (size_t)r * size, (const char *)tables[t]->data + (size_t)(r / N) * size, size);
+  }
+  mr3d_bundle_free(&one);
+  if (!fits) mr3d_bundle_free(&changed);
+  return changed;
+}
+
+/** Tokens in the order in which their first cell stands in the grid. */
+static mr3d_status tokens_as_they_come(const mr3d_context *context, int64_t M, const int64_t *grid, int64_t stages, mr3d_token_coords_out *out,
+                                       mr3d_error *error) {
+  mr3d_status status = mr3d_token_coords(context, M, grid, stages, out, error);
+  if (status != MR3D_OK) return status;
+  int64_t next = 0;
+  for (int64_t m = 0; m < M && next < out->N; m++)
+    for (int64_t n = next; n < out->N; n++) {
+      int64_t *to = out->coords + 3 * next, *from = out->coords + 3 * n;
+      bool same = true;
+      for (int a = 0; a < 3; a++) same = same && (stages < 63 ? grid[3 * m + a] >> stages : 0) == from[a];
+      if (!same) continue;
+      for (int a = 0; a < 3; a++) {
+        int64_t c = to[a];
+        to[a] = from[a];
+        from[a] = c;
+      }
+      int64_t count = out->count[next];
+      out->count[next++] = out->count[n];
+      out->count[n] = count;
+      break;
+    }
+  return MR3D_OK;
+}
+
 /** Writes the rows [count,3] of sample b in another order or with other columns. */
 typedef void rearrange(int64_t b, int64_t count, const double *from, double *to);
 
@@ -168,6 +247,16 @@ MR3D_NORMALIZE_COORDS(metres) {
   return from_changed(config->cell_size * (double)((int64_t)1 << config->downsamplings), 0, context, config, in, out, error);
 }
 
+MR3D_NORMALIZE_COORDS(counts_clipped) {
+  int64_t *counts = mr3d_allocate(in->B, sizeof *counts);
+  mr3d_normalize_coords_in changed = *in;
+  for (int64_t b = 0; in->point_counts && b < in->B; b++) counts[b] = in->point_counts[b] < in->N ? in->point_counts[b] : in->N;
+  if (in->point_counts) changed.point_counts = counts;
+  mr3d_status status = mr3d_normalize_coords(context, config, &changed, out, error);
+  free(counts);
+  return status;
+}
+
 MR3D_NORMALIZE_COORDS(integer_division) {
   mr3d_config norm_only = *config, drift_only = *config;
   norm_only.drift = MR3D_DRIFT_NONE;
@@ -235,5 +324,15 @@ static const mr3d_mutant entries[] = {
     {"coords-count", "axes-yxz", "the axes x and y of the coordinates are exchanged", "normalize_coords " MR3D_ROTATIONS, {.normalize_coords = axes_yxz}},
     {"coords-count", "axes-yzx", "the axes of the coordinates are rotated: (y, z, x) instead of (x, y, z)", "normalize_coords " MR3D_ROTATIONS,
      {.normalize_coords = axes_yzx}},
+    {"coords-count", "mask-alone-at-origin", "marked tokens without coordinates are rotated as points at 0 instead of a refusal", MR3D_ROTATIONS, {NULL}, at_origin},
+    {"coords-count", "coords-alone-ignored", "coordinates without a point mask are ignored instead of a refusal", MR3D_ROTATIONS, {NULL}, ignored_alone},
+    {"coords-count", "fourth-column-cut", "coordinates of four columns, the batch index in front, are accepted and the first three used instead of a refusal",
+     "cis3d normalize_coords " MR3D_ROTATIONS, {NULL}, fourth_column_cut},
+    {"coords-count", "z-made-up", "coordinates of two columns are accepted with z = 0 instead of a refusal", "cis3d normalize_coords " MR3D_ROTATIONS, {NULL}, z_made_up},
+    {"coords-count", "row-for-all", "tables of one row are accepted for all tokens instead of a refusal", "rope3d", {NULL}, row_for_all},
+    {"coords-count", "counts-clipped", "a count of more points than there are coordinate rows is cut to their number instead of a refusal", "normalize_coords",
+     {.normalize_coords = counts_clipped}},
+    {"coords-count", "tokens-as-they-come", "tokens stand in the order in which their cells come instead of sorted by (x, y, z)", "token_coords",
+     {.token_coords = tokens_as_they_come}},
 };
 const mr3d_mutant_set mr3d_mutants_coords_count = MR3D_MUTANT_SET(entries);

@@ -165,6 +165,29 @@ static void not_transposed(const mr3d_context *context, const mr3d_attention_in 
   free(right);
 }
 
+static int64_t shared_out(int64_t h, int64_t H, int64_t G) { return h * G / H; }
+
+/** Query heads that are no multiple of the key/value heads, shared out among them as evenly as it goes. */
+static mr3d_bundle *uneven_groups(const mr3d_bundle *request) {
+  const mr3d_tensor *query = mr3d_bundle_find(request, "query"), *key = mr3d_bundle_find(request, "key"), *value = mr3d_bundle_find(request, "value");
+  if (!query || !key || !value || query->rank != 4 || key->rank != 4 || value->rank != 4 || !mr3d_dtype_is_float(key->dtype) || !mr3d_dtype_is_float(value->dtype)) return NULL;
+  int64_t H = query->shape[1], G = key->shape[1];
+  if (G < 1 || H % G == 0 || value->shape[1] != G) return NULL;
+  mr3d_bundle *one = mr3d_request_without(request, "key"), *changed = mr3d_request_without(one, "value");
+  for (int t = 0; t < 2; t++) {
+    const mr3d_tensor *from = t ? value : key;
+    double *values = mr3d_allocate(mr3d_tensor_count(from), sizeof *values);
+    mr3d_tensor_to_double(from, values);
+    double *repeated = heads_by(shared_out, H, G, values, from->shape[0], G, H, from->shape[2] * from->shape[3]);
+    int64_t shape[4] = {from->shape[0], H, from->shape[2], from->shape[3]};
+    mr3d_tensor_from_double(mr3d_bundle_add(changed, from->name, from->dtype, 4, shape), repeated);
+    free(values);
+    free(repeated);
+  }
+  mr3d_bundle_free(&one);
+  return changed;
+}
+
 static int64_t first_last(int64_t h, int64_t H, int64_t G) { return (void)H, G - 1 - h; }
 
 MR3D_LAYER(cached_heads_exchanged) {
@@ -207,5 +230,7 @@ static const mr3d_mutant entries[] = {
      {.attention = not_transposed}},
     {"gqa-heads", "cached-heads-exchanged", "the key/value heads of the cache are read in reverse order: head 1 as head 0", MR3D_LAYERS,
      {.attention_block = cached_heads_exchanged}},
+    {"gqa-heads", "uneven-groups", "query heads that are no multiple of the key/value heads are shared out among them (h G / H) instead of a refusal", "attention",
+     {NULL}, uneven_groups},
 };
 const mr3d_mutant_set mr3d_mutants_gqa_heads = MR3D_MUTANT_SET(entries);
