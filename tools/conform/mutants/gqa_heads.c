@@ -188,6 +188,27 @@ static mr3d_bundle *uneven_groups(const mr3d_bundle *request) {
   return changed;
 }
 
+static int64_t cut_or_repeated(int64_t h, int64_t H, int64_t G) { return G < H && H % G == 0 ? divided(h, H, G) : h < G ? h : G - 1; }
+
+/** 3D frequencies with another head count than their side's: the first ones are used, or each is repeated for its group. */
+static mr3d_bundle *frequencies_fitted(const mr3d_bundle *request) {
+  static const char *const names[2][2] = {{"query", "freqs_q"}, {"key", "freqs_kv"}};
+  for (int side = 0; side < 2; side++) {
+    const mr3d_tensor *x = mr3d_bundle_find(request, names[side][0]), *freqs = mr3d_bundle_find(request, names[side][1]);
+    if (!x || !freqs || x->rank != 4 || freqs->rank != 3 || !mr3d_dtype_is_float(freqs->dtype) || freqs->shape[1] < 1 || freqs->shape[1] == x->shape[1]) continue;
+    int64_t shape[3] = {freqs->shape[0], x->shape[1], freqs->shape[2]};
+    double *values = mr3d_allocate(mr3d_tensor_count(freqs), sizeof *values);
+    mr3d_tensor_to_double(freqs, values);
+    double *fitted = heads_by(cut_or_repeated, shape[1], freqs->shape[1], values, shape[0], freqs->shape[1], shape[1], shape[2]);
+    mr3d_bundle *changed = mr3d_request_without(request, names[side][1]);
+    mr3d_tensor_from_double(mr3d_bundle_add(changed, names[side][1], freqs->dtype, 3, shape), fitted);
+    free(values);
+    free(fitted);
+    return changed;
+  }
+  return NULL;
+}
+
 static int64_t first_last(int64_t h, int64_t H, int64_t G) { return (void)H, G - 1 - h; }
 
 MR3D_LAYER(cached_heads_exchanged) {
@@ -232,5 +253,7 @@ static const mr3d_mutant entries[] = {
      {.attention_block = cached_heads_exchanged}},
     {"gqa-heads", "uneven-groups", "query heads that are no multiple of the key/value heads are shared out among them (h G / H) instead of a refusal", "attention",
      {NULL}, uneven_groups},
+    {"gqa-heads", "frequencies-fitted", "3D frequencies of another head count (14 where 2 stand) are cut or repeated to fit instead of a refusal", "mixed_rope", {NULL},
+     frequencies_fitted},
 };
 const mr3d_mutant_set mr3d_mutants_gqa_heads = MR3D_MUTANT_SET(entries);

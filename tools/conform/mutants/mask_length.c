@@ -104,6 +104,12 @@ static mr3d_bundle *spliced_for_pad_end(const mr3d_bundle *request) {
   return session && config.decode_mask == MR3D_PAD_END ? mr3d_request_configured(request, "decode_mask", "\"spliced\"") : NULL;
 }
 
+static mr3d_bundle *prefill_mask_used(const mr3d_bundle *request) {
+  mr3d_config config;
+  bool unfit = mr3d_bundle_find(request, "prefill_mask") && mr3d_request_config(request, &config) && config.decode_mask == MR3D_PAD_END;
+  return unfit ? mr3d_request_configured(request, "decode_mask", "\"spliced\"") : NULL;
+}
+
 /** Ones go where the points are: the mask is spliced anew at every step, at the place that was kept from the call with the points. */
 MR3D_LAYER(ones_at_splice) {
   int64_t K = in->L + in->q, missing = K - in->mask.M;
@@ -163,5 +169,7 @@ static const mr3d_mutant entries[] = {
      {.mask = prefill_mask_ignored}},
     {"mask-length", "spliced-zeros", "under decode_mask spliced the prefill mask is followed by zeros instead of ones: keys after the prefill are hidden", WITHOUT_PREFILL,
      {.mask = zeros_behind_prefill}},
+    {"mask-length", "prefill-mask-used", "a prefill mask is accepted and used although decode_mask is pad_end, instead of a refusal", "mask attention_block decoder_layer",
+     {NULL}, prefill_mask_used},
 };
 const mr3d_mutant_set mr3d_mutants_mask_length = MR3D_MUTANT_SET(entries);
