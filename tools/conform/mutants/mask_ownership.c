@@ -88,7 +88,7 @@ static const mr3d_mutant entries[] = {
      {NULL}, .hangs = true},
     {"mask-ownership", "mask-of-sample-0", "every sample gets the mask of sample 0", "mask " MR3D_LAYERS, {.mask = mask_of_sample_0}},
     {"mask-ownership", "padding-missing-at-prefill", "the padding step is missing at prefill, where a library takes its causal mask alone: keys with mask 0 are seen",
-     "mask attention_block decoder_layer prefill", {.mask = padding_missing_at_prefill}},
+     "mask " MR3D_LAYERS, {.mask = padding_missing_at_prefill}},
     {"mask-ownership", "causal-missing-at-decode", "the causal step is missing when there is a past, as if q were 1: new tokens see later ones", "mask " MR3D_LAYERS,
      {.mask = causal_missing_at_decode}},
     {"mask-ownership", "causal-missing", "the causal step is missing: tokens see later tokens", "mask " MR3D_LAYERS, {.mask = causal_missing}},
