@@ -294,6 +294,9 @@ def splice_cases():
         "sample 0's start or count is used for all; padding is not masked",
         splice(text_ids(16, (3, 5), (9, 11), (0, 15)), [14, 13, 2], labels=ints(0, 999, 3, 16)),
         pitfalls="splice batch degenerate")
+    case("splice/batch-short-first", "B = 2 with N = 2 and 5: the first sample is the shorter one, labels",
+        "all samples are cut to the length of the first", splice(text_ids(9, (3, 5), (1, 3)), [2, 5],
+            labels=ints(0, 999, 2, 9)), pitfalls="splice batch")
     case("splice/batch-with-text-only", "B = 3: 5 points, no markers, markers with N = 0",
         "a sample without points breaks the batch",
         splice(text_ids(10, (3, 5), None, (2, 6)), [5, 0, 0]), pitfalls="splice batch degenerate", tags="awkward")
@@ -423,12 +426,19 @@ def mask_cases():
         "the caller's zeros land on points", {"key_mask": runs([(1, 8), (0, 2), (1, 2)]),
             "prefill_mask": runs([(1, 16), (0, 2), (1, 2)])},
         spliced, lengths(20, 1), pitfalls="mask-length", tags="options")
+    case("mask/spliced-full-caller", "spliced, the caller's mask has as many columns as there are keys",
+        "a mask of full length is used although the prefill mask counts",
+        {"key_mask": runs([(0, 1), (1, 8)]), "prefill_mask": runs([(1, 5), (0, 3)])}, spliced, lengths(8, 1),
+        pitfalls="mask-length", tags="options")
     case("mask/spliced-prefill", "spliced changes nothing at prefill", "the option is applied in the wrong phase",
         {"key_mask": runs([(1, 5), (0, 3)])}, spliced, lengths(0, 8), tags="options")
 
     refuse("mask/refuse-788-of-787", "a mask of 788 where 787 keys stand", "an over-long mask is cut in silence",
         {"key_mask": ones(1, 788)}, meta=lengths(S, 1), message=["788", "787"], pitfalls="mask-length",
         tags="canonical")
+    refuse("mask/refuse-too-long-with-zero", "a mask of 10 where 9 keys stand, with a zero in front",
+        "an over-long mask is cut in front, or behind", {"key_mask": runs([(0, 1), (1, 9)])}, meta=lengths(8, 1),
+        message=["10", "9"], pitfalls="mask-length")
     refuse("mask/refuse-231-at-prefill", "a mask of 231 at a prefill of 786",
         "the text mask is repaired although nothing is cached",
         {"key_mask": ones(1, T)}, meta=lengths(0, S), message=["231", "786"], pitfalls="mask-length",
@@ -589,7 +599,7 @@ def cis3d_cases():
         3, 3, grid_coords(3, 3), pitfalls="axial-weights broadcast", tags="awkward")
     cis("shared", "one frequency set for the three axes, with axial weights",
         "the first axis' set is used although three are given, or reversed",
-        4, 8, grid_coords(13, 3), axes=1, pitfalls="axial-weights", tags="options")
+        4, 8, grid_coords(13, 3), axes=1, pitfalls="axial-weights broadcast", tags="options")
     cis("no-axial-weights", "three sets, no axial weights", "missing weights count as 0", 4, 8, grid_coords(13, 3),
         weights=False,
         pitfalls="axial-weights", tags="options")
@@ -626,12 +636,12 @@ def cis3d_cases():
         pitfalls="theta-mixup", tags="options")
     base("fixed-quarter", "spatial_ratio 0.25 of 64: Ds = 16", "Ds = D/2 compiled in",
         config(4, 2, 64, **fixed, **ratio(0.25)),
-        pitfalls="theta-mixup head-dim", tags="options")
+        pitfalls="theta-mixup head-dim layout", tags="options")
     base("fixed-three-quarters", "spatial_ratio 0.75 of 64: Ds = 48", "Ds = D/2 compiled in",
         config(4, 2, 64, **fixed, **ratio(0.75)),
-        pitfalls="theta-mixup", tags="options")
+        pitfalls="theta-mixup layout", tags="options")
     base("fixed-full-spatial", "full_spatial: Ds = 128", "the whole head turned by half its frequencies",
-        config(4, 2, 128, spatial_temporal_separate_strategy="full_spatial", **fixed), pitfalls="theta-mixup",
+        config(4, 2, 128, spatial_temporal_separate_strategy="full_spatial", **fixed), pitfalls="theta-mixup layout",
         tags="options")
     axial = {"rope_3d_kind": "axial"}
     base("axial-canonical", "axial, Ds = 32: n = 5 bins for x, 5 for y, 6 for z",
@@ -778,6 +788,9 @@ def normalize_coords_cases():
     norm("thin", "unit_range over a range of 2^-13", "the eps of 1e-8 is missing",
         ints(0, 7, 13, 3, dtype="F64", scale=2.0 ** -16, shift=4),
         {"coord_norm": "unit_range"}, pitfalls="drift-norm", tags="awkward", tiers=["fp64"])
+    norm("thin-f32", "unit_range over a range of 2^-10, exact in F32", "the eps of 1e-8 is missing",
+        ints(0, 7, 13, 3, dtype="F32", scale=2.0 ** -13, shift=4), {"coord_norm": "unit_range"},
+        pitfalls="drift-norm", tags="awkward")
     norm("one-token", "N = 1, unit_range and drift average", "a range of nothing", values([1, 3], 7, 8, 9),
         {"coord_norm": "unit_range", "drift": "average"},
         pitfalls="degenerate drift-norm", tags="awkward")
@@ -811,6 +824,9 @@ def normalize_coords_cases():
     norm("batch-with-empty", "B = 3 with 5, 0 and 2 tokens", "an empty sample breaks the batch", grid_coords(3, 5, 3),
         {"coord_norm": "unit_range", "drift": "average"}, [5, 0, 2],
         pitfalls="batch degenerate", tags="awkward")
+    norm("batch-short-first", "B = 3 with 2, 5 and 3 tokens: the first sample is the shortest",
+        "the first sample's count is used for all", grid_coords(3, 5, 3),
+        {"coord_norm": "unit_range", "drift": "average"}, [2, 5, 3], pitfalls="batch", tags="awkward")
     norm("batch-no-counts", "B = 2 without counts: all rows count", "missing counts count as 0", grid_coords(2, 6, 3),
         {"coord_norm": "unit_range"}, pitfalls="batch", tags="options")
     norm("f32", "coordinates in F32, quarters, some negative", "floating coordinates are cut to integers",
@@ -899,10 +915,10 @@ OPTIONS = [
      "unit order exchanged", "temporal-table layout pairing"),
     ("full-spatial", {"spatial_temporal_separate_strategy": "full_spatial"},
      "full_spatial: points get only the 3D rotation",
-     "points are turned by their position as well", "pairing degenerate"),
+     "points are turned by their position as well", "pairing degenerate layout"),
     ("full-temporal", {"spatial_temporal_separate_strategy": "full_temporal"},
      "full_temporal: all tokens get the 1D rotation",
-     "points are left unturned or get 3D", "pairing degenerate"),
+     "points are left unturned or get 3D", "pairing degenerate layout"),
     ("fixed", {"rope_mixed_3d": False}, "fixed base frequencies, no parameters", "1e6 in 3D; exponent over D",
      "theta-mixup"),
     ("fixed-theta-10000", {"rope_mixed_3d": False, "rope_theta_3d": 10000}, "fixed, rope_theta_3d 10000",
@@ -1390,7 +1406,7 @@ def layer_cases():
     lay(block + "decode", "one text token, 20 in the cache",
         "3D on the new token, position 0, old keys rotated again, new key in front", narrow, 1, None, None, past=20,
         probe=True,
-        pitfalls="decode-rope cache-rotation", tags="probe")
+        pitfalls="decode-rope cache-rotation gqa-heads", tags="probe")
     lay(block + "decode-short-mask", "one text token, a mask of 9 for 21 keys with zeros at both ends",
         "ones in front of the mask; zeros for ones; one short", narrow, 1, None, None,
         past=20, probe=True, key_mask=runs([(0, 2), (1, 6), (0, 1)]), pitfalls="mask-length mask-ownership",
@@ -1411,6 +1427,14 @@ def layer_cases():
         "positions restart at 0; the chunk's points are left unturned", narrow, 9, [(2, 5)], grid_coords(5, 3),
         past=11, probe=True,
         key_mask=runs([(0, 3), (1, 17)]), pitfalls="empty-cache mask-ownership", tags="probe")
+    lay(block + "chunk-own-positions", "5 tokens with 2 points, 6 in the cache, positions given",
+        "positions that are given are read at L = 0 only", narrow, 5, [(1, 2)], grid_coords(2, 3), past=6, probe=True,
+        position_ids=values([1, 5], 40, 41, 7, 7, 3), pitfalls="decode-rope empty-cache", tags="probe options")
+    session(block + "text-after-points", "a call that begins with points, then text with 3 in the cache",
+        "the points of the call before are turned again", [
+            step("attention_block", layer("attention_block", narrow, 3, [(0, 2)], grid_coords(2, 3), probe=True)),
+            step("attention_block", layer("attention_block", narrow, 2, None, None, past=3, probe=True))],
+        narrow, "decode-rope stale-cis", "probe")
     lay(block + "hidden-rows", "leading zeros in the mask: rows without keys", "NaN spreads from a hidden row", narrow,
         9, [(4, 3)], grid_coords(3, 3), probe=True,
         key_mask=runs([(0, 2), (1, 7)]), pitfalls="mask-overflow", tags="probe")

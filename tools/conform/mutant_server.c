@@ -23,6 +23,7 @@ struct mr3d_mutant_server {
   mr3d_operators operators;
   mr3d_server *server;
   mr3d_bundle *memory;
+  long long asked;
 };
 
 static mr3d_bundle *memory; /* of the server that answers; operators have no place for it */
@@ -55,6 +56,12 @@ mr3d_status mr3d_mutant_server_answer(mr3d_mutant_server *s, const mr3d_bundle *
   for (int i = 0; i < 2; i++) {
     if (s->mistakes[i] && s->mistakes[i]->decorate) decorated[i] = s->mistakes[i]->decorate(asked);
     if (decorated[i]) asked = decorated[i];
+  }
+  mr3d_bundle_setf(memory, "request", "%lld", ++s->asked);
+  for (int i = 0; i < 2; i++) {
+    static const char *const keys[] = {"op", "config"};
+    const char *value = mr3d_bundle_get(asked, keys[i]);
+    mr3d_bundle_set(memory, keys[i], value ? value : "");
   }
   mr3d_status status = mr3d_server_answer(s->server, asked, answer, error);
   for (int i = 0; i < 2 && status == MR3D_OK; i++) {

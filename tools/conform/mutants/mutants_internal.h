@@ -71,8 +71,56 @@ mr3d_status mr3d_voxelize_by(const mr3d_scan_rule *, const mr3d_context *, const
 /** A copy of a request that borrows its tensors, without one of them (NULL: with all): what `decorate` starts from. */
 mr3d_bundle *mr3d_request_without(const mr3d_bundle *request, const char *left_out);
 
-/** What the server that now answers keeps from one request to the next: for mistakes that remember what they should forget. */
+/**
+ * What the server that now answers keeps from one request to the next: for mistakes that remember what they should forget.
+ * It also says which request is answered: metadata `request` (a number), `op` and `config`. NULL where no mutant's server answers.
+ */
 mr3d_bundle *mr3d_mutant_memory(void);
+
+/** Keeps values under a name, in place of those kept before; of a server that has no memory nothing is kept. */
+void mr3d_mutant_remember(const char *name, int64_t count, const double *values);
+/** What was kept, if there are `count` of them, else NULL. */
+const double *mr3d_mutant_remembered(const char *name, int64_t count);
+/** How often it was asked for `what` before while this request is answered: the layer, when every layer asks once. */
+int64_t mr3d_mutant_nth(const char *what);
+
+/** The request with a key of its configuration set to a JSON value; NULL where the configuration is none that is legal by itself. */
+mr3d_bundle *mr3d_request_configured(const mr3d_bundle *request, const char *key, const char *json);
+/** The request's configuration. False where it cannot be read. */
+bool mr3d_request_config(const mr3d_bundle *request, mr3d_config *config);
+
+/** Heads of alternative operators. */
+#define MR3D_MIXED_ROPE(name)                                                                                                             \
+  static mr3d_status name(const mr3d_context *context, const mr3d_config *config, const mr3d_mixed_rope_in *in, double *query, double *key, \
+                          mr3d_error *error)
+#define MR3D_NORMALIZE_COORDS(name) \
+  static mr3d_status name(const mr3d_context *context, const mr3d_config *config, const mr3d_normalize_coords_in *in, double *out, mr3d_error *error)
+#define MR3D_LAYER(name)                                                                                                                   \
+  static mr3d_status name(const mr3d_context *context, const mr3d_config *config, const mr3d_layer *layer, const mr3d_block_in *in, \
+                          mr3d_block_out *out, mr3d_error *error)
+#define MR3D_MASK(name) static mr3d_status name(const mr3d_context *context, const mr3d_mask_in *in, bool *visible, mr3d_error *error)
+#define MR3D_CIS3D(name) static void name(const mr3d_context *context, const mr3d_cis3d_in *in, double *cos_table, double *sin_table)
+
+/** One head of one point: what its temporal part depends on, and more that mistakes look at. */
+typedef struct mr3d_point {
+  const mr3d_config *config;
+  const mr3d_split *split;
+  int64_t position, index, first; /**< in the sequence; among the sample's points; the first point's in the sequence */
+  const double *head;             /**< [D], unrotated */
+} mr3d_point;
+/** The angle of temporal dimension j at a position, gathered or native. */
+double mr3d_point_angle(const mr3d_point *, int64_t position, int64_t j);
+/** y [Dt] = x [Dt], half-split, dimension j turned by angle(point, j). */
+void mr3d_turn_halves(const mr3d_point *, double (*angle)(const mr3d_point *, int64_t j), const double *x, double *y);
+typedef void mr3d_turn(const mr3d_point *, const double *x, double *y);
+/** mixed_rope with another rotation of the points' temporal part. */
+mr3d_status mr3d_mixed_rope_turned(mr3d_turn *, const mr3d_context *, const mr3d_config *, const mr3d_mixed_rope_in *, double *query, double *key, mr3d_error *);
+/** mixed_rope with spatial and temporal dimensions where `split` says; as many of both as the configuration says. */
+mr3d_status mr3d_mixed_rope_split(const mr3d_split *split, const mr3d_context *, const mr3d_config *, const mr3d_mixed_rope_in *, double *query, double *key,
+                                  mr3d_error *);
+/** mixed_rope in which the keys are rotated by the operators of another table. */
+mr3d_status mr3d_mixed_rope_keys_by(const mr3d_operators *, const mr3d_context *, const mr3d_config *, const mr3d_mixed_rope_in *, double *query, double *key,
+                                    mr3d_error *);
 
 extern const mr3d_mutant_set mr3d_mutants_mask_length, mr3d_mutants_decode_rope, mr3d_mutants_gqa_heads, mr3d_mutants_coords_count,
     mr3d_mutants_mask_ownership, mr3d_mutants_batch, mr3d_mutants_pairing, mr3d_mutants_temporal_table, mr3d_mutants_broadcast,
