@@ -35,6 +35,7 @@ typedef struct mr3d_tensor_verdict {
 
 typedef struct mr3d_judgement {
   bool passed;
+  bool in_doubt;                 /**< not passed, but spared runs might have lifted what failed */
   int n_tensors;
   mr3d_tensor_verdict *tensors;  /**< owned; mr3d_judgement_clear */
 } mr3d_judgement;
@@ -48,6 +49,9 @@ typedef struct mr3d_truth mr3d_truth;
  */
 mr3d_truth *mr3d_truth_new(mr3d_tier tier, const mr3d_operators *operators, mr3d_weights_cache *weights, int threads);
 void mr3d_truth_free(mr3d_truth **);
+
+/** Never more than eight emulated runs: a failure that is close is then not declared but left in doubt, see mr3d_judgement. */
+void mr3d_truth_spare_runs(mr3d_truth *);
 
 /**
  * Runs the next request of the case through the reference. The yardstick servers get it too, later, if a judgement needs them: requests are kept

@@ -61,6 +61,12 @@ mr3d_status mr3d_matrix_json(const mr3d_matrix *x, const char *path, mr3d_error 
     for (int t = 0; t < x->n_tiers; t++) cJSON_AddItemToArray(tiers, row_as_json(x, t, m));
     cJSON_AddItemToArray(mutants, object);
   }
+  cJSON *seconds = cJSON_AddObjectToObject(root, "case_seconds");
+  for (int i = 0; i < x->n_cases; i++) {
+    double sum = 0;
+    for (int t = 0; t < x->n_tiers; t++) sum += (double)x->case_seconds[t * x->n_cases + i];
+    cJSON_AddNumberToObject(seconds, x->cases[i]->id, sum);
+  }
   add_names(cJSON_AddArrayToObject(root, "cases_that_kill_none"), x, kills_none);
   add_names(cJSON_AddArrayToObject(root, "cases_that_others_cover"), x, is_needless);
   cJSON *unproven = cJSON_AddArrayToObject(root, "annotations_not_proven");

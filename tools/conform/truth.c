@@ -35,6 +35,8 @@ mr3d_truth *mr3d_truth_new(mr3d_tier tier, const mr3d_operators *operators, mr3d
   return truth;
 }
 
+void mr3d_truth_spare_runs(mr3d_truth *truth) { truth->spare_runs = true; }
+
 static void clear_errors(mr3d_emulated *run) {
   for (int i = 0; i < run->n_outputs; i++) free(run->errors[i]);
   free(run->errors);
