@@ -48,7 +48,7 @@ static void assert_said(const char *text) {
 
 static void every_command_has_help(void **state) {
   (void)state;
-  const char *const commands[] = {"check", "eval", "list", "explain", "golden", "run", "scene"};
+  const char *const commands[] = {"check", "eval", "list", "explain", "mutants", "golden", "run", "scene"};
   assert_int_equal(mr3d("--help"), 0);
   for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) assert_said(commands[i]);
   for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
@@ -377,6 +377,13 @@ static void explain_tells_pitfall_mutant_and_case(void **state) {
     const char *const parts[] = {"P1 mask-length", "Mistake.", "Effect.", "Symptom.", "Fix.", "unrepaired", "mask/decode-232-of-787"};
     for (int k = 0; k < 7; k++) assert_said(parts[k]);
   }
+  assert_int_equal(mr3d("explain 'The size of tensor a (787) must match the size of tensor b (232)'"), 0);
+  assert_said("P1 mask-length");
+  assert_int_equal(mr3d("explain 106328"), 0);
+  assert_said("P4 coords-count");
+  assert_int_equal(mr3d("explain 'never returns'"), 0);
+  assert_said("P5 mask-ownership");
+  assert_int_equal(mr3d("explain 'no such thing 4711'"), 1);
   assert_int_equal(mr3d("explain mutant:mask-length/unrepaired"), 0);
   assert_said("Operators it changes: mask");
   assert_int_equal(mr3d("explain rmsnorm/refused --golden %s", folder), 0);

@@ -1,4 +1,6 @@
 /** mr3d explain: a pitfall, a mutant or a case in prose. */
+#include <ctype.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -101,13 +103,50 @@ static int unknown(const char *name, const mr3d_suite *suite) {
   return mr3d_complain("\"%s\" is no pitfall, mutant or case; `mr3d list pitfalls` and `mr3d list cases` show what there is", name);
 }
 
+/** Whether the text holds the number, not as a part of a longer one. */
+static bool holds_number(const char *text, const char *digits, size_t n) {
+  for (const char *at = text; (at = strstr(at, digits)); at += n)
+    if ((at == text || !isdigit((unsigned char)at[-1])) && !isdigit((unsigned char)at[n])) return true;
+  return false;
+}
+
+/** Whether a pitfall's symptom names every number of a message (of two digits and more; there is one), or, without numbers, holds the message. */
+static bool is_symptom(const mr3d_pitfall *pitfall, const char *message) {
+  int numbers = 0;
+  for (const char *at = message; *at;) {
+    char digits[24];
+    size_t n = strspn(at, "0123456789");
+    if (n >= 2 && n < sizeof digits) {
+      memcpy(digits, at, n);
+      digits[n] = '\0';
+      if (!holds_number(pitfall->symptom, digits, n) && !holds_number(pitfall->mistake, digits, n)) return false;
+      numbers++;
+    }
+    at += n ? n : 1;
+  }
+  return numbers > 0 || (strlen(message) >= 3 && strcasestr(pitfall->symptom, message));
+}
+
+/** Pitfalls that show themselves by such a message; false when there is none. */
+static bool explain_symptom(const char *message) {
+  int n = 0;
+  for (int p = 0; p < mr3d_pitfall_count(); p++) {
+    const mr3d_pitfall *pitfall = mr3d_pitfall_at(p);
+    if (!is_symptom(pitfall, message)) continue;
+    printf("%s%s %s: %s\n  %s\n", n++ ? "\n" : "", pitfall->id, pitfall->slug, pitfall->title, pitfall->symptom);
+  }
+  if (n) printf("\n`mr3d explain SLUG` tells the mistake and the fix.\n");
+  return n > 0;
+}
+
 int mr3d_command_explain(int argc, char **argv) {
   const char *golden = NULL;
   const mr3d_option table[] = {{"--golden", "DIR", MR3D_OPTION_TEXT, &golden, "the golden set"},
                                {NULL, NULL, MR3D_OPTION_FLAG, NULL, NULL}};
-  const mr3d_usage usage = {"mr3d explain PITFALL | MUTANT | CASE",
+  const mr3d_usage usage = {"mr3d explain PITFALL | MUTANT | CASE | MESSAGE",
                             "Says what a pitfall is (by slug or number: mask-length, P1), what a mutant does wrong "
-                            "(mask-length/unrepaired) or what a case shows.\n",
+                            "(mask-length/unrepaired), what a case shows, or which pitfalls\nan error message points to: "
+                            "`mr3d explain \"size of tensor a (787) must match b (232)\"`.\n",
                             1, 1};
   int n = 0;
   int status = mr3d_options_parse(&usage, table, argc, argv, &n);
@@ -124,6 +163,7 @@ int mr3d_command_explain(int argc, char **argv) {
   status = pitfall  ? explain_pitfall(pitfall, suite)
            : mutant ? explain_mutant(mutant, suite)
            : test   ? explain_case(test)
+           : explain_symptom(argv[0]) ? 0
                     : unknown(name, suite);
   mr3d_suite_close(&suite);
   return status;
