@@ -179,6 +179,9 @@ static void an_empty_selection_is_refused(void **state) {
   options = (mr3d_matrix_options){.golden_dir = getenv("MR3D_GOLDEN"), .selection = {.case_glob = "no-such"}};
   assert_int_not_equal(mr3d_matrix_run(&options, NULL, NULL, &x, &error), MR3D_OK);
   assert_non_null(strstr(error.message, "empty"));
+  options = (mr3d_matrix_options){.golden_dir = getenv("MR3D_GOLDEN"), .selection = {.op = "mask"}, .without = "*"};
+  assert_int_not_equal(mr3d_matrix_run(&options, NULL, NULL, &x, &error), MR3D_OK);
+  assert_non_null(strstr(error.message, "--without leaves none"));
   options = (mr3d_matrix_options){.golden_dir = getenv("MR3D_GOLDEN"), .selection = {.tag = "data"}};
   assert_int_not_equal(mr3d_matrix_run(&options, NULL, NULL, &x, &error), MR3D_OK);
   assert_non_null(strstr(error.message, "data folder"));

@@ -256,11 +256,18 @@ static mr3d_status run_all(mr3d_matrix *x, mr3d_matrix_progress *progress, void 
 
 /* ---- what is selected ---- */
 
-static void select_cases(mr3d_matrix *x, const mr3d_selection *selection) {
+static bool is_wide(const mr3d_case *test) {
+  for (int t = 0; t < test->n_tags; t++)
+    if (strcmp(test->tags[t], "wide") == 0) return true;
+  return false;
+}
+
+static void select_cases(mr3d_matrix *x, const mr3d_matrix_options *options) {
   x->cases = mr3d_allocate(mr3d_suite_count(x->suite), sizeof *x->cases);
   for (int i = 0; i < mr3d_suite_count(x->suite); i++) {
     const mr3d_case *test = mr3d_suite_at(x->suite, i);
-    if (!mr3d_case_selected(test, selection)) continue;
+    if (!mr3d_case_selected(test, &options->selection) || (options->without && fnmatch(options->without, test->id, 0) == 0)) continue;
+    if (is_wide(test) && !options->with_wide) continue;
     if (test->needs_data && !mr3d_suite_data_dir(x->suite)) x->left_out++;
     else x->cases[x->n_cases++] = test;
   }
@@ -300,9 +307,11 @@ mr3d_status mr3d_matrix_run(const mr3d_matrix_options *options, mr3d_matrix_prog
   if (status == MR3D_OK) status = mr3d_suite_open(options->golden_dir, options->data_dir, &x->suite, error);
   if (status == MR3D_OK) status = mr3d_selection_check(x->suite, &options->selection, error);
   if (status == MR3D_OK) {
-    select_cases(x, &options->selection);
+    select_cases(x, options);
     select_mutants(x, options);
-    if (x->n_cases == 0) status = mr3d_fail(error, MR3D_INVALID, "the selection of cases is empty: all %d need the data folder (--data)", x->left_out);
+    if (x->n_cases == 0)
+      status = x->left_out ? mr3d_fail(error, MR3D_INVALID, "the selection of cases is empty: all %d need the data folder (--data)", x->left_out)
+                           : mr3d_fail(error, MR3D_INVALID, "the selection of cases is empty: --without leaves none");
     else if (x->n_mutants == 0)
       status = mr3d_fail(error, MR3D_INVALID, "the selection of mutants is empty%s; `mr3d list mutants` shows what there is",
                          x->not_asked ? ": no selected case asks the operators of those selected" : "");

@@ -104,7 +104,8 @@ int mr3d_command_mutants(int argc, char **argv) {
       {"--case", "GLOB", MR3D_OPTION_TEXT, &selection->case_glob, "cases: names"},
       {"--pitfall", "LIST", MR3D_OPTION_TEXT, &selection->pitfall, "cases: those that cover these pitfalls"},
       {"--tag", "LIST", MR3D_OPTION_TEXT, &selection->tag, "cases: those with these tags"},
-      {"--with-slow", NULL, MR3D_OPTION_FLAG, &with_slow, "with the cases tagged slow: minutes for each mutant"},
+      {"--without", "GLOB", MR3D_OPTION_TEXT, &options.without, "cases: not these names ('*/canonical*' saves most of the time)"},
+      {"--with-slow", NULL, MR3D_OPTION_FLAG, &with_slow, "with the cases tagged slow or wide: hours"},
       {"--seed", "N", MR3D_OPTION_SEED, &options.seed, "draw other inputs (default 0)"},
       {"--jobs", "N", MR3D_OPTION_COUNT, &jobs, "processes (default: one a processor)"},
       {"--diagnosis", NULL, MR3D_OPTION_FLAG, &diagnosis, "then run each as a backend and count how often the diagnosis names it"},
@@ -135,6 +136,7 @@ int mr3d_command_mutants(int argc, char **argv) {
   options.data_dir = mr3d_find_data(data);
   options.jobs = (int)(jobs > 256 ? 256 : jobs);
   selection->without_slow = !with_slow;
+  options.with_wide = with_slow;
   bool shown = !quiet && isatty(STDERR_FILENO);
   mr3d_status ran = mr3d_matrix_run(&options, shown ? show_progress : NULL, NULL, &x, &error);
   if (shown) fprintf(stderr, "\r\033[K");
