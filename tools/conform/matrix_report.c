@@ -90,12 +90,12 @@ mr3d_status mr3d_matrix_json(const mr3d_matrix *x, const char *path, mr3d_error 
 /* ---- the page ---- */
 
 static const char style[] =
-    ".matrix td, .matrix th { padding: 0; border: 1px solid var(--page); }\n"
+    ".matrix td, .matrix th { padding: 0; border: 1px solid var(--page); font-size: .85rem; vertical-align: middle; }\n"
     ".matrix th.name { padding: 0 .6rem 0 0; font-weight: 400; font-size: .85rem; }\n"
     ".matrix th.op { font-weight: 400; font-size: .8rem; padding: 0 .3rem .3rem 0; vertical-align: bottom; }\n"
-    ".strip { display: flex; flex-wrap: wrap; max-width: 9rem; min-width: 1rem; }\n"
-    ".strip i { width: 4px; height: 9px; }\n"
-    "i.untouched { background: none; } i.equal { background: var(--none-back); } i.hidden { background: var(--odd); display: inline-block !important; } i.killed { background: var(--good); }\n"
+    ".bar { display: flex; width: 4rem; height: .8rem; }\n"
+    "i.equal { background: var(--none-back); } i.hidden { background: var(--odd); } i.killed { background: var(--good); }\n"
+    ".matrix thead th { position: sticky; top: 0; background: var(--page); }\n"
     "tr.hole th.name { color: var(--bad); font-weight: 600; }\n"
     ".key i { display: inline-block; width: .9rem; height: .8rem; vertical-align: -.1rem; margin-right: .3rem; }\n"
     ".key span { margin-right: 1.2rem; }\n";
@@ -111,23 +111,31 @@ static int operators_of(const mr3d_matrix *x, const char *ops[64]) {
   return n;
 }
 
-static void write_strip(FILE *to, const mr3d_matrix *x, int tier, int mutant, const char *op) {
-  int counts[4] = {0};
+#define NAMED_IN_TITLE 6 /* cases; JSON has all */
+
+/** One mutant in the cases of one operator: a bar, as wide as cases are many, of killed, hidden and equal; its tooltip names some. */
+static void write_bar(FILE *to, const mr3d_matrix *x, int tier, int mutant, const char *op) {
+  int counts[4] = {0}, named = 0;
   for (int i = 0; i < x->n_cases; i++)
     if (strcmp(mr3d_case_op(x->cases[i]), op) == 0) counts[mr3d_matrix_cell(x, tier, i, mutant).state]++;
-  fputs("<td>", to);
-  if (counts[MR3D_CELL_EQUAL] + counts[MR3D_CELL_HIDDEN] + counts[MR3D_CELL_KILLED] > 0) {
-    fprintf(to, "<div class=\"strip\" role=\"img\" aria-label=\"%d killed, %d hidden, %d equal\">", counts[MR3D_CELL_KILLED], counts[MR3D_CELL_HIDDEN], counts[MR3D_CELL_EQUAL]);
-    for (int i = 0; i < x->n_cases; i++) {
-      mr3d_cell cell = mr3d_matrix_cell(x, tier, i, mutant);
-      if (strcmp(mr3d_case_op(x->cases[i]), op) != 0 || cell.state == MR3D_CELL_UNTOUCHED) continue;
-      fprintf(to, "<i class=\"%s\" title=\"%s: %s", state_names[cell.state], x->cases[i]->id, state_names[cell.state]);
-      if (!cell.not_judged && cell.size > 0) fprintf(to, ", %.2g of the limit", cell.size);
-      fputs("\"></i>", to);
-    }
-    fputs("</div>", to);
+  int asked = counts[MR3D_CELL_EQUAL] + counts[MR3D_CELL_HIDDEN] + counts[MR3D_CELL_KILLED];
+  if (asked == 0) {
+    fputs("<td></td>", to);
+    return;
   }
-  fputs("</td>", to);
+  fprintf(to, "<td><div class=\"bar\" role=\"img\" title=\"%d killed, %d hidden, %d equal", counts[MR3D_CELL_KILLED], counts[MR3D_CELL_HIDDEN], counts[MR3D_CELL_EQUAL]);
+  for (int state = MR3D_CELL_KILLED; state >= MR3D_CELL_HIDDEN; state--)
+    for (int i = 0; i < x->n_cases && named < NAMED_IN_TITLE; i++) {
+      mr3d_cell cell = mr3d_matrix_cell(x, tier, i, mutant);
+      if (strcmp(mr3d_case_op(x->cases[i]), op) != 0 || cell.state != state) continue;
+      fprintf(to, "&#10;%s: %s", x->cases[i]->id, state_names[state]);
+      if (!cell.not_judged && cell.size > 0) fprintf(to, ", %.2g of the limit", cell.size);
+      named++;
+    }
+  fputs("\">", to);
+  for (int state = MR3D_CELL_KILLED; state >= MR3D_CELL_EQUAL; state--)
+    if (counts[state]) fprintf(to, "<i class=\"%s\" style=\"flex:%d\"></i>", state_names[state], counts[state]);
+  fputs("</div></td>", to);
 }
 
 static void write_tier(FILE *to, const mr3d_matrix *x, int tier) {
@@ -148,7 +156,7 @@ static void write_tier(FILE *to, const mr3d_matrix *x, int tier) {
       continue;
     }
     fprintf(to, "<td>%d/%d&nbsp;</td>", row.killed, row.touched);
-    for (int k = 0; k < n_ops; k++) write_strip(to, x, tier, m, ops[k]);
+    for (int k = 0; k < n_ops; k++) write_bar(to, x, tier, m, ops[k]);
     fputs("</tr>\n", to);
   }
   fputs("</tbody></table></div></section>\n", to);
@@ -196,8 +204,8 @@ mr3d_status mr3d_matrix_html(const mr3d_matrix *x, const char *path, mr3d_error 
     fprintf(to, "; %s: %d of %d killed", mr3d_tier_name(x->tiers[t]), killed, mistakes);
   }
   fputs(".</p></div>\n<p class=\"key\"><span><i class=\"killed\"></i>killed</span><span><i class=\"hidden\"></i>answered otherwise, within tolerance</span>"
-        "<span><i class=\"equal\"></i>answered as the reference does</span></p>\n<p class=\"soft\">One bar is one case; its name and the size of the error stand in its tooltip. "
-        "Empty: the case does not ask an operator that the mistake can change.</p>\n</header>\n<main>\n", to);
+        "<span><i class=\"equal\"></i>answered as the reference does</span></p>\n<p class=\"soft\">One bar is one mutant in the cases of one operator; its tooltip counts and names them. "
+        "Empty: no case of that operator asks what the mistake can change.</p>\n</header>\n<main>\n", to);
   write_survivors(to, x);
   for (int t = 0; t < x->n_tiers; t++) write_tier(to, x, t);
   fputs("<section><h2>Cases</h2>\n", to);
