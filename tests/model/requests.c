@@ -1,4 +1,5 @@
 /** Requests of single operators: names, types and shapes of the answers, and every form in which an input may come. */
+#include "../../ref/model/request.h"
 #include "fixture.h"
 
 enum { Q = 5, N = 3 };
@@ -295,6 +296,47 @@ static void norms_products_and_gates_keep_leading_sizes(void **state) {
   mr3d_server_free(&server);
 }
 
+/* Sizes of 0 are legal: no columns, or no rows, give nothing, and a product over nothing its bias. */
+static void sizes_of_0_are_answered(void **state) {
+  (void)state;
+  mr3d_server *server = new_server();
+  for (int k = 0; k < 2; k++) {
+    const int64_t rows = k == 0 ? 2 : 0, n = k == 0 ? 0 : 7;
+    mr3d_bundle *norm = request("rmsnorm", "{\"rms_norm_eps\":1e-6}"), *linear = request("linear", "{}"), *gate = request("swiglu", "{}");
+    add_reals(norm, "x", 1, SHAPE(rows, n));
+    add_reals(norm, "weight", 0, SHAPE(n));
+    add_reals(linear, "x", 1, SHAPE(rows, n));
+    add_reals(linear, "weight", 1, SHAPE(4, n));
+    const double *bias = add_reals(linear, "bias", 1, SHAPE(4))->data;
+    const double kept[4] = {bias[0], bias[1], bias[2], bias[3]};
+    add_reals(gate, "gate", 1, SHAPE(rows, n));
+    add_reals(gate, "up", 1, SHAPE(rows, n));
+    mr3d_bundle *a = answer(server, norm), *b = answer(server, linear), *c = answer(server, gate);
+    assert_shape(a, "y", SHAPE(rows, n));
+    assert_shape(b, "y", SHAPE(rows, 4));
+    assert_shape(c, "y", SHAPE(rows, n));
+    for (int64_t i = 0; i < rows * 4; i++) assert_true(reals(b, "y")[i] == kept[i % 4]);
+    done(a), done(b), done(c);
+  }
+  mr3d_server_free(&server);
+}
+
+/* A request may own more pieces of memory than any operator takes today. */
+static void request_owns_as_many_pieces_as_it_takes(void **state) {
+  (void)state;
+  enum { PIECES = 100 };
+  mr3d_request r = {0};
+  void *pieces[PIECES];
+  for (int i = 0; i < PIECES; i++) pieces[i] = mr3d_request_memory(&r, 1, 8);
+  assert_int_equal(r.n_owned, PIECES);
+  assert_true(r.owned_room >= PIECES);
+  for (int i = 0; i < PIECES; i++) {
+    assert_ptr_equal(r.owned[i], pieces[i]);
+    free(r.owned[i]);
+  }
+  free(r.owned);
+}
+
 static void linear_adds_its_bias(void **state) {
   (void)state;
   mr3d_server *server = new_server();
@@ -414,6 +456,8 @@ int main(void) {
       cmocka_unit_test(mixed_rope_has_defaults),
       cmocka_unit_test(text_needs_no_rotary_parameters),
       cmocka_unit_test(norms_products_and_gates_keep_leading_sizes),
+      cmocka_unit_test(sizes_of_0_are_answered),
+      cmocka_unit_test(request_owns_as_many_pieces_as_it_takes),
       cmocka_unit_test(linear_adds_its_bias),
       cmocka_unit_test(attention_repeats_each_kv_head_for_neighbouring_query_heads),
       cmocka_unit_test(scan_becomes_cells_and_cells_tokens),
