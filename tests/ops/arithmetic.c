@@ -304,6 +304,43 @@ static void nearest_rope1d_is_bf16_eager_code_bit_by_bit(void **state) {
   free(y);
 }
 
+static void nearest_cis3d_and_normalize_coords_keep_float_angles_whatever_the_tier_stores(void **state) {
+  (void)state;
+  enum { HEADS = 3, F = 5, POINTS = 7, N = HEADS * POINTS * F, B = 2 };
+  double *freqs = numbers(3 * HEADS * F, 1, 1), *w = numbers(HEADS * F * 3, 2, 2), *coords = numbers(B * POINTS * 3, 50, 3), *out = unwritten(B * POINTS * 3);
+  for (int tier = 0; tier < 2; tier++) {
+    double c[N], s[N];
+    run r;
+    start(&r, tier == 0 ? MR3D_FP32 : MR3D_BF16_TIER, MR3D_NEAREST, false, 1, 1);
+    mr3d_cis3d(&r.context, &(mr3d_cis3d_in){HEADS, F, POINTS, 3, freqs, w, coords}, c, s);
+    for (int i = 0; i < N; i++) {
+      const int f = i % F, n = i / F % POINTS, h = i / F / POINTS;
+      float angle = 0;
+      for (int a = 0; a < 3; a++)
+        angle = (float)((double)angle + (double)(float)((double)(float)(w[(h * F + f) * 3 + a] * freqs[(a * HEADS + h) * F + f]) * coords[n * 3 + a]));
+      const double cosine = cos((double)angle), sine = sin((double)angle);
+      assert_true(c[i] == (tier == 0 ? (double)(float)cosine : bf16(cosine)));
+      assert_true(s[i] == (tier == 0 ? (double)(float)sine : bf16(sine)));
+    }
+    mr3d_config config = {.coord_norm = MR3D_NORM_VIRTUAL_RESOLUTION, .virtual_resolution = 77, .drift = MR3D_DRIFT_POINTWISE};
+    mr3d_error error = {0};
+    assert_int_equal(mr3d_normalize_coords(&r.context, &config, &(mr3d_normalize_coords_in){B, POINTS, coords, NULL}, out, &error), MR3D_OK);
+    for (int i = 0; i < B * POINTS * 3; i++) {
+      const int b = i / 3 / POINTS, n = i / 3 % POINTS, a = i % 3;
+      double min = INFINITY, max = -INFINITY;
+      for (int k = 0; k < POINTS; k++) {
+        min = fmin(min, coords[(b * POINTS + k) * 3 + a]);
+        max = fmax(max, coords[(b * POINTS + k) * 3 + a]);
+      }
+      assert_true(out[i] == (double)(float)((double)(float)((coords[i] - min) / ((max - min) + 1e-8) * 77) + n));
+    }
+  }
+  free(freqs);
+  free(w);
+  free(coords);
+  free(out);
+}
+
 static void nearest_rmsnorm_and_swiglu_are_fp16_eager_code_bit_by_bit(void **state) {
   (void)state;
   enum { WIDTH = 100 };
@@ -467,6 +504,7 @@ int main(void) {
       cmocka_unit_test(emulated_float_angles_spread_like_honest_ones_and_are_the_same_in_every_call),
       cmocka_unit_test(nearest_linear_is_float_accumulation_stored_in_bf16),
       cmocka_unit_test(nearest_rope1d_is_bf16_eager_code_bit_by_bit),
+      cmocka_unit_test(nearest_cis3d_and_normalize_coords_keep_float_angles_whatever_the_tier_stores),
       cmocka_unit_test(nearest_rmsnorm_and_swiglu_are_fp16_eager_code_bit_by_bit),
       cmocka_unit_test(nearest_attention_stores_scores_and_probabilities_in_bf16),
       cmocka_unit_test(stochastic_noise_is_root_two_of_nearest),
