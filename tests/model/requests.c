@@ -146,6 +146,23 @@ static void cis3d_without_frequencies_uses_the_base(void **state) {
   mr3d_server_free(&server);
 }
 
+/* Learned frequencies may be missing where there is nothing to turn: no points, or no spatial dimensions. */
+static void cis3d_without_points_or_bins_needs_no_frequencies(void **state) {
+  (void)state;
+  mr3d_server *server = new_server();
+  mr3d_bundle *pointless = request("cis3d", "{\"head_dim\":16}");
+  mr3d_bundle *binless = request("cis3d", "{\"head_dim\":16,\"spatial_temporal_separate_strategy\":\"full_temporal\"}");
+  mr3d_bundle_set(pointless, "heads", "2");
+  mr3d_bundle_set(binless, "heads", "2");
+  add_filled(pointless, "coords", 0, SHAPE(0, 3));
+  add_filled(binless, "coords", 1, SHAPE(N, 3));
+  mr3d_bundle *a = answer(server, pointless), *b = answer(server, binless);
+  HOLDS(a, "cos F64 [2,0,4]", "sin F64 [2,0,4]");
+  HOLDS(b, "cos F64 [2,3,0]", "sin F64 [2,3,0]");
+  done(a), done(b);
+  mr3d_server_free(&server);
+}
+
 /* Coordinates come as I64, F32 or F64, cos and sin as F32 or F64, at every tier. */
 static void coordinates_and_angles_come_in_their_own_types(void **state) {
   (void)state;
@@ -450,6 +467,7 @@ int main(void) {
       cmocka_unit_test(one_row_of_positions_serves_all_samples),
       cmocka_unit_test(shared_frequencies_are_three_equal_sets),
       cmocka_unit_test(cis3d_without_frequencies_uses_the_base),
+      cmocka_unit_test(cis3d_without_points_or_bins_needs_no_frequencies),
       cmocka_unit_test(coordinates_and_angles_come_in_their_own_types),
       cmocka_unit_test(rows_beyond_a_count_are_zero),
       cmocka_unit_test(mixed_rope_takes_both_shapes_of_coordinates),
