@@ -266,7 +266,7 @@ class Place:
                 (self.tree / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, self.tree / name)
         self.limits = {}
-        self.tests = self.set_up(self.build, ["--werror"])
+        self.tests = self.set_up(self.build, ["--werror", "-Dc_args=-Wno-parentheses"])  # swapped && and || lack them
         self.sanitized_tests = self.set_up(self.sanitized, ["-Db_sanitize=address,undefined", "-Db_lundef=false"])
         self.ops = set(self.output([self.build / "tools/mr3d", "list", "ops"]).split())
         self.levels = [l.split()[0] for l in self.output([self.build / "tools/mr3d", "list", "levels"]).splitlines() if not re.search(r"\s0 cases", l)]
