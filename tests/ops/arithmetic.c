@@ -249,6 +249,71 @@ static void emulated_float_angles_spread_like_honest_ones_and_are_the_same_in_ev
   free(again);
 }
 
+/** Root mean square over N relative errors that should have the given standard deviation. */
+static void assert_spread(int64_t count, const double *y, const double *exactly, int64_t stride, double deviation) {
+  double square = 0;
+  for (int64_t i = 0; i < count; i++)
+    square += pow(y[i * stride] / exactly[i * stride] - 1, 2) / (double)count;
+  assert_near(sqrt(square) / deviation, 1, 0.06);
+}
+
+static void operators_add_the_noise_of_their_formulas(void **state) {
+  (void)state;
+  enum { ROWS = 3000, WIDTH = 6, HALF = 16 };
+  const double x[WIDTH] = {3, -1, 0.5, 7, -2, 4}, gates[WIDTH] = {9, -3, 0.5, 20, -8, 1}, ua = 0x1p-24;
+  double *rows = unwritten(ROWS * WIDTH), *gate = unwritten(ROWS * WIDTH), *ones = unwritten(ROWS * WIDTH), *y = unwritten(ROWS * WIDTH), *exactly = unwritten(ROWS * WIDTH);
+  for (int i = 0; i < ROWS * WIDTH; i++) {
+    rows[i] = x[i % WIDTH];
+    gate[i] = gates[i % WIDTH];
+    ones[i] = 1;
+  }
+  run r;
+  start(&r, MR3D_FP32, MR3D_STOCHASTIC, false, 3, 1);
+  r.arithmetic.points = 1U << MR3D_AT_ACCUMULATION;
+  const mr3d_rmsnorm_in norm = {ROWS, WIDTH, 0, rows, ones};
+  double squares = 0, fourths = 0;
+  for (int i = 0; i < WIDTH; i++) {
+    squares += x[i] * x[i];
+    fourths += pow(x[i], 4);
+  }
+  mr3d_rmsnorm(&exact, &norm, exactly);
+  mr3d_rmsnorm(&r.context, &norm, y);
+  assert_spread(ROWS, y, exactly, WIDTH, ua * sqrt(WIDTH / 6.0 * fourths) / squares / 2); /* a root halves */
+
+  const mr3d_swiglu_in swiglu = {ROWS, WIDTH, gate, ones};
+  mr3d_swiglu(&exact, &swiglu, exactly);
+  mr3d_swiglu(&r.context, &swiglu, y);
+  for (int i = 0; i < WIDTH; i++)
+    assert_spread(ROWS, y + i, exactly + i, WIDTH, ua * (1 + fabs(gates[i]) / 4));
+
+  /* angles: one error a run, and the rounding of inv_freq, 1/6 of a squared spacing */
+  const int64_t one[1] = {1};
+  double cosine[2 * HALF], sine[2 * HALF], *seen = unwritten(ROWS), *inv_freq = unwritten(ROWS);
+  for (int j = 0; j < HALF; j += 5) {
+    for (int k = 0; k < ROWS; k++) {
+      start(&r, MR3D_FP32, MR3D_STOCHASTIC, false, (uint64_t)k, 1);
+      r.arithmetic.points = 1U << MR3D_AT_ANGLE;
+      mr3d_rotary_table(&r.context, 1, 2 * HALF, 1e6, one, cosine, sine);
+      seen[k] = atan2(sine[j], cosine[j]);
+      inv_freq[k] = pow(1e6, -(double)j / HALF);
+    }
+    int exponent;
+    const double t = -log(inv_freq[0]), spacing = (frexp(inv_freq[0], &exponent), ldexp(1, exponent - 24)) / inv_freq[0];
+    if (j == 0)
+      for (int k = 0; k < ROWS; k++)
+        assert_near(seen[k], 1, 0x1p-50);
+    else /* theta = inv_freq here, which rounding leaves alone the second time */
+      assert_spread(ROWS, seen, inv_freq, 1, sqrt(pow(ua * (1 + t) / 2, 2) + spacing * spacing / 6));
+  }
+  free(rows);
+  free(gate);
+  free(ones);
+  free(y);
+  free(exactly);
+  free(seen);
+  free(inv_freq);
+}
+
 static double bf16(double x) { return mr3d_bf16_to_double(mr3d_bf16_from_double(x)); }
 
 static void nearest_linear_is_float_accumulation_stored_in_bf16(void **state) {
@@ -502,6 +567,7 @@ int main(void) {
       cmocka_unit_test(without_arithmetic_or_with_its_point_off_nothing_changes),
       cmocka_unit_test(accumulation_noise_has_the_variance_of_its_formula),
       cmocka_unit_test(emulated_float_angles_spread_like_honest_ones_and_are_the_same_in_every_call),
+      cmocka_unit_test(operators_add_the_noise_of_their_formulas),
       cmocka_unit_test(nearest_linear_is_float_accumulation_stored_in_bf16),
       cmocka_unit_test(nearest_rope1d_is_bf16_eager_code_bit_by_bit),
       cmocka_unit_test(nearest_cis3d_and_normalize_coords_keep_float_angles_whatever_the_tier_stores),
