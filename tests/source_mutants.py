@@ -28,6 +28,7 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 EQUIVALENT = ROOT / "tests" / "source_mutants_equivalent.txt"
+MESON = os.environ.get("MESON", "meson")
 FOLDERS = ("ref/ops", "ref/model")
 
 # Functions that are not part of the answer: error scales, which the judge's own tests cover, and texts of messages.
@@ -257,14 +258,19 @@ class Place:
     def __init__(self, folder, quick):
         self.tree, self.build, self.sanitized = folder / "tree", folder / "build", folder / "build-sanitized"
         self.scratch, self.quick = folder / "scratch", quick
-        if self.tree.exists():
-            shutil.rmtree(self.tree)
         self.scratch.mkdir(parents=True, exist_ok=True)
         listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True)
-        for name in listed.stdout.decode().split("\0"):
-            if name and (ROOT / name).is_file():
-                (self.tree / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, self.tree / name)
+        names = {name for name in listed.stdout.decode().split("\0") if name and (ROOT / name).is_file()}
+        for path in list(self.tree.rglob("*")):
+            if path.is_file() and path.relative_to(self.tree).as_posix() not in names:
+                path.unlink()
+        for name in names:  # what is equal stays; what an interrupted run left changed is new, so that ninja builds it again
+            source, copy = ROOT / name, self.tree / name
+            if not copy.exists() or copy.read_bytes() != source.read_bytes():
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.unlink(missing_ok=True)
+                copy.write_bytes(source.read_bytes())
+                copy.chmod(source.stat().st_mode)
         self.limits = {}
         self.tests = self.set_up(self.build, ["--werror", "-Dc_args=-Wno-parentheses"])  # swapped && and || lack them
         self.sanitized_tests = self.set_up(self.sanitized, ["-Db_sanitize=address,undefined", "-Db_lundef=false"])
@@ -279,7 +285,7 @@ class Place:
 
     def set_up(self, build, options):
         fresh = not (build / "build.ninja").exists()
-        setup = ["meson", "setup", str(build), str(self.tree), *options] if fresh else ["meson", "setup", "--reconfigure", str(build), str(self.tree)]
+        setup = [MESON, "setup", str(build), str(self.tree), *options] if fresh else [MESON, "setup", "--reconfigure", str(build), str(self.tree), *options]
         done = subprocess.run(setup, capture_output=True, text=True)
         if done.returncode:
             sys.exit(done.stdout[-2000:] + done.stderr)

@@ -59,7 +59,7 @@ fi
 
 if [ "$source_mutants" -gt 0 ]; then
   echo "== mutants of the source: $source_mutants of them"
-  python3 tests/source_mutants.py --sample "$source_mutants" --seed 1 >"$work/source.txt" || failed=1
+  MESON=$meson python3 tests/source_mutants.py --sample "$source_mutants" --seed 1 --quick >"$work/source.txt" || [ $? = 2 ] || failed=1
   sed -n '/^killed by/,$p' "$work/source.txt"
 fi
 exit $failed
