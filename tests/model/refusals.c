@@ -353,6 +353,8 @@ static const rule rules[] = {
 
     {"attention", "put value F64 1,2,7,16", {"value has shape [1,2,7,16], expected [B,G,L+q,D]", "L = 3 (key)", "q = 5 (query)"}},
     {"attention", "put key F64 1,2,4,16", {"key has shape [1,2,4,16], expected [B,G,L+q,D]", "q = 5 (query)"}},
+    {"attention", "meta config {\"num_attention_heads\":8}", {"query has shape [1,4,5,16]", "H = 8 (config num_attention_heads)"}},
+    {"attention", "meta config {\"num_key_value_heads\":4}", {"key has shape [1,2,8,16]", "G = 4 (config num_key_value_heads)"}},
     {"attention", "put visible BOOL 1,5,7", {"visible has shape [1,5,7], expected [B,q,L+q]"}},
     {"attention", "put visible I64 1,5,8", {"visible is I64, expected BOOL"}},
 
