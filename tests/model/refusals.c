@@ -347,6 +347,7 @@ static const rule rules[] = {
     {"rmsnorm", "poke weight 6 inf", {"weight[6] is infinity"}},
     {"linear", "put weight F64 7,4", {"weight has shape [7,4], expected [out,in] with in = 7 (x)"}},
     {"linear", "put bias F64 5", {"bias has shape [5], expected [out] with out = 4 (weight)"}},
+    {"swiglu", "put gate F64 0,16777217;put up F64 0,16777217", {"gate has shape [0,16777217]", "a size without elements may be at most 16777216"}},
     {"swiglu", "put up F64 7,2", {"up has shape [7,2], expected [..] with .. = [2,7] (gate)"}},
     {"swiglu", "put up F64 14", {"up has shape [14]"}},
     {"swiglu", "drop gate", {"gate is missing", "the request holds up"}},

@@ -218,8 +218,8 @@ static void decode_steps_convert_no_layer_again(void **state) {
   CONVERTED((server, decode("a", "fp64")), HIDDEN + ENDS);
   CONVERTED((server, prefill("b", path, "fp64", CONFIG, true)), LAYERS * ROTARY_ELEMENTS + ENDS);
   CONVERTED((second, prefill("a", path, "fp64", CONFIG, true)), ENDS); /* servers share the cache */
-  /* Room for one file's layers only: those of the file that is used stay. */
-  mr3d_weights_cache_limit(cache, (LAYERS * LAYER_ELEMENTS + 64) * (int64_t)sizeof(double));
+  /* Room for exactly one file's layers: those of the file that is used stay. */
+  mr3d_weights_cache_limit(cache, LAYERS * LAYER_ELEMENTS * (int64_t)sizeof(double));
   CONVERTED((server, prefill("c", other_path, "fp64", CONFIG, false)), LAYERS * LAYER_ELEMENTS + ENDS);
   CONVERTED((server, decode("c", "fp64")), HIDDEN + ENDS);
   CONVERTED((server, decode("a", "fp64")), LAYERS * LAYER_ELEMENTS + HIDDEN + ENDS);
