@@ -1,13 +1,23 @@
 #!/bin/sh
 # Measures the numbers that the documentation quotes, on this machine: how far the reference is from the goldens, how long
 # a run takes, that every mutant is caught and how often it is named, that the example backends pass with fresh inputs.
-#   sh tools/numbers.sh [SEEDS]    default: five seeds; PYTHON with torch makes it judge the PyTorch backend too
+#   sh tools/numbers.sh [SEEDS] [--source-mutants N]
+# Default: five seeds; PYTHON with torch makes it judge the PyTorch backend too; with --source-mutants it also changes the source of ref/
+# in N places, one at a time, and asks the tests whether they notice (a quarter of an hour for 150; needs python3).
 set -eu
 cd "$(dirname "$0")/.."
 . tools/dependencies.sh
 build build
 mr3d=build/tools/mr3d
-seeds=${1:-5}
+seeds=5
+source_mutants=0
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --source-mutants) source_mutants=${2:?how many?}; shift ;;
+    *) seeds=$1 ;;
+  esac
+  shift
+done
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 failed=0
@@ -44,5 +54,11 @@ judge "lib:build/tools/backends/f32/mr3d-f32.so" "f32        "
 if [ -n "${PYTHON:-}" ]; then
   judge "exec:$PYTHON tools/backends/torch_backend.py --attention eager" "torch eager"
   judge "exec:$PYTHON tools/backends/torch_backend.py --attention sdpa" "torch sdpa "
+fi
+
+if [ "$source_mutants" -gt 0 ]; then
+  echo "== mutants of the source: $source_mutants of them"
+  MESON=$meson python3 tests/source_mutants.py --sample "$source_mutants" --seed 1 --quick >"$work/source.txt" || [ $? = 2 ] || failed=1
+  sed -n '/^killed by/,$p' "$work/source.txt"
 fi
 exit $failed

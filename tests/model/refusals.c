@@ -347,12 +347,15 @@ static const rule rules[] = {
     {"rmsnorm", "poke weight 6 inf", {"weight[6] is infinity"}},
     {"linear", "put weight F64 7,4", {"weight has shape [7,4], expected [out,in] with in = 7 (x)"}},
     {"linear", "put bias F64 5", {"bias has shape [5], expected [out] with out = 4 (weight)"}},
+    {"swiglu", "put gate F64 0,16777217;put up F64 0,16777217", {"gate has shape [0,16777217]", "a size without elements may be at most 16777216"}},
     {"swiglu", "put up F64 7,2", {"up has shape [7,2], expected [..] with .. = [2,7] (gate)"}},
     {"swiglu", "put up F64 14", {"up has shape [14]"}},
     {"swiglu", "drop gate", {"gate is missing", "the request holds up"}},
 
     {"attention", "put value F64 1,2,7,16", {"value has shape [1,2,7,16], expected [B,G,L+q,D]", "L = 3 (key)", "q = 5 (query)"}},
     {"attention", "put key F64 1,2,4,16", {"key has shape [1,2,4,16], expected [B,G,L+q,D]", "q = 5 (query)"}},
+    {"attention", "meta config {\"num_attention_heads\":8}", {"query has shape [1,4,5,16]", "H = 8 (config num_attention_heads)"}},
+    {"attention", "meta config {\"num_key_value_heads\":4}", {"key has shape [1,2,8,16]", "G = 4 (config num_key_value_heads)"}},
     {"attention", "put visible BOOL 1,5,7", {"visible has shape [1,5,7], expected [B,q,L+q]"}},
     {"attention", "put visible I64 1,5,8", {"visible is I64, expected BOOL"}},
 
@@ -522,19 +525,32 @@ static void malformed_weights_file_is_refused(void **state) {
   unlink(path);
 }
 
+static const char *const bases[] = {"splice", "mask", "mask spliced", "rope1d", "cis3d", "cis3d base", "rope3d", "normalize_coords", "mixed_rope", "rmsnorm", "linear",
+                                    "swiglu", "attention", "attention_block", "decoder_layer", "prefill", "prefill again", "decode", "drop_session", "voxelize",
+                                    "token_coords"};
+#define N_BASES (sizeof bases / sizeof *bases)
+
+/* A tensor that an operator does not know is a mistake of the sender's, never ignored. */
+static void extra_tensor_is_refused_by_every_operator(void **state) {
+  (void)state;
+  for (size_t o = 0; o < N_BASES; o++) {
+    mr3d_server *server = server_for(bases[o]);
+    REFUSED(server, edit(base_of(bases[o]), "put surplus F64 1"), "surplus F64 [1] is unexpected");
+    mr3d_server_free(&server);
+  }
+}
+
 /* Every tensor of every request, dropped, of every type, with each size made 0, one less, one more: answered or refused, never worse. */
 static void no_edit_does_worse_than_be_refused(void **state) {
   (void)state;
-  static const char *const ops[] = {"splice", "mask", "mask spliced", "rope1d", "cis3d", "cis3d base", "rope3d", "normalize_coords", "mixed_rope", "rmsnorm", "linear",
-                                    "swiglu", "attention", "attention_block", "decoder_layer", "prefill", "prefill again", "decode", "voxelize", "token_coords"};
   int64_t n_answered = 0, n_refused = 0;
-  for (size_t o = 0; o < sizeof ops / sizeof *ops; o++) {
-    mr3d_bundle *base = base_of(ops[o]);
-    mr3d_server *server = server_for(ops[o]);
+  for (size_t o = 0; o < N_BASES; o++) {
+    mr3d_bundle *base = base_of(bases[o]);
+    mr3d_server *server = server_for(bases[o]);
     for (int i = 0; i < mr3d_bundle_count(base); i++) {
       const mr3d_tensor *tensor = mr3d_bundle_at(base, i);
       for (int variant = -1; variant < MR3D_N_DTYPES + 3 * tensor->rank; variant++) {
-        mr3d_bundle *r = copy_without(base_of(ops[o]), tensor->name, "");
+        mr3d_bundle *r = copy_without(base_of(bases[o]), tensor->name, "");
         int64_t shape[MR3D_MAX_RANK];
         memcpy(shape, tensor->shape, sizeof shape);
         const int axis = (variant - MR3D_N_DTYPES) / 3, change = (variant - MR3D_N_DTYPES) % 3;
@@ -545,10 +561,10 @@ static void no_edit_does_worse_than_be_refused(void **state) {
         mr3d_status status = mr3d_server_answer(server, r, &a, &error);
         assert_true(status == MR3D_OK ? a != NULL : status == MR3D_INVALID && a == NULL && error.message[0]);
         ++*(status == MR3D_OK ? &n_answered : &n_refused);
-        if (status == MR3D_OK && needs_session(ops[o])) { /* the session has grown */
+        if (status == MR3D_OK && needs_session(bases[o])) { /* the session has grown */
           mr3d_server_free(&server);
-          server = server_for(ops[o]);
-        } else if (status == MR3D_OK && strcmp(ops[o], "prefill") == 0) {
+          server = server_for(bases[o]);
+        } else if (status == MR3D_OK && strcmp(bases[o], "prefill") == 0) {
           mr3d_server_free(&server);
           server = new_server();
         }
@@ -573,7 +589,7 @@ static int remove_weights(void **state) {
 }
 
 int main(void) {
-  struct CMUnitTest tests[N_RULES + 5];
+  struct CMUnitTest tests[N_RULES + 6];
   char names[N_RULES][200];
   for (size_t i = 0; i < N_RULES; i++) {
     snprintf(names[i], sizeof names[i], "%.40s is refused after: %.140s", rules[i].op, rules[i].edit);
@@ -584,5 +600,6 @@ int main(void) {
   tests[N_RULES + 2] = (struct CMUnitTest)cmocka_unit_test(weights_must_be_finite);
   tests[N_RULES + 3] = (struct CMUnitTest)cmocka_unit_test(malformed_weights_file_is_refused);
   tests[N_RULES + 4] = (struct CMUnitTest)cmocka_unit_test(no_edit_does_worse_than_be_refused);
+  tests[N_RULES + 5] = (struct CMUnitTest)cmocka_unit_test(extra_tensor_is_refused_by_every_operator);
   return cmocka_run_group_tests_name("requests that must be refused", tests, make_weights, remove_weights);
 }

@@ -1,4 +1,5 @@
 /** Requests of single operators: names, types and shapes of the answers, and every form in which an input may come. */
+#include "../../ref/model/request.h"
 #include "fixture.h"
 
 enum { Q = 5, N = 3 };
@@ -141,6 +142,23 @@ static void cis3d_without_frequencies_uses_the_base(void **state) {
   mr3d_bundle *a = answer(server, given), *b = answer(server, absent);
   HOLDS(b, "cos F64 [2,3,4]", "sin F64 [2,3,4]");
   assert_same(a, b);
+  done(a), done(b);
+  mr3d_server_free(&server);
+}
+
+/* Learned frequencies may be missing where there is nothing to turn: no points, or no spatial dimensions. */
+static void cis3d_without_points_or_bins_needs_no_frequencies(void **state) {
+  (void)state;
+  mr3d_server *server = new_server();
+  mr3d_bundle *pointless = request("cis3d", "{\"head_dim\":16}");
+  mr3d_bundle *binless = request("cis3d", "{\"head_dim\":16,\"spatial_temporal_separate_strategy\":\"full_temporal\"}");
+  mr3d_bundle_set(pointless, "heads", "2");
+  mr3d_bundle_set(binless, "heads", "2");
+  add_filled(pointless, "coords", 0, SHAPE(0, 3));
+  add_filled(binless, "coords", 1, SHAPE(N, 3));
+  mr3d_bundle *a = answer(server, pointless), *b = answer(server, binless);
+  HOLDS(a, "cos F64 [2,0,4]", "sin F64 [2,0,4]");
+  HOLDS(b, "cos F64 [2,3,0]", "sin F64 [2,3,0]");
   done(a), done(b);
   mr3d_server_free(&server);
 }
@@ -295,6 +313,47 @@ static void norms_products_and_gates_keep_leading_sizes(void **state) {
   mr3d_server_free(&server);
 }
 
+/* Sizes of 0 are legal: no columns, or no rows, give nothing, and a product over nothing its bias. */
+static void sizes_of_0_are_answered(void **state) {
+  (void)state;
+  mr3d_server *server = new_server();
+  for (int k = 0; k < 2; k++) {
+    const int64_t rows = k == 0 ? 2 : 0, n = k == 0 ? 0 : 7;
+    mr3d_bundle *norm = request("rmsnorm", "{\"rms_norm_eps\":1e-6}"), *linear = request("linear", "{}"), *gate = request("swiglu", "{}");
+    add_reals(norm, "x", 1, SHAPE(rows, n));
+    add_reals(norm, "weight", 0, SHAPE(n));
+    add_reals(linear, "x", 1, SHAPE(rows, n));
+    add_reals(linear, "weight", 1, SHAPE(4, n));
+    const double *bias = add_reals(linear, "bias", 1, SHAPE(4))->data;
+    const double kept[4] = {bias[0], bias[1], bias[2], bias[3]};
+    add_reals(gate, "gate", 1, SHAPE(rows, n));
+    add_reals(gate, "up", 1, SHAPE(rows, n));
+    mr3d_bundle *a = answer(server, norm), *b = answer(server, linear), *c = answer(server, gate);
+    assert_shape(a, "y", SHAPE(rows, n));
+    assert_shape(b, "y", SHAPE(rows, 4));
+    assert_shape(c, "y", SHAPE(rows, n));
+    for (int64_t i = 0; i < rows * 4; i++) assert_true(reals(b, "y")[i] == kept[i % 4]);
+    done(a), done(b), done(c);
+  }
+  mr3d_server_free(&server);
+}
+
+/* A request may own more pieces of memory than any operator takes today. */
+static void request_owns_as_many_pieces_as_it_takes(void **state) {
+  (void)state;
+  enum { PIECES = 100 };
+  mr3d_request r = {0};
+  void *pieces[PIECES];
+  for (int i = 0; i < PIECES; i++) pieces[i] = mr3d_request_memory(&r, 1, 8);
+  assert_int_equal(r.n_owned, PIECES);
+  assert_true(r.owned_room >= PIECES);
+  for (int i = 0; i < PIECES; i++) {
+    assert_ptr_equal(r.owned[i], pieces[i]);
+    free(r.owned[i]);
+  }
+  free(r.owned);
+}
+
 static void linear_adds_its_bias(void **state) {
   (void)state;
   mr3d_server *server = new_server();
@@ -408,12 +467,15 @@ int main(void) {
       cmocka_unit_test(one_row_of_positions_serves_all_samples),
       cmocka_unit_test(shared_frequencies_are_three_equal_sets),
       cmocka_unit_test(cis3d_without_frequencies_uses_the_base),
+      cmocka_unit_test(cis3d_without_points_or_bins_needs_no_frequencies),
       cmocka_unit_test(coordinates_and_angles_come_in_their_own_types),
       cmocka_unit_test(rows_beyond_a_count_are_zero),
       cmocka_unit_test(mixed_rope_takes_both_shapes_of_coordinates),
       cmocka_unit_test(mixed_rope_has_defaults),
       cmocka_unit_test(text_needs_no_rotary_parameters),
       cmocka_unit_test(norms_products_and_gates_keep_leading_sizes),
+      cmocka_unit_test(sizes_of_0_are_answered),
+      cmocka_unit_test(request_owns_as_many_pieces_as_it_takes),
       cmocka_unit_test(linear_adds_its_bias),
       cmocka_unit_test(attention_repeats_each_kv_head_for_neighbouring_query_heads),
       cmocka_unit_test(scan_becomes_cells_and_cells_tokens),

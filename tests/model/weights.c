@@ -218,8 +218,8 @@ static void decode_steps_convert_no_layer_again(void **state) {
   CONVERTED((server, decode("a", "fp64")), HIDDEN + ENDS);
   CONVERTED((server, prefill("b", path, "fp64", CONFIG, true)), LAYERS * ROTARY_ELEMENTS + ENDS);
   CONVERTED((second, prefill("a", path, "fp64", CONFIG, true)), ENDS); /* servers share the cache */
-  /* Room for one file's layers only: those of the file that is used stay. */
-  mr3d_weights_cache_limit(cache, (LAYERS * LAYER_ELEMENTS + 64) * (int64_t)sizeof(double));
+  /* Room for exactly one file's layers: those of the file that is used stay. */
+  mr3d_weights_cache_limit(cache, LAYERS * LAYER_ELEMENTS * (int64_t)sizeof(double));
   CONVERTED((server, prefill("c", other_path, "fp64", CONFIG, false)), LAYERS * LAYER_ELEMENTS + ENDS);
   CONVERTED((server, decode("c", "fp64")), HIDDEN + ENDS);
   CONVERTED((server, decode("a", "fp64")), LAYERS * LAYER_ELEMENTS + HIDDEN + ENDS);
@@ -230,6 +230,36 @@ static void decode_steps_convert_no_layer_again(void **state) {
   mr3d_weights_cache_free(&cache);
   unlink(path);
   unlink(other_path);
+}
+
+/* Of the files that no session uses the four used last stay open; one in use stays anyhow and does not count. */
+static void four_idle_files_stay_converted(void **state) {
+  (void)state;
+  enum { FILES = 5 };
+  char held[64], paths[FILES][64];
+  save_decoder((layer_options){.dtype = MR3D_BF16}, held);
+  mr3d_weights_cache *cache = mr3d_weights_cache_new();
+  mr3d_server *server = mr3d_server_new(&(mr3d_server_options){.weights = cache});
+  done(answer(server, prefill("held", held, "fp64", CONFIG, false)));
+  /* opened in turn, then from the second on again, then the first, which the fifth had closed */
+  for (int k = 0; k < 2 * FILES; k++) {
+    const int f = k < FILES ? k : (k + 1) % FILES;
+    if (k < FILES) save_decoder((layer_options){.dtype = MR3D_BF16}, paths[f]);
+    const int64_t before = mr3d_weights_cache_converted(cache);
+    done(answer(server, prefill("a", paths[f], "fp64", CONFIG, false)));
+    const int64_t layers = k < FILES || f == 0 ? LAYERS * LAYER_ELEMENTS : 0;
+    assert_int_equal(mr3d_weights_cache_converted(cache) - before, layers + ENDS);
+    mr3d_bundle *drop = request("drop_session", "{}");
+    mr3d_bundle_set(drop, "session", "a");
+    done(answer(server, drop));
+  }
+  const int64_t before = mr3d_weights_cache_converted(cache);
+  done(answer(server, decode("held", "fp64")));
+  assert_int_equal(mr3d_weights_cache_converted(cache) - before, HIDDEN + ENDS);
+  mr3d_server_free(&server);
+  mr3d_weights_cache_free(&cache);
+  unlink(held);
+  for (int f = 0; f < FILES; f++) unlink(paths[f]);
 }
 
 static void cache_without_room_changes_no_bit(void **state) {
@@ -303,6 +333,7 @@ int main(void) {
       cmocka_unit_test(checkpoint_may_flatten_frequencies),
       cmocka_unit_test(large_vocabulary_is_read_in_blocks),
       cmocka_unit_test(decode_steps_convert_no_layer_again),
+      cmocka_unit_test(four_idle_files_stay_converted),
       cmocka_unit_test(cache_without_room_changes_no_bit),
       cmocka_unit_test(binary64_files_are_not_converted),
       cmocka_unit_test(replaced_file_is_read_anew),

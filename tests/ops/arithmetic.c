@@ -249,6 +249,71 @@ static void emulated_float_angles_spread_like_honest_ones_and_are_the_same_in_ev
   free(again);
 }
 
+/** Root mean square over N relative errors that should have the given standard deviation. */
+static void assert_spread(int64_t count, const double *y, const double *exactly, int64_t stride, double deviation) {
+  double square = 0;
+  for (int64_t i = 0; i < count; i++)
+    square += pow(y[i * stride] / exactly[i * stride] - 1, 2) / (double)count;
+  assert_near(sqrt(square) / deviation, 1, 0.06);
+}
+
+static void operators_add_the_noise_of_their_formulas(void **state) {
+  (void)state;
+  enum { ROWS = 3000, WIDTH = 6, HALF = 16 };
+  const double x[WIDTH] = {3, -1, 0.5, 7, -2, 4}, gates[WIDTH] = {9, -3, 0.5, 20, -8, 1}, ua = 0x1p-24;
+  double *rows = unwritten(ROWS * WIDTH), *gate = unwritten(ROWS * WIDTH), *ones = unwritten(ROWS * WIDTH), *y = unwritten(ROWS * WIDTH), *exactly = unwritten(ROWS * WIDTH);
+  for (int i = 0; i < ROWS * WIDTH; i++) {
+    rows[i] = x[i % WIDTH];
+    gate[i] = gates[i % WIDTH];
+    ones[i] = 1;
+  }
+  run r;
+  start(&r, MR3D_FP32, MR3D_STOCHASTIC, false, 3, 1);
+  r.arithmetic.points = 1U << MR3D_AT_ACCUMULATION;
+  const mr3d_rmsnorm_in norm = {ROWS, WIDTH, 0, rows, ones};
+  double squares = 0, fourths = 0;
+  for (int i = 0; i < WIDTH; i++) {
+    squares += x[i] * x[i];
+    fourths += pow(x[i], 4);
+  }
+  mr3d_rmsnorm(&exact, &norm, exactly);
+  mr3d_rmsnorm(&r.context, &norm, y);
+  assert_spread(ROWS, y, exactly, WIDTH, ua * sqrt(WIDTH / 6.0 * fourths) / squares / 2); /* a root halves */
+
+  const mr3d_swiglu_in swiglu = {ROWS, WIDTH, gate, ones};
+  mr3d_swiglu(&exact, &swiglu, exactly);
+  mr3d_swiglu(&r.context, &swiglu, y);
+  for (int i = 0; i < WIDTH; i++)
+    assert_spread(ROWS, y + i, exactly + i, WIDTH, ua * (1 + fabs(gates[i]) / 4));
+
+  /* angles: one error a run, and the rounding of inv_freq, 1/6 of a squared spacing */
+  const int64_t one[1] = {1};
+  double cosine[2 * HALF], sine[2 * HALF], *seen = unwritten(ROWS), *inv_freq = unwritten(ROWS);
+  for (int j = 0; j < HALF; j += 5) {
+    for (int k = 0; k < ROWS; k++) {
+      start(&r, MR3D_FP32, MR3D_STOCHASTIC, false, (uint64_t)k, 1);
+      r.arithmetic.points = 1U << MR3D_AT_ANGLE;
+      mr3d_rotary_table(&r.context, 1, 2 * HALF, 1e6, one, cosine, sine);
+      seen[k] = atan2(sine[j], cosine[j]);
+      inv_freq[k] = pow(1e6, -(double)j / HALF);
+    }
+    int exponent;
+    const double t = -log(inv_freq[0]), spacing = (frexp(inv_freq[0], &exponent), ldexp(1, exponent - 24)) / inv_freq[0];
+    if (j == 0)
+      for (int k = 0; k < ROWS; k++)
+        assert_near(seen[k], 1, 0x1p-50);
+    else /* theta = inv_freq here, which rounding leaves alone the second time */
+      assert_spread(ROWS, seen, inv_freq, 1, sqrt(pow(ua * (1 + t) / 2, 2) + spacing * spacing / 6));
+  }
+  free(rows);
+  free(gate);
+  free(ones);
+  free(y);
+  free(exactly);
+  free(seen);
+  free(inv_freq);
+}
+
 static double bf16(double x) { return mr3d_bf16_to_double(mr3d_bf16_from_double(x)); }
 
 static void nearest_linear_is_float_accumulation_stored_in_bf16(void **state) {
@@ -302,6 +367,43 @@ static void nearest_rope1d_is_bf16_eager_code_bit_by_bit(void **state) {
   }
   free(x);
   free(y);
+}
+
+static void nearest_cis3d_and_normalize_coords_keep_float_angles_whatever_the_tier_stores(void **state) {
+  (void)state;
+  enum { HEADS = 3, F = 5, POINTS = 7, N = HEADS * POINTS * F, B = 2 };
+  double *freqs = numbers(3 * HEADS * F, 1, 1), *w = numbers(HEADS * F * 3, 2, 2), *coords = numbers(B * POINTS * 3, 50, 3), *out = unwritten(B * POINTS * 3);
+  for (int tier = 0; tier < 2; tier++) {
+    double c[N], s[N];
+    run r;
+    start(&r, tier == 0 ? MR3D_FP32 : MR3D_BF16_TIER, MR3D_NEAREST, false, 1, 1);
+    mr3d_cis3d(&r.context, &(mr3d_cis3d_in){HEADS, F, POINTS, 3, freqs, w, coords}, c, s);
+    for (int i = 0; i < N; i++) {
+      const int f = i % F, n = i / F % POINTS, h = i / F / POINTS;
+      float angle = 0;
+      for (int a = 0; a < 3; a++)
+        angle = (float)((double)angle + (double)(float)((double)(float)(w[(h * F + f) * 3 + a] * freqs[(a * HEADS + h) * F + f]) * coords[n * 3 + a]));
+      const double cosine = cos((double)angle), sine = sin((double)angle);
+      assert_true(c[i] == (tier == 0 ? (double)(float)cosine : bf16(cosine)));
+      assert_true(s[i] == (tier == 0 ? (double)(float)sine : bf16(sine)));
+    }
+    mr3d_config config = {.coord_norm = MR3D_NORM_VIRTUAL_RESOLUTION, .virtual_resolution = 77, .drift = MR3D_DRIFT_POINTWISE};
+    mr3d_error error = {0};
+    assert_int_equal(mr3d_normalize_coords(&r.context, &config, &(mr3d_normalize_coords_in){B, POINTS, coords, NULL}, out, &error), MR3D_OK);
+    for (int i = 0; i < B * POINTS * 3; i++) {
+      const int b = i / 3 / POINTS, n = i / 3 % POINTS, a = i % 3;
+      double min = INFINITY, max = -INFINITY;
+      for (int k = 0; k < POINTS; k++) {
+        min = fmin(min, coords[(b * POINTS + k) * 3 + a]);
+        max = fmax(max, coords[(b * POINTS + k) * 3 + a]);
+      }
+      assert_true(out[i] == (double)(float)((double)(float)((coords[i] - min) / ((max - min) + 1e-8) * 77) + n));
+    }
+  }
+  free(freqs);
+  free(w);
+  free(coords);
+  free(out);
 }
 
 static void nearest_rmsnorm_and_swiglu_are_fp16_eager_code_bit_by_bit(void **state) {
@@ -465,8 +567,10 @@ int main(void) {
       cmocka_unit_test(without_arithmetic_or_with_its_point_off_nothing_changes),
       cmocka_unit_test(accumulation_noise_has_the_variance_of_its_formula),
       cmocka_unit_test(emulated_float_angles_spread_like_honest_ones_and_are_the_same_in_every_call),
+      cmocka_unit_test(operators_add_the_noise_of_their_formulas),
       cmocka_unit_test(nearest_linear_is_float_accumulation_stored_in_bf16),
       cmocka_unit_test(nearest_rope1d_is_bf16_eager_code_bit_by_bit),
+      cmocka_unit_test(nearest_cis3d_and_normalize_coords_keep_float_angles_whatever_the_tier_stores),
       cmocka_unit_test(nearest_rmsnorm_and_swiglu_are_fp16_eager_code_bit_by_bit),
       cmocka_unit_test(nearest_attention_stores_scores_and_probabilities_in_bf16),
       cmocka_unit_test(stochastic_noise_is_root_two_of_nearest),

@@ -59,6 +59,11 @@ static void negative_indices_and_stages_are_refused(void **state) {
   mr3d_token_coords_out out = {.N = -5};
   mr3d_error error = {0};
   assert_refused(mr3d_token_coords(&exact, 2, grid, 4, &out, &error), &error, "grid[1] is (4, -1, 7)");
+  for (int i = 0; i < 6; i++) {
+    int64_t one[6] = {0};
+    one[i] = -3;
+    assert_refused(mr3d_token_coords(&exact, 2, one, 4, &out, &error), &error, i < 3 ? "grid[0]" : "grid[1]", "-3");
+  }
   assert_refused(mr3d_token_coords(&exact, 1, grid, -2, &out, &error), &error, "stages is -2");
   assert_int_equal(out.N, -5);
 }
