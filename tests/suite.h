@@ -50,10 +50,12 @@ static inline bool until_named(void *user, const mr3d_run *run, int total) {
   return strcmp(run->results[run->n_results - 1].mistake, user) != 0;
 }
 
-/** Every mutant of a pitfall fails the pitfall's cases with exit status 2, and a failing result names it. */
+#define MUTANTS_RUN 4 /* of a pitfall: tests/conform/mutants.c asks for the names of all, `mr3d mutants` for their kills */
+
+/** The first mutants of a pitfall fail the pitfall's cases with exit status 2, and a failing result names them. */
 static inline void mutants_fail_and_are_named(const char *slug) {
   int n = 0;
-  for (int m = 0; m < mr3d_mutant_count(); m++) {
+  for (int m = 0; m < mr3d_mutant_count() && n < MUTANTS_RUN; m++) {
     const mr3d_mutant *mutant = mr3d_mutant_at(m);
     if (strcmp(mutant->slug, slug) != 0) continue;
     n++;

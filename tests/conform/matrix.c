@@ -109,10 +109,10 @@ static void sessions_requests_and_refusals_are_run_to_their_end(void **state) {
 
 static void long_layers_are_compared_on_few_tokens_and_kill_all_the_same(void **state) {
   (void)state;
-  mr3d_selection prefill = {.case_glob = "attention-block/canonical-prefill", .tiers = 1u << MR3D_FP64};
+  mr3d_selection prefill = {.case_glob = "attention-block/full-width-probe", .tiers = 1u << MR3D_FP64};
   mr3d_matrix *x = matrix_of((mr3d_matrix_options){.selection = prefill, .mutant_glob = "gqa-heads/k*"});
   static const char *const shown[] = {"gqa-heads/kv-head-modulo", "gqa-heads/kv-head-rounded-up", "gqa-heads/key-frequencies-for-queries", "gqa-heads/key-weights-for-queries"};
-  for (int i = 0; i < 4; i++) assert_int_equal(cell_of(x, 0, "attention-block/canonical-prefill", shown[i]).state, MR3D_CELL_KILLED);
+  for (int i = 0; i < 4; i++) assert_int_equal(cell_of(x, 0, "attention-block/full-width-probe", shown[i]).state, MR3D_CELL_KILLED);
   mr3d_matrix_free(&x);
   x = matrix_of((mr3d_matrix_options){.selection = prefill, .mutant_glob = "mask-length/unrepaired"});
   assert_int_equal(mr3d_matrix_cell(x, 0, 0, 0).state, MR3D_CELL_EQUAL); /* a prefill repairs no mask */
@@ -162,8 +162,8 @@ static void cases_that_kill_nothing_of_their_pitfall_are_named(void **state) {
 
 static void any_number_of_processes_gives_the_same_matrix(void **state) {
   (void)state;
-  mr3d_matrix *one = matrix_of((mr3d_matrix_options){.selection = {.level = "L0", .op = "mask,splice,rope1d"}, .jobs = 1});
-  mr3d_matrix *three = matrix_of((mr3d_matrix_options){.selection = {.level = "L0", .op = "mask,splice,rope1d"}, .jobs = 3});
+  mr3d_matrix *one = matrix_of((mr3d_matrix_options){.selection = {.level = "L0", .op = "mask,splice"}, .jobs = 1});
+  mr3d_matrix *three = matrix_of((mr3d_matrix_options){.selection = {.level = "L0", .op = "mask,splice"}, .jobs = 3});
   assert_memory_equal(one->cells, three->cells, (size_t)one->n_tiers * (size_t)one->n_cases * (size_t)one->n_mutants * sizeof *one->cells);
   mr3d_matrix_free(&one);
   mr3d_matrix_free(&three);
