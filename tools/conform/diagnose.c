@@ -17,6 +17,7 @@
 #define ALIKE_SECONDS 0.2 /* of it, once a mistake explains the case, to find others that answer alike */
 #define RUN_SECONDS 5.0   /* of all cases */
 #define DEAR_SECONDS 0.2  /* where the reference takes longer, only mistakes named before are tried, once there are any */
+#define ALIKE 0.05        /* units of noise, and a part, by which answers that are alike may lie apart */
 #define NAMED 8           /* of those named before, so many are tried on each case */
 #define PARTS 6           /* mistakes that explain most of an answer are tried together with every other */
 #define MAX_MUTANTS 1024
@@ -133,13 +134,13 @@ static void try_pairs(search *look) {
   }
 }
 
-/** Keeps those as near as the nearest, the likeliest first: what explained more cases, then what the case is about. */
+/** Keeps those as near as the nearest, give or take what rounding moves, the likeliest first: what explained more cases, then what the case is about. */
 static void keep_nearest(search *look) {
   double nearest = INFINITY;
   int n = 0;
   for (int i = 0; i < look->n_found; i++) nearest = fmin(nearest, look->apart[i]);
   for (int i = 0; i < look->n_found; i++)
-    if (look->apart[i] == nearest) look->found[n++] = look->found[i];
+    if (look->apart[i] <= nearest + ALIKE * nearest + ALIKE * (nearest > 0)) look->found[n++] = look->found[i];
   look->n_found = n;
   look->apart[0] = nearest;
   for (int i = 1; i < n; i++) {

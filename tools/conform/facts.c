@@ -172,7 +172,7 @@ static void say_list(mr3d_text *t, const bool *flags, int64_t n) {
 static bool every_second(const bool *flags, int64_t n, int64_t first) {
   for (int64_t i = 0; i < n; i++)
     if (flags[i] != (i % 2 == first)) return false;
-  return n > 2;
+  return n > 3;
 }
 
 /** Errors of the later half of each head's wrong rows against the earlier half, in the order of rows. */
@@ -218,7 +218,11 @@ static void say_where(const mr3d_scene *s, const mr3d_picture *p, const census *
     for (int64_t k = 0; k < o->cols; k++) *(k < o->cols / 2 ? &second : &first) &= !c->column[k];
     if (first && o->cols > 3) mr3d_say(t, "; only in the first half of the last axis (dimensions "), say_list(t, c->column, o->cols), mr3d_say(t, ")");
     else if (second && o->cols > 3) mr3d_say(t, "; only in the second half of the last axis (dimensions "), say_list(t, c->column, o->cols), mr3d_say(t, ")");
-    else if (every_second(c->column, o->cols, 0)) mr3d_say(t, "; only even dimensions");
+    else if (strcmp(p->name, "coords") == 0 && o->cols == 3) {
+      mr3d_say(t, "; only on the axes");
+      for (int a = 0; a < 3; a++)
+        if (c->column[a]) mr3d_say(t, " %c", "xyz"[a]);
+    } else if (every_second(c->column, o->cols, 0)) mr3d_say(t, "; only even dimensions");
     else if (every_second(c->column, o->cols, 1)) mr3d_say(t, "; only odd dimensions");
     else mr3d_say(t, "; only dimensions "), say_list(t, c->column, o->cols);
   }

@@ -25,12 +25,15 @@ static double row_noise(const mr3d_scene *s, int index, const mr3d_output *outpu
   return isfinite(own) ? own + output->units.u * size : 16 * output->units.u * size;
 }
 
+/** Not below the row's mean: what a mistake puts into an element is as noisy as what else stands in the row. */
 static void add_noise(const mr3d_scene *s, int index, mr3d_picture *p) {
   const mr3d_output *output = &p->output;
   p->noise = mr3d_allocate(output->rows * output->cols, sizeof *p->noise);
   for (int64_t r = 0; r < output->rows; r++) {
     double noise = output->scale ? 0 : row_noise(s, index, output, r);
-    for (int64_t i = r * output->cols; i < (r + 1) * output->cols; i++) p->noise[i] = (output->scale ? output->scale[i] : noise) + 1e-300;
+    for (int64_t i = r * output->cols; i < (r + 1) * output->cols && output->scale; i++) noise += output->scale[i] * output->scale[i] / (double)output->cols;
+    if (output->scale) noise = sqrt(noise);
+    for (int64_t i = r * output->cols; i < (r + 1) * output->cols; i++) p->noise[i] = (output->scale ? fmax(output->scale[i], noise) : noise) + 1e-300;
   }
 }
 
@@ -134,6 +137,12 @@ static void add_exact(const mr3d_tensor *got, const mr3d_tensor *mutant, const m
   free(values);
 }
 
+/** Of the row's largest value, where no reference says how noisy it is: a rotation by a thousand radians, or some roundings of a narrow type. */
+static double tolerance_of(mr3d_tier tier) {
+  mr3d_units units = mr3d_tier_units(tier);
+  return units.narrow ? 64 * units.u : 4096 * units.u;
+}
+
 static mr3d_distance distance_over(const mr3d_scene *s, const mr3d_bundle *mutant, bool touched_only) {
   mr3d_distance d = {0};
   for (int i = 0; i < s->n_pictures; i++) {
@@ -145,7 +154,7 @@ static mr3d_distance distance_over(const mr3d_scene *s, const mr3d_bundle *mutan
     }
     if (!p->comparable) d.to_reference += CAP * CAP, d.n++; /* another shape, perhaps without elements */
     if (p->comparable && p->floating) add_floats(s, p, tensor->data, touched_only, &d);
-    else add_exact(p->got, tensor, p->comparable ? p->expected : NULL, p->floating ? 64 * mr3d_tier_units(s->tier).u : 0, &d);
+    else add_exact(p->got, tensor, p->comparable ? p->expected : NULL, p->floating ? tolerance_of(s->tier) : 0, &d);
   }
   return d;
 }
