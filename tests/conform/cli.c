@@ -48,7 +48,7 @@ static void assert_said(const char *text) {
 
 static void every_command_has_help(void **state) {
   (void)state;
-  const char *const commands[] = {"check", "eval", "list", "explain", "mutants", "golden", "run", "scene"};
+  const char *const commands[] = {"check", "eval", "compare", "list", "explain", "mutants", "golden", "run", "scene"};
   assert_int_equal(mr3d("--help"), 0);
   for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) assert_said(commands[i]);
   for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
@@ -80,6 +80,10 @@ static void mistakes_in_the_command_line_exit_1_and_say_what_was_meant(void **st
       {"check --backend builtin:reference --golden /no/such", "cases.json"},
       {"eval", "something is missing"},
       {"eval x.safetensors", "-o is missing"},
+      {"compare", "something is missing"},
+      {"compare a b c", "3 files: each request needs its answer"},
+      {"compare a b --tier fp32,bf16", "compared at one tier"},
+      {"compare /no/such.safetensors b", "/no/such.safetensors"},
       {"list colours", "expected cases, pitfalls, mutants, ops or levels"},
       {"explain", "something is missing"},
       {"explain mask-lenght", "did you mean mask-length?"},
@@ -253,15 +257,13 @@ static void refused_request_is_answered_with_an_error_file_and_exit_1(void **sta
   mr3d_bundle_free(&a);
 }
 
-static void several_requests_share_a_session_table_and_fill_a_folder(void **state) {
-  (void)state;
-  save_request("one", 4);
-  save_request("two", 5);
+/** step0 to step3: prefill, decode, drop_session, and a decode that comes too late. The caller removes the weights file. */
+static void save_session(char weights[64]) {
   mr3d_error error = {0};
-  char weights[64], path[600];
+  char path[600];
   save_decoder((layer_options){.dtype = MR3D_F64}, weights);
   const char *const steps[] = {"prefill", "decode", "drop_session", "decode"};
-  for (int s = 0; s < 4; s++) { /* the last decode comes too late */
+  for (int s = 0; s < 4; s++) {
     mr3d_bundle *r = request(steps[s], CONFIG);
     mr3d_bundle_set(r, "session", "a");
     if (s == 0) {
@@ -273,6 +275,14 @@ static void several_requests_share_a_session_table_and_fill_a_folder(void **stat
     assert_int_equal(mr3d_safetensors_save(path, r, &error), MR3D_OK);
     mr3d_bundle_free(&r);
   }
+}
+
+static void several_requests_share_a_session_table_and_fill_a_folder(void **state) {
+  (void)state;
+  save_request("one", 4);
+  save_request("two", 5);
+  char weights[64], path[600];
+  save_session(weights);
   assert_int_equal(mr3d("eval %s/one.req.safetensors %s/two.req.safetensors %s/step0.req.safetensors %s/step1.req.safetensors "
                         "%s/step2.req.safetensors %s/step3.req.safetensors -o %s/answers",
                         folder, folder, folder, folder, folder, folder, folder),
@@ -313,6 +323,179 @@ static void eval_asks_other_backends_too(void **state) {
   mr3d_bundle *a = open_answer("answer.safetensors");
   assert_non_null(mr3d_bundle_find(a, "x")); /* subject.c sends the request's tensors back */
   mr3d_bundle_free(&a);
+}
+
+/* ---- compare ---- */
+
+/** `good.req.safetensors` and the reference's answer to it, `good.ans.safetensors`, or that of another backend. */
+static void save_pair(const char *backend) {
+  save_request("good", 4);
+  assert_int_equal(mr3d("eval %s/good.req.safetensors -o %s/good.ans.safetensors --backend %s", folder, folder, backend), 0);
+}
+
+static int compare_pair(const char *options) {
+  return mr3d("compare %s/good.req.safetensors %s/good.ans.safetensors %s", folder, folder, options);
+}
+
+/** Saves a bundle as an answer file and frees it. */
+static void save_answer(mr3d_bundle *bundle, const char *name, const char *type) {
+  char path[600];
+  mr3d_error error = {0};
+  snprintf(path, sizeof path, "%s/%s", folder, name);
+  if (type) mr3d_bundle_set(bundle, "type", type);
+  assert_int_equal(mr3d_safetensors_save(path, bundle, &error), MR3D_OK);
+  mr3d_bundle_free(&bundle);
+}
+
+/** The tensor y of the reference's answer with `change` added to element [1,2]; in an answer file without metadata. */
+static void save_changed(double change) {
+  mr3d_bundle *a = open_answer("good.ans.safetensors"), *changed = mr3d_bundle_new();
+  double *y = mr3d_bundle_copy(changed, "y", mr3d_bundle_find(a, "y"))->data;
+  y[6] += change;
+  mr3d_bundle_free(&a);
+  save_answer(changed, "good.ans.safetensors", NULL);
+}
+
+static void compare_passes_what_is_equal_or_within_tolerance(void **state) {
+  (void)state;
+  save_pair("builtin:reference");
+  assert_int_equal(compare_pair(""), 0);
+  assert_said("rmsnorm at fp64: passed");
+  assert_said("y: within tolerance, 8 elements");
+  assert_said("WITHIN TOLERANCE: 1 of 1 passed");
+  save_changed(1e-16);
+  assert_int_equal(compare_pair("--op rmsnorm,linear"), 0);
+}
+
+static void compare_shows_the_element_that_is_wrong(void **state) {
+  (void)state;
+  save_pair("builtin:reference");
+  save_changed(1e-3);
+  assert_int_equal(compare_pair(""), 2);
+  const char *const parts[] = {"rmsnorm at fp64: failed", "y: NOT within tolerance", "element ", "BROKEN",         "worst element [1,2]: got ",
+                               "bound ",                  "relative L2",             "ulps p50", "1 of 1 passed"};
+  for (int i = 0; i < 8; i++) assert_said(parts[i]);
+  assert_said("NOT WITHIN TOLERANCE: 0 of 1 passed, 1 failed");
+  assert_null(strstr(output, parts[8]));
+}
+
+static void compare_names_the_mistake(void **state) {
+  (void)state;
+  save_pair("mutant:qwen2-details/mean-subtracted");
+  assert_int_equal(compare_pair(""), 2);
+  assert_said("qwen2-details/mean-subtracted");
+  assert_int_equal(mr3d("compare %s/good.req.safetensors %s/good.ans.safetensors --json %s/c.json", folder, folder, folder), 2);
+  char *json = read_bytes(folder, "c.json", NULL);
+  cJSON *pair = cJSON_Parse(strtok(json, "\n")), *total = cJSON_Parse(strtok(NULL, "\n"));
+  assert_string_equal(cJSON_GetObjectItem(pair, "mistake")->valuestring, "qwen2-details/mean-subtracted");
+  assert_string_equal(cJSON_GetObjectItem(pair, "verdict")->valuestring, "failed");
+  assert_int_equal(cJSON_GetArraySize(cJSON_GetObjectItem(cJSON_GetObjectItem(pair, "step"), "tensors")), 1);
+  assert_int_equal(cJSON_GetObjectItem(total, "exit_status")->valueint, 2);
+  cJSON_Delete(pair);
+  cJSON_Delete(total);
+  free(json);
+}
+
+static void compare_fails_a_wrong_shape_and_a_missing_tensor(void **state) {
+  (void)state;
+  save_pair("builtin:reference");
+  mr3d_bundle *a = mr3d_bundle_new();
+  add_reals(a, "y", 1, SHAPE(4, 2));
+  save_answer(a, "good.ans.safetensors", "answer");
+  assert_int_equal(compare_pair(""), 2);
+  assert_said("shape [4,2], expected [2,4]");
+  save_answer(mr3d_bundle_new(), "good.ans.safetensors", "answer");
+  assert_int_equal(compare_pair(""), 2);
+  assert_said("missing; expected");
+}
+
+static void compare_judges_refusals(void **state) {
+  (void)state;
+  save_request("good", 4);
+  const struct {
+    int64_t columns; /* 5 must be refused */
+    const char *type;
+    int status;
+    const char *said;
+  } refusals[] = {
+      {4, "error", 2, "refused a request that must be answered"},
+      {4, "unsupported", 1, "nothing was compared"},
+      {4, "crash", 2, "crashed"},
+      {4, "request", 1, "\"type\" is \"request\""},
+      {5, "error", 0, "refused, as the reference refuses it"},
+      {5, "unsupported", 2, "must be refused"},
+      {5, "answer", 2, "must be refused"},
+  };
+  for (size_t i = 0; i < sizeof refusals / sizeof *refusals; i++) {
+    save_request("good", refusals[i].columns);
+    save_answer(mr3d_bundle_new(), "good.ans.safetensors", refusals[i].type);
+    if (compare_pair("") != refusals[i].status) fail_msg("%s: %s", refusals[i].type, output);
+    assert_said(refusals[i].said);
+  }
+}
+
+static void compare_refuses_what_it_cannot_compare(void **state) {
+  (void)state;
+  save_pair("builtin:reference");
+  assert_int_equal(compare_pair("--op attention"), 1);
+  assert_said("the request asks rmsnorm, not attention");
+  assert_int_equal(compare_pair("--tier fp32"), 1); /* its tensors are F64 */
+  assert_said("at --tier fp32 the reference refuses it");
+  assert_int_equal(mr3d("compare %s/good.ans.safetensors %s/good.req.safetensors", folder, folder), 1);
+  assert_said("expected \"request\"");
+  mr3d_bundle *a = open_answer("good.ans.safetensors");
+  mr3d_bundle_set(a, "id", "other");
+  save_answer(a, "other.ans.safetensors", "answer");
+  assert_int_equal(mr3d("compare %s/good.req.safetensors %s/other.ans.safetensors", folder, folder), 1);
+  assert_said("it answers the request with id \"other\"");
+  write_text(folder, "good.ans.safetensors", "no container");
+  assert_int_equal(compare_pair(""), 1);
+  assert_said("good.ans.safetensors");
+}
+
+/** F32 tensors fit fp32 and tf32 alike. */
+static void compare_judges_at_another_tier(void **state) {
+  (void)state;
+  mr3d_bundle *r = request("rmsnorm", RMSNORM_CONFIG);
+  mr3d_bundle_set(r, "tier", "fp32");
+  add_reals_seeded(r, "x", 1, MR3D_F32, 1, SHAPE(2, 4));
+  add_reals_seeded(r, "weight", 2, MR3D_F32, 0, SHAPE(4));
+  save_answer(r, "good.req.safetensors", "request");
+  assert_int_equal(mr3d("eval %s/good.req.safetensors -o %s/good.ans.safetensors", folder, folder), 0);
+  save_changed(1e-6);
+  assert_int_equal(compare_pair("--tier tf32"), 0);
+  assert_said("rmsnorm at tf32: passed");
+  assert_int_equal(compare_pair("--tier=bf16"), 1);
+}
+
+/** Asks a backend the first `n` steps of the session and compares its answers. */
+static int compare_session(const char *backend, int n) {
+  char requests[4][300], words[4000] = "", pairs[4000] = "";
+  for (int i = 0; i < n; i++) {
+    snprintf(requests[i], sizeof requests[i], "%s/step%d.req.safetensors", folder, i);
+    snprintf(words + strlen(words), sizeof words - strlen(words), " %s", requests[i]);
+    snprintf(pairs + strlen(pairs), sizeof pairs - strlen(pairs), " %s %s/answers/step%d.ans.safetensors", requests[i], folder, i);
+  }
+  mr3d("eval --backend %s -o %s/answers%s", backend, folder, words);
+  return mr3d("compare%s", pairs);
+}
+
+static void compare_follows_a_session(void **state) {
+  (void)state;
+  char weights[64];
+  save_session(weights);
+  assert_int_equal(compare_session("builtin:reference", 4), 0);
+  assert_said("prefill at fp64: passed");
+  assert_said("decode at fp64: passed");
+  assert_said("refused, as the reference refuses it"); /* the last */
+  assert_said("4 of 4 passed");
+  assert_int_equal(compare_session("mutant:qwen2-details/final-norm-missing", 2), 2);
+  assert_said("qwen2-details/final-norm-missing");
+  assert_int_equal(mr3d("compare %s/step1.req.safetensors %s/answers/step1.ans.safetensors", folder, folder), 2); /* no session is open */
+  assert_said("must be refused");
+  unlink(weights);
+  assert_int_equal(mr3d("compare %s/step0.req.safetensors %s/answers/step0.ans.safetensors", folder, folder), 1);
+  assert_said("its weights file cannot be read");
 }
 
 /* ---- list, explain, golden ---- */
@@ -435,6 +618,14 @@ int main(void) {
       FACT(several_requests_share_a_session_table_and_fill_a_folder),
       FACT(eval_refuses_what_is_no_request),
       FACT(eval_asks_other_backends_too),
+      FACT(compare_passes_what_is_equal_or_within_tolerance),
+      FACT(compare_shows_the_element_that_is_wrong),
+      FACT(compare_names_the_mistake),
+      FACT(compare_fails_a_wrong_shape_and_a_missing_tensor),
+      FACT(compare_judges_refusals),
+      FACT(compare_refuses_what_it_cannot_compare),
+      FACT(compare_judges_at_another_tier),
+      FACT(compare_follows_a_session),
       FACT(lists_are_complete_and_json_parses),
       cmocka_unit_test(catalogue_holds_27_whole_pitfalls),
       cmocka_unit_test(every_pitfall_of_cases_and_mutants_is_in_the_catalogue),

@@ -14,6 +14,9 @@ mr3d_status mr3d_report_json(const mr3d_run *, const char *path, mr3d_error *); 
 mr3d_status mr3d_report_junit(const mr3d_run *, const char *path, mr3d_error *);
 mr3d_status mr3d_report_html(const mr3d_run *, const char *path, mr3d_error *); /**< one page, nothing loaded from elsewhere */
 
+/** A comparison of files: result i, of one step, is that of the pair paths[2 * i], paths[2 * i + 1]. JSON lines, docs/report.schema.json. */
+mr3d_status mr3d_report_pairs_json(const mr3d_run *, char *const paths[], int exit_status, const char *path, mr3d_error *);
+
 /* ---- what the reports share ---- */
 
 const char *mr3d_verdict_name(mr3d_verdict);  /**< "passed", "failed", "skipped", "broken" */

@@ -68,6 +68,25 @@ static cJSON *tensor_object(const mr3d_tensor_verdict *v) {
   return tensor;
 }
 
+static cJSON *step_object(const mr3d_step_result *step) {
+  cJSON *object = cJSON_CreateObject();
+  add_text(object, "op", step->op);
+  cJSON_AddStringToObject(object, "reply", step->asked ? mr3d_reply_name(step->reply.kind) : "not asked");
+  add_text(object, "message", step->reply.message);
+  add_text(object, "log", step->reply.log ? step->reply.log : "");
+  add_number(object, "seconds", step->reply.seconds);
+  cJSON *tensors = cJSON_AddArrayToObject(object, "tensors");
+  for (int t = 0; t < step->judgement.n_tensors; t++) cJSON_AddItemToArray(tensors, tensor_object(&step->judgement.tensors[t]));
+  return object;
+}
+
+static void add_verdict(cJSON *line, const mr3d_result *result) {
+  cJSON_AddStringToObject(line, "verdict", mr3d_verdict_name(result->verdict));
+  add_text(line, "reason", result->reason);
+  add_text(line, "diagnosis", result->diagnosis);
+  add_text(line, "mistake", result->mistake);
+}
+
 static void print_result(FILE *to, const mr3d_run *run, const mr3d_result *result) {
   cJSON *line = cJSON_CreateObject();
   char *again = mr3d_rerun_command(run, result);
@@ -77,27 +96,13 @@ static void print_result(FILE *to, const mr3d_run *run, const mr3d_result *resul
   cJSON_AddStringToObject(line, "level", result->test->level);
   cJSON_AddStringToObject(line, "tier", mr3d_tier_name(result->tier));
   add_seed(line, result->seed);
-  cJSON_AddStringToObject(line, "verdict", mr3d_verdict_name(result->verdict));
-  add_text(line, "reason", result->reason);
-  add_text(line, "diagnosis", result->diagnosis);
-  add_text(line, "mistake", result->mistake);
+  add_verdict(line, result);
   add_texts(line, "pitfalls", result->test->n_pitfalls, result->test->pitfalls);
   add_number(line, "golden_worst", result->golden_worst);
   add_number(line, "seconds", result->seconds);
   add_text(line, "again", again);
   cJSON *steps = cJSON_AddArrayToObject(line, "steps");
-  for (int s = 0; s < result->n_steps; s++) {
-    const mr3d_step_result *step = &result->steps[s];
-    cJSON *object = cJSON_CreateObject();
-    cJSON_AddStringToObject(object, "op", step->op);
-    cJSON_AddStringToObject(object, "reply", step->asked ? mr3d_reply_name(step->reply.kind) : "not asked");
-    add_text(object, "message", step->reply.message);
-    add_text(object, "log", step->reply.log ? step->reply.log : "");
-    add_number(object, "seconds", step->reply.seconds);
-    cJSON *tensors = cJSON_AddArrayToObject(object, "tensors");
-    for (int t = 0; t < step->judgement.n_tensors; t++) cJSON_AddItemToArray(tensors, tensor_object(&step->judgement.tensors[t]));
-    cJSON_AddItemToArray(steps, object);
-  }
+  for (int s = 0; s < result->n_steps; s++) cJSON_AddItemToArray(steps, step_object(&result->steps[s]));
   free(again);
   print_line(to, line);
 }
@@ -131,6 +136,34 @@ mr3d_status mr3d_report_json(const mr3d_run *run, const char *path, mr3d_error *
   cJSON_AddNumberToObject(tail, "broken", run->broken);
   cJSON_AddNumberToObject(tail, "exit_status", mr3d_run_exit_status(run));
   add_number(tail, "seconds", run->seconds);
+  print_line(to, tail);
+  return mr3d_report_save(to, &bytes, &size, path, error);
+}
+
+static void print_pair(FILE *to, const mr3d_result *result, const char *request, const char *answer) {
+  cJSON *line = cJSON_CreateObject(), *step = step_object(&result->steps[0]);
+  cJSON_AddStringToObject(line, "type", "pair");
+  add_text(line, "request", request);
+  add_text(line, "answer", answer);
+  cJSON_AddStringToObject(line, "tier", mr3d_tier_name(result->tier));
+  add_verdict(line, result);
+  cJSON_AddItemToObject(line, "step", step);
+  print_line(to, line);
+}
+
+mr3d_status mr3d_report_pairs_json(const mr3d_run *run, char *const paths[], int exit_status, const char *path, mr3d_error *error) {
+  char *bytes = NULL;
+  size_t size = 0;
+  FILE *to = open_memstream(&bytes, &size);
+  for (int i = 0; i < run->n_results; i++) print_pair(to, &run->results[i], paths[2 * i], paths[2 * i + 1]);
+  cJSON *tail = cJSON_CreateObject();
+  cJSON_AddStringToObject(tail, "type", "total");
+  cJSON_AddNumberToObject(tail, "format", 1);
+  cJSON_AddStringToObject(tail, "mr3d", MR3D_VERSION);
+  cJSON_AddNumberToObject(tail, "passed", run->passed);
+  cJSON_AddNumberToObject(tail, "failed", run->failed);
+  cJSON_AddNumberToObject(tail, "skipped", run->skipped);
+  cJSON_AddNumberToObject(tail, "exit_status", exit_status);
   print_line(to, tail);
   return mr3d_report_save(to, &bytes, &size, path, error);
 }

@@ -255,6 +255,43 @@ static void describe_judgement(const mr3d_judgement *judgement, int step, const 
   }
 }
 
+mr3d_verdict mr3d_judge_reply(mr3d_truth *truth, const mr3d_error *refusal, int step, double timeout, mr3d_result *result,
+                              mr3d_step_result *out) {
+  const mr3d_reply *reply = &out->reply;
+  char *reason = result->reason;
+  size_t size = sizeof result->reason;
+  switch (reply->kind) {
+  case MR3D_REPLY_ANSWER:
+    if (refusal) {
+      snprintf(reason, size, "step %d (%s): must be refused: %.600s; the backend answered", step, out->op, refusal->message);
+      break;
+    }
+    mr3d_judge(truth, reply->answer, &out->judgement);
+    if (out->judgement.passed) return MR3D_PASSED;
+    describe_judgement(&out->judgement, step, out->op, reason, size);
+    break;
+  case MR3D_REPLY_ERROR:
+    if (refusal) return MR3D_PASSED;
+    snprintf(reason, size, "step %d (%s): refused a request that must be answered: %.700s", step, out->op, reply->message);
+    break;
+  case MR3D_REPLY_UNSUPPORTED:
+    if (!refusal) {
+      snprintf(reason, size, "step %d (%s): unsupported: %.700s", step, out->op, reply->message);
+      return MR3D_SKIPPED;
+    }
+    snprintf(reason, size, "step %d (%s): must be refused: %.500s; the backend says \"unsupported\": %.300s", step, out->op,
+             refusal->message, reply->message);
+    break;
+  case MR3D_REPLY_TIMEOUT:
+    if (timeout > 0) snprintf(reason, size, "step %d (%s): no reply within %.3g s (--timeout): %.700s", step, out->op, timeout, reply->message);
+    else snprintf(reason, size, "step %d (%s): no reply in time: %.700s", step, out->op, reply->message);
+    break;
+  case MR3D_REPLY_CRASH: snprintf(reason, size, "step %d (%s): the backend crashed: %.700s", step, out->op, reply->message); break;
+  case MR3D_REPLY_MALFORMED: snprintf(reason, size, "step %d (%s): malformed reply: %.700s", step, out->op, reply->message); break;
+  }
+  return MR3D_FAILED;
+}
+
 /** The backend's part of a step: asked, and its reply judged. */
 static mr3d_verdict ask_backend(struct session *s, int step, const mr3d_error *refusal, mr3d_result *result) {
   const mr3d_step *expected = &s->test->steps[step];
@@ -273,40 +310,8 @@ static mr3d_verdict ask_backend(struct session *s, int step, const mr3d_error *r
   out->asked = true;
   mr3d_backend_ask(s->runner->backend, s->requests[step], timeout, &out->reply);
   const mr3d_reply *reply = &out->reply;
-  mr3d_verdict verdict = MR3D_FAILED;
-  char *reason = result->reason;
-  size_t size = sizeof result->reason;
-
-  switch (reply->kind) {
-  case MR3D_REPLY_ANSWER:
-    if (expected->expect_error) {
-      snprintf(reason, size, "step %d (%s): must be refused: %.600s; the backend answered", step, expected->op, refusal->message);
-      break;
-    }
-    mr3d_judge(s->truth, reply->answer, &out->judgement);
-    if (out->judgement.passed) verdict = MR3D_PASSED;
-    else describe_judgement(&out->judgement, step, expected->op, reason, size);
-    break;
-  case MR3D_REPLY_ERROR:
-    if (expected->expect_error) verdict = MR3D_PASSED;
-    else snprintf(reason, size, "step %d (%s): refused a request that must be answered: %.700s", step, expected->op, reply->message);
-    break;
-  case MR3D_REPLY_UNSUPPORTED:
-    if (expected->expect_error)
-      snprintf(reason, size, "step %d (%s): must be refused: %.500s; the backend says \"unsupported\": %.300s", step, expected->op,
-               refusal->message, reply->message);
-    else {
-      verdict = MR3D_SKIPPED;
-      snprintf(reason, size, "step %d (%s): unsupported: %.700s", step, expected->op, reply->message);
-    }
-    break;
-  case MR3D_REPLY_TIMEOUT:
-    silence->timeouts++;
-    snprintf(reason, size, "step %d (%s): no reply within %.3g s (--timeout): %.700s", step, expected->op, timeout, reply->message);
-    break;
-  case MR3D_REPLY_CRASH: snprintf(reason, size, "step %d (%s): the backend crashed: %.700s", step, expected->op, reply->message); break;
-  case MR3D_REPLY_MALFORMED: snprintf(reason, size, "step %d (%s): malformed reply: %.700s", step, expected->op, reply->message); break;
-  }
+  mr3d_verdict verdict = mr3d_judge_reply(s->truth, expected->expect_error ? refusal : NULL, step, timeout, result, out);
+  if (reply->kind == MR3D_REPLY_TIMEOUT) silence->timeouts++;
   if (verdict == MR3D_FAILED) {
     mr3d_diagnose(result, s->truth, step + 1, s->requests, reply, s->runner->weights, s->runner->run->options.threads);
     if (reply->kind == MR3D_REPLY_TIMEOUT) {

@@ -95,6 +95,12 @@ int mr3d_run_exit_status(const mr3d_run *);
 const char *mr3d_run_common_skip(const mr3d_run *);
 
 /**
+ * The verdict on `out->reply` to the request that `truth` was stepped with last; `refusal` is the reference's message where it refused that, else
+ * NULL. Fills the step's judgement and, unless it passed, the result's reason. Requires: out->op. timeout 0: not known.
+ */
+mr3d_verdict mr3d_judge_reply(mr3d_truth *, const mr3d_error *refusal, int step, double timeout, mr3d_result *, mr3d_step_result *out);
+
+/**
  * Which mistake explains a failing answer: fills diagnosis and mistake (tools/conform/diagnose.c). `requests` are the steps asked so far,
  * the last one failed with `got`; `truth` is the case's, stepped and, where there was an answer to judge, judged as far.
  */
