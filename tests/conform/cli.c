@@ -451,6 +451,12 @@ static void compare_refuses_what_it_cannot_compare(void **state) {
   write_text(folder, "good.ans.safetensors", "no container");
   assert_int_equal(compare_pair(""), 1);
   assert_said("good.ans.safetensors");
+  save_answer(request("encode_points", "{}"), "good.req.safetensors", "request");
+  assert_int_equal(compare_pair(""), 1);
+  assert_said("asks encode_points, which the reference does not answer");
+  save_answer(mr3d_bundle_new(), "good.req.safetensors", NULL);
+  assert_int_equal(compare_pair(""), 1);
+  assert_said("metadata \"op\" is missing");
 }
 
 /** F32 tensors fit fp32 and tf32 alike. */

@@ -195,10 +195,10 @@ static void check_against(const cJSON *value, const cJSON *schema, const cJSON *
     cJSON_ArrayForEach (item, value) check_against(item, items, root, place);
 }
 
-static void json_lines_keep_to_their_schema(void **state) {
-  (void)state;
+/** As many lines as that, each as the schema says; frees the text. */
+static void check_lines(char *text, int count) {
   assert_non_null(getenv("MR3D_DOCS"));
-  char *schema_text = read_bytes(getenv("MR3D_DOCS"), "report.schema.json", NULL), *text = written(mr3d_report_json);
+  char *schema_text = read_bytes(getenv("MR3D_DOCS"), "report.schema.json", NULL);
   cJSON *schema = cJSON_Parse(schema_text);
   assert_non_null(schema);
   int n = 0;
@@ -210,10 +210,30 @@ static void json_lines_keep_to_their_schema(void **state) {
     check_against(json, shape, schema, type);
     cJSON_Delete(json);
   }
-  assert_int_equal(n, 6);
+  assert_int_equal(n, count);
   cJSON_Delete(schema);
   free(schema_text);
   free(text);
+}
+
+static void json_lines_keep_to_their_schema(void **state) {
+  (void)state;
+  check_lines(written(mr3d_report_json), 6);
+}
+
+/** The first three results as pairs of files: none of these is ever broken. */
+static mr3d_status report_pairs(const mr3d_run *run, const char *path, mr3d_error *error) {
+  char *const paths[] = {"0.req", "0.ans", HOSTILE, HOSTILE, "2.req", "2.ans"};
+  mr3d_run pairs = *run;
+  pairs.n_results = 3;
+  return mr3d_report_pairs_json(&pairs, paths, 2, path, error);
+}
+
+static void json_lines_of_pairs_keep_to_their_schema(void **state) {
+  (void)state;
+  char *text = written(report_pairs);
+  assert_clean(text);
+  check_lines(text, 4);
 }
 
 /* ---- markup ---- */
@@ -359,6 +379,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(json_lines_parse_and_hold_every_result),
       cmocka_unit_test(json_lines_keep_to_their_schema),
+      cmocka_unit_test(json_lines_of_pairs_keep_to_their_schema),
       cmocka_unit_test(junit_is_well_formed_and_counts),
       cmocka_unit_test(html_is_one_well_formed_page_that_loads_nothing),
       cmocka_unit_test(terminal_report_shows_findings_and_no_control_characters),

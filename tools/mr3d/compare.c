@@ -28,14 +28,25 @@ static mr3d_tier tier_of(const mr3d_bundle *request) {
 
 /* ---- the files ---- */
 
+/** Whether there is a reference to compare with: the protocol has an operator that it lacks, and a file may ask anything. */
+static mr3d_status check_op(const struct comparison *c, const char *path, const char *op, mr3d_error *error) {
+  const char *const *known = mr3d_server_ops();
+  if (!op) return mr3d_fail(error, MR3D_INVALID, "%s: metadata \"op\" is missing, so it asks nothing", path);
+  if (!mr3d_word_selected(c->ops, op))
+    return mr3d_fail(error, MR3D_INVALID, "%s: the request asks %.60s, not %.200s", path, op, c->ops);
+  while (*known && strcmp(*known, op) != 0) known++;
+  if (!*known)
+    return mr3d_fail(error, MR3D_INVALID, "%s: the request asks %.60s, which the reference does not answer; `mr3d list ops` shows what it does",
+                     path, op);
+  return MR3D_OK;
+}
+
 static mr3d_status read_request(const struct comparison *c, const char *path, mr3d_bundle **request, mr3d_error *error) {
   if (mr3d_safetensors_open(path, 0, request, error) != MR3D_OK) return error->status;
-  const char *type = mr3d_bundle_get(*request, "type"), *op = mr3d_bundle_get(*request, "op");
-  const char *weights = mr3d_bundle_get(*request, "weights");
+  const char *type = mr3d_bundle_get(*request, "type"), *weights = mr3d_bundle_get(*request, "weights");
   if (type && strcmp(type, "request") != 0)
     return mr3d_fail(error, MR3D_INVALID, "%s: metadata \"type\" is \"%.60s\", expected \"request\"", path, type);
-  if (c->ops && !mr3d_word_selected(c->ops, op ? op : ""))
-    return mr3d_fail(error, MR3D_INVALID, "%s: the request asks %.60s, not %.200s", path, op ? op : "no operator", c->ops);
+  if (check_op(c, path, mr3d_bundle_get(*request, "op"), error) != MR3D_OK) return error->status;
   if (weights && access(weights, R_OK) != 0)
     return mr3d_fail(error, MR3D_IO, "%s: its weights file cannot be read, so there is no truth to compare with: %.600s", path, weights);
   return MR3D_OK;
@@ -65,8 +76,7 @@ static mr3d_status read_pairs(struct comparison *c, mr3d_error *error) {
     mr3d_step_result *step = c->run.results[i].steps;
     if (read_request(c, c->paths[2 * i], &c->requests[i], error) != MR3D_OK) return error->status;
     if (read_answer(c->paths[2 * i + 1], c->requests[i], &step->reply, error) != MR3D_OK) return error->status;
-    const char *op = mr3d_bundle_get(c->requests[i], "op");
-    step->op = op ? op : "no operator";
+    step->op = mr3d_bundle_get(c->requests[i], "op");
     step->asked = true;
     if (c->tier == MR3D_N_TIERS) c->tier = tier_of(c->requests[i]);
   }
