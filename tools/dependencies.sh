@@ -1,7 +1,7 @@
 # Sourced by quickstart.sh and test.sh from the repository's root: makes sure that what the build needs is there.
 # On Debian and as root (or with sudo) missing packages are installed; otherwise the script says what to install and stops.
 
-packages="gcc libc6-dev pkg-config meson ninja-build libcmocka-dev libcjson-dev zlib1g-dev libsodium-dev libdlpack-dev"
+packages="gcc libc6-dev pkg-config meson ninja-build libcmocka-dev libcjson-dev zlib1g-dev libsodium-dev libdlpack-dev libmpfr-dev"
 
 missing=""
 for package in $packages; do
