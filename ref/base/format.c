@@ -71,11 +71,11 @@ static const struct {
   mr3d_dtype storage;
   mr3d_units units;
 } tiers[MR3D_N_TIERS] = {
-    [MR3D_FP64] = {"fp64", MR3D_F64, {.u = 0x1p-53, .ua = 0x1p-53, .up = 0, .eta = 0x1p-1074, .narrow = false}},
-    [MR3D_FP32] = {"fp32", MR3D_F32, {.u = 0x1p-24, .ua = 0x1p-24, .up = 0, .eta = 0x1p-126, .narrow = false}},
-    [MR3D_TF32] = {"tf32", MR3D_F32, {.u = 0x1p-24, .ua = 0x1p-24, .up = 0x1p-11, .eta = 0x1p-126, .narrow = false}},
-    [MR3D_BF16_TIER] = {"bf16", MR3D_BF16, {.u = 0x1p-8, .ua = 0x1p-24, .up = 0, .eta = 0x1p-126, .narrow = true}},
-    [MR3D_FP16] = {"fp16", MR3D_F16, {.u = 0x1p-11, .ua = 0x1p-24, .up = 0, .eta = 0x1p-25, .narrow = true}},
+    [MR3D_FP64] = {"fp64", MR3D_F64, {.u = 0x1p-53, .ua = 0x1p-53, .up = 0, .eta = 0x1p-1074, .eta_term = 0x1p-1074, .narrow = false}},
+    [MR3D_FP32] = {"fp32", MR3D_F32, {.u = 0x1p-24, .ua = 0x1p-24, .up = 0, .eta = 0x1p-126, .eta_term = 0x1p-126, .narrow = false}},
+    [MR3D_TF32] = {"tf32", MR3D_F32, {.u = 0x1p-24, .ua = 0x1p-24, .up = 0x1p-11, .eta = 0x1p-126, .eta_term = 0x1p-126, .narrow = false}},
+    [MR3D_BF16_TIER] = {"bf16", MR3D_BF16, {.u = 0x1p-8, .ua = 0x1p-24, .up = 0, .eta = 0x1p-126, .eta_term = 0x1p-126, .narrow = true}},
+    [MR3D_FP16] = {"fp16", MR3D_F16, {.u = 0x1p-11, .ua = 0x1p-24, .up = 0, .eta = 0x1p-25, .eta_term = 0x1p-126, .narrow = true}},
 };
 
 const char *mr3d_tier_name(mr3d_tier tier) { return tiers[tier].name; }

@@ -201,11 +201,12 @@ static void scale_row(const mr3d_units *units, const mr3d_attention_in *in, cons
   for (int64_t d = 0; d < D; d++)
     scale[d] = n == 0 ? 0
                       : (units->narrow ? u * fabs(y[d]) : 0) + sqrt(spread[d] + u * u * squares[d] + units->eta * units->eta * norm[d]) +
-                            ua * (4 + sqrt((double)n) / 2) * size[d] + lost * (fabs(y[d]) + size[d]) + up * (2 * fabs(y[d]) + sqrt(squares[d])) + units->eta;
+                            ua * (4 + sqrt((double)n) / 2) * size[d] + lost * (fabs(y[d]) + size[d]) + up * (2 * fabs(y[d]) + sqrt(squares[d])) + units->eta +
+                            (double)n * units->eta_term;
 }
 
 /**
- * scale = u |y| + sqrt(sum_j (moved_j |v_j - y|)^2 + ((u p_j + eta) v_j)^2) + (ua (4 + sqrt(n) / 2) + lost) sum p |v| + lost |y| + up (...) + eta
+ * scale = u |y| + sqrt(sum_j (moved_j |v_j - y|)^2 + ((u p_j + eta) v_j)^2) + (ua (4 + sqrt(n) / 2) + lost) sum p |v| + lost |y| + up (...) + eta + n eta_term
  * delta_j = ua (max(2, sqrt D) sum |q k| / sqrt D + 2 + 2 |s_j - max|) + u |s_j| + up (2 |q k| + sqrt(sum (q k)^2)) / sqrt D,   n visible keys
  * moved_j = max(shift(p_j, 4 delta_j) / 4, shift(p_j, delta_j)), which is p_j delta_j where delta_j is small
  *
@@ -213,7 +214,7 @@ static void scale_row(const mr3d_units *units, const mr3d_attention_in *in, cons
  * (sqrt D as in mr3d_linear_scale: terms of one sign, added in order, stray by sqrt(D) / 3), the exponential and its argument, and the stored score (eager
  * stacks: 62 without). (u p_j + eta) v_j: probabilities stored in the tier (SDPA: 720 without). ua (4 + sqrt(n)/2): both sums over keys and the division.
  * lost: of both sums, the sum over p_j <= 8 ua of min(p_j, ua): where one key has nearly all weight, a sum in key order loses the small ones after it (5.5
- * without). up as in mr3d_linear_scale. Without visible keys: 0, zeros are demanded.
+ * without). up and eta_term as in mr3d_linear_scale. Without visible keys: 0, zeros are demanded.
  */
 void mr3d_attention_scale(const mr3d_units *units, const mr3d_attention_in *in, double *scale) {
   const int64_t D = in->D, K = in->K, q = in->q;

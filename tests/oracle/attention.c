@@ -108,7 +108,7 @@ static void denormal(void **state) {
   problem p = problem_of(1, 2, 1, 4, 60, 64, 1, false);
   free(p.value);
   p.in.value = p.value = drawn_denormal("attention/denormal", 60 * 64);
-  judged("denormal values", p, LIMIT + 60 / 2.0); /* each of 60 products may lose 2^-1075, half of the eta granted once */
+  judged("denormal values", p, LIMIT); /* each of 60 products may lose 2^-1075, half of the eta_term granted for it */
   p = problem_of(1, 2, 1, 4, 60, 64, 1, false);
   free(p.query);
   p.in.query = p.query = drawn_denormal("attention/denormal", 2 * 4 * 64);
