@@ -14,7 +14,8 @@ struct mr3d_backend {
   void *state;
 };
 
-/** Each fills ask, close, state and info of a backend whose options are set; on failure they leave nothing to free. */
+/* Each fills ask, close, state and info of a backend whose options are set; on failure they leave nothing to free. */
+
 /** Requires: the mutants, if two, combine. NULL: no mistake. */
 void mr3d_backend_open_builtin(mr3d_backend *, const mr3d_mutant *mutant, const mr3d_mutant *also);
 /** Takes a copy of the words. */
