@@ -3,26 +3,13 @@
 #ifndef MR3D_TEST_SMALL_SUITE_H
 #define MR3D_TEST_SMALL_SUITE_H
 
-#include <ftw.h>
 #include <sodium.h>
 #include <sys/stat.h>
 
+#include "../folder.h"
 #include "../suite.h"
 #include "case_internal.h"
 #include "golden.h"
-
-/** A folder below $TMPDIR, removed by remove_folder. */
-static inline void make_folder(char path[256]) {
-  const char *base = getenv("TMPDIR");
-  snprintf(path, 256, "%.200s/mr3d-test-XXXXXX", base && *base ? base : "/tmp");
-  assert_non_null(mkdtemp(path));
-}
-
-static inline int remove_entry(const char *path, const struct stat *status, int type, struct FTW *at) {
-  (void)status, (void)type, (void)at;
-  return remove(path);
-}
-static inline void remove_folder(const char *path) { nftw(path, remove_entry, 8, FTW_DEPTH | FTW_PHYS); }
 
 static inline void write_text(const char *folder, const char *name, const char *text) {
   char path[600];

@@ -248,7 +248,7 @@ static bool is_hopeless(const mr3d_tensor_verdict *verdict, double times) {
   return false;
 }
 
-static void judge_by_yardstick(mr3d_truth *truth, int index, const mr3d_output *output, mr3d_tensor_verdict *verdict) {
+static void judge_by_yardstick(mr3d_truth *truth, const mr3d_output *output, mr3d_tensor_verdict *verdict) {
   /* Eight runs decide, but four see what is wholly wrong, and a failure that is close is declared only after thirty-two. */
   static const struct { int runs; double hopeless; } stages[] = {{4, 100}, {MR3D_FEW_RUNS, 8}, {MR3D_MANY_RUNS, 0}};
   mr3d_tensor_verdict before = *verdict;
@@ -257,16 +257,16 @@ static void judge_by_yardstick(mr3d_truth *truth, int index, const mr3d_output *
       truth->in_doubt = true;
       return;
     }
-    float *runs[MR3D_MANY_RUNS] = {NULL};
+    const float *runs[MR3D_MANY_RUNS] = {NULL};
     mr3d_truth_emulate(truth, stages[stage].runs);
-    for (int r = 0; r < stages[stage].runs; r++) runs[r] = truth->runs[r].errors ? truth->runs[r].errors[index] : NULL;
+    for (int r = 0; r < stages[stage].runs; r++) runs[r] = mr3d_emulated_errors(&truth->runs[r], output->expected);
     *verdict = before;
     mr3d_judge_by_yardstick(output, output->expected->name, stages[stage].runs, runs, verdict);
     if (is_hopeless(verdict, stages[stage].hopeless) || (stage > 0 && verdict->passed)) return;
   }
 }
 
-static void judge_float(mr3d_truth *truth, int index, const mr3d_tensor *expected, const mr3d_tensor *got, mr3d_tensor_verdict *verdict) {
+static void judge_float(mr3d_truth *truth, const mr3d_tensor *expected, const mr3d_tensor *got, mr3d_tensor_verdict *verdict) {
   if (got->dtype == MR3D_F64 && memcmp(got->data, expected->data, (size_t)verdict->elements * sizeof(double)) == 0) {
     mr3d_verdict_add(verdict, "exact", 0, 0, true, "%s", "");
     return;
@@ -279,14 +279,14 @@ static void judge_float(mr3d_truth *truth, int index, const mr3d_tensor *expecte
   } else {
     measure(&output, verdict);
     if (output.scale) mr3d_judge_by_scale(&output, verdict);
-    else judge_by_yardstick(truth, index, &output, verdict);
+    else judge_by_yardstick(truth, &output, verdict);
   }
   mr3d_output_close(&output);
 }
 
 /* ---- the whole answer ---- */
 
-static void judge_tensor(mr3d_truth *truth, const char *op, int index, const mr3d_tensor *expected, const mr3d_bundle *answer,
+static void judge_tensor(mr3d_truth *truth, const char *op, const mr3d_tensor *expected, const mr3d_bundle *answer,
                          mr3d_tensor_verdict *verdict) {
   char list[64], found[96], wanted[96];
   const mr3d_tensor *got = mr3d_bundle_find(answer, expected->name);
@@ -297,7 +297,7 @@ static void judge_tensor(mr3d_truth *truth, const char *op, int index, const mr3
   else if (!same_shape(got, expected))
     fail(verdict, "shape %s, expected %s", mr3d_shape_text(got->rank, got->shape, found), wanted);
   else if (!allowed) fail(verdict, "type %s, expected %s", mr3d_dtype_name(got->dtype), list);
-  else if (mr3d_dtype_is_float(expected->dtype)) judge_float(truth, index, expected, got, verdict);
+  else if (mr3d_dtype_is_float(expected->dtype)) judge_float(truth, expected, got, verdict);
   else judge_exact(expected, got, verdict);
 }
 
@@ -313,7 +313,7 @@ void mr3d_judge(mr3d_truth *truth, const mr3d_bundle *got, mr3d_judgement *judge
     verdict->passed = true;
     snprintf(verdict->name, sizeof verdict->name, "%s", tensor->name);
     truth->in_doubt = false;
-    judge_tensor(truth, op, i, tensor, got, verdict);
+    judge_tensor(truth, op, tensor, got, verdict);
     judgement->in_doubt = judgement->in_doubt && (verdict->passed || truth->in_doubt);
   }
   for (int i = 0; i < mr3d_bundle_count(got); i++) {

@@ -7,6 +7,7 @@
 #include "mr3d/format.h"
 #include "mr3d/server.h"
 #include "mr3d/tensor.h"
+#include "yardstick_cache.h"
 
 #define MR3D_MAX_STATISTICS 12
 
@@ -49,6 +50,9 @@ typedef struct mr3d_truth mr3d_truth;
  */
 mr3d_truth *mr3d_truth_new(mr3d_tier tier, const mr3d_operators *operators, mr3d_weights_cache *weights, int threads);
 void mr3d_truth_free(mr3d_truth **);
+
+/** Takes emulated runs from the cache, where it has them, and puts there what took long. Before the first step; borrowed. NULL: none. */
+void mr3d_truth_keep_runs(mr3d_truth *, mr3d_yardstick_cache *);
 
 /** Never more than eight emulated runs: a failure that is close is then not declared but left in doubt, see mr3d_judgement. */
 void mr3d_truth_spare_runs(mr3d_truth *);

@@ -10,9 +10,9 @@
 /** One emulated server: its errors against the reference at the latest step. */
 typedef struct mr3d_emulated {
   mr3d_server *server;
-  int done;       /* requests answered */
-  int n_outputs;
-  float **errors; /* [n_outputs] by index in the reference's answer, NULL for integers; kept for the latest step only */
+  int done;            /* requests answered */
+  double seconds;      /* of processor time that took */
+  mr3d_bundle *errors; /* F32, by the names of the floating outputs; for the latest step only */
 } mr3d_emulated;
 
 struct mr3d_truth {
@@ -29,10 +29,16 @@ struct mr3d_truth {
   double seconds;              /* of processor time that the answers took */
   mr3d_bundle *scaled;         /* the latest answer again with scale: and turn:, or NULL */
   mr3d_emulated runs[MR3D_MANY_RUNS];
+  mr3d_yardstick_cache *cache; /* or NULL */
+  mr3d_request_line line;      /* names the requests so far in it */
+  bool has_line;
 };
 
 /** Of this process, all threads together. */
 double mr3d_processor_seconds(void);
+
+/** One output's errors in a run at the latest step; NULL where the run gave none. */
+const float *mr3d_emulated_errors(const mr3d_emulated *, const mr3d_tensor *expected);
 
 /** The latest answer with its `scale:` and `turn:` tensors. */
 const mr3d_bundle *mr3d_truth_scaled(mr3d_truth *);
@@ -72,7 +78,7 @@ char *mr3d_index_text(const mr3d_tensor *tensor, int64_t index, bool row, char t
 /** The rules of single operators: error in units of the operator's scale (docs/tolerance.md, "Single operators"). */
 void mr3d_judge_by_scale(const mr3d_output *, mr3d_tensor_verdict *);
 /** The rules of composed operators: error in units of what honest arithmetic strays (docs/tolerance.md, "The yardstick"). */
-void mr3d_judge_by_yardstick(const mr3d_output *, const char *name, int n_runs, float *const runs[], mr3d_tensor_verdict *);
+void mr3d_judge_by_yardstick(const mr3d_output *, const char *name, int n_runs, const float *const runs[], mr3d_tensor_verdict *);
 
 /** The spacing of the tier's storage type at a value. */
 double mr3d_ulp(mr3d_tier, double value);

@@ -10,14 +10,14 @@
 #define EXPLAINED_PART 0.05 /* of the squared distance to the reference that may remain */
 
 /** Noise of a row from the runs that the judge made, or a rough one: 16 roundings of the row's size. */
-static double row_noise(const mr3d_scene *s, int index, const mr3d_output *output, int64_t row) {
+static double row_noise(const mr3d_scene *s, const mr3d_output *output, int64_t row) {
   double squares = 0, size = 0;
   int n = 0;
   for (int r = 0; r < MR3D_MANY_RUNS; r++) {
-    float *const *errors = s->truth->runs[r].errors;
-    if (!errors || !errors[index]) continue;
+    const float *errors = mr3d_emulated_errors(&s->truth->runs[r], output->expected);
+    if (!errors) continue;
     n++;
-    for (int64_t c = 0; c < output->cols; c++) squares += (double)errors[index][row * output->cols + c] * errors[index][row * output->cols + c];
+    for (int64_t i = row * output->cols; i < (row + 1) * output->cols; i++) squares += (double)errors[i] * errors[i];
   }
   for (int64_t c = 0; c < output->cols; c++) size += output->ref[row * output->cols + c] * output->ref[row * output->cols + c];
   size = sqrt(size / (double)output->cols);
@@ -26,11 +26,11 @@ static double row_noise(const mr3d_scene *s, int index, const mr3d_output *outpu
 }
 
 /** Not below the row's mean: what a mistake puts into an element is as noisy as what else stands in the row. */
-static void add_noise(const mr3d_scene *s, int index, mr3d_picture *p) {
+static void add_noise(const mr3d_scene *s, mr3d_picture *p) {
   const mr3d_output *output = &p->output;
   p->noise = mr3d_allocate(output->rows * output->cols, sizeof *p->noise);
   for (int64_t r = 0; r < output->rows; r++) {
-    double noise = output->scale ? 0 : row_noise(s, index, output, r);
+    double noise = output->scale ? 0 : row_noise(s, output, r);
     for (int64_t i = r * output->cols; i < (r + 1) * output->cols && output->scale; i++) noise += output->scale[i] * output->scale[i] / (double)output->cols;
     if (output->scale) noise = sqrt(noise);
     for (int64_t i = r * output->cols; i < (r + 1) * output->cols; i++) p->noise[i] = (output->scale ? fmax(output->scale[i], noise) : noise) + 1e-300;
@@ -59,9 +59,7 @@ void mr3d_scene_open(mr3d_scene *s) {
     p->floating = mr3d_dtype_is_float(p->got->dtype);
     if (!p->comparable || !p->floating) continue;
     mr3d_output_open(s->truth, p->expected, p->got, &p->output);
-    int index = 0; /* in the reference's answer, where the runs' errors are */
-    while (mr3d_bundle_at(s->reference, index) != p->expected) index++;
-    add_noise(s, index, p);
+    add_noise(s, p);
   }
 }
 

@@ -90,6 +90,11 @@ static void write_head(FILE *to, const mr3d_run *run) {
   }
   fprintf(to, "<dt>Results</dt><dd>%d passed, %d failed, %d skipped, %d broken, in %.1f s</dd>\n", run->passed, run->failed, run->skipped,
           run->broken, run->seconds);
+  if (run->yardsticks_found > 0) {
+    fprintf(to, "<dt>Yardstick</dt><dd>%d runs taken from ", run->yardsticks_found);
+    text(to, run->options.yardsticks_dir);
+    fputs("</dd>\n", to);
+  }
   fprintf(to, "<dt>Seed</dt><dd>%llu</dd>\n<dt>Golden set</dt><dd>%d files, all verified by SHA-256</dd>\n",
           (unsigned long long)run->options.seed, run->n_golden_files);
   fprintf(to, "<dt>Made by</dt><dd>mr3d %s on %s</dd>\n</dl>\n</header>\n<main>\n", MR3D_VERSION, date);

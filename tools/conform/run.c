@@ -36,6 +36,7 @@ struct runner {
   mr3d_run *run;
   mr3d_backend *backend;
   mr3d_weights_cache *weights;
+  mr3d_yardstick_cache *yardsticks;
   const char *scratch;
   int n_silent;
   struct silent_op silent[64];
@@ -354,6 +355,7 @@ static void close_session(struct session *s) {
 static void open_session(struct session *s, struct runner *r, const mr3d_case *test, mr3d_tier tier, uint64_t seed) {
   *s = (struct session){.runner = r, .test = test, .tier = tier, .seed = seed};
   s->truth = mr3d_truth_new(tier, NULL, r->weights, r->run->options.threads);
+  mr3d_truth_keep_runs(s->truth, r->yardsticks);
   s->requests = mr3d_allocate(test->n_steps, sizeof *s->requests);
   s->answers = mr3d_allocate(test->n_steps, sizeof *s->answers);
 }
@@ -509,6 +511,7 @@ static void copy_options(mr3d_run *run, const mr3d_run_options *options) {
   run->options.backend = copied(options->backend);
   run->options.golden_dir = copied(options->golden_dir);
   run->options.data_dir = copied(options->data_dir);
+  run->options.yardsticks_dir = copied(options->yardsticks_dir);
   selection->case_glob = copied(selection->case_glob);
   selection->op = copied(selection->op);
   selection->level = copied(selection->level);
@@ -525,6 +528,7 @@ mr3d_status mr3d_run_suite(const mr3d_run_options *options, mr3d_progress *progr
   mr3d_status status = mr3d_golden_verify(options->golden_dir, NULL, NULL, &run->n_golden_files, error);
   if (status == MR3D_OK) status = mr3d_suite_open(options->golden_dir, options->data_dir, &run->suite, error);
   if (status == MR3D_OK) status = mr3d_selection_check(run->suite, &options->selection, error);
+  if (status == MR3D_OK && options->yardsticks_dir) status = mr3d_yardstick_cache_open(options->yardsticks_dir, &r.yardsticks, error);
   if (status == MR3D_OK) status = mr3d_scratch_open(&r.scratch, error);
   if (status == MR3D_OK) {
     r.weights = mr3d_weights_cache_new();
@@ -544,6 +548,8 @@ mr3d_status mr3d_run_suite(const mr3d_run_options *options, mr3d_progress *progr
   mr3d_backend_close(&r.backend);
   if (r.weights) mr3d_weights_cache_free(&r.weights);
   if (r.scratch) mr3d_scratch_close();
+  if (r.yardsticks) run->yardsticks_found = mr3d_yardstick_cache_found(r.yardsticks);
+  mr3d_yardstick_cache_close(&r.yardsticks);
   run->seconds = now() - start;
   if (status == MR3D_OK) *out = run;
   else mr3d_run_free(&run);
@@ -570,7 +576,7 @@ void mr3d_run_free(mr3d_run **pointer) {
   free((void *)run->info.version);
   mr3d_suite_close(&run->suite);
   const mr3d_selection *selection = &run->options.selection;
-  const char *const texts[] = {run->options.backend, run->options.golden_dir, run->options.data_dir, selection->case_glob,
+  const char *const texts[] = {run->options.backend, run->options.golden_dir, run->options.data_dir, run->options.yardsticks_dir, selection->case_glob,
                                selection->op,        selection->level,        selection->pitfall,    selection->tag};
   for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) free((void *)texts[i]);
   free(run);

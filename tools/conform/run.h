@@ -58,6 +58,7 @@ typedef struct mr3d_run_options {
   double timeout; /**< seconds a request; 0: from the case's size */
   int threads;
   const char *golden_dir, *data_dir;
+  const char *yardsticks_dir; /**< keeps yardstick runs from one call to the next; NULL: nowhere */
 } mr3d_run_options;
 
 typedef struct mr3d_run {
@@ -67,6 +68,7 @@ typedef struct mr3d_run {
   int n_results;
   mr3d_result *results;
   int passed, failed, skipped, broken;
+  int yardsticks_found; /**< runs taken from yardsticks_dir instead of computed */
   int n_golden_files; /**< verified by SHA-256 before anything ran */
   double seconds;
   char silence_diagnosis[1024], silence_mistake[256]; /**< of the last timeout; given to requests not asked after it */

@@ -5,6 +5,8 @@
 
 #include "judge_internal.h"
 
+#define WORTH_KEEPING 0.05 /* seconds of processor time for a run: reading a file costs less */
+
 const char *mr3d_truth_op(const mr3d_truth *truth) {
   const char *op = truth->n_steps > 0 ? mr3d_bundle_get(truth->requests[truth->n_steps - 1], "op") : NULL;
   return op ? op : "";
@@ -35,20 +37,18 @@ mr3d_truth *mr3d_truth_new(mr3d_tier tier, const mr3d_operators *operators, mr3d
   return truth;
 }
 
-void mr3d_truth_spare_runs(mr3d_truth *truth) { truth->spare_runs = true; }
-
-static void clear_errors(mr3d_emulated *run) {
-  for (int i = 0; i < run->n_outputs; i++) free(run->errors[i]);
-  free(run->errors);
-  run->errors = NULL;
-  run->n_outputs = 0;
+void mr3d_truth_keep_runs(mr3d_truth *truth, mr3d_yardstick_cache *cache) {
+  truth->cache = cache;
+  truth->has_line = cache != NULL;
 }
+
+void mr3d_truth_spare_runs(mr3d_truth *truth) { truth->spare_runs = true; }
 
 void mr3d_truth_free(mr3d_truth **truth_pointer) {
   mr3d_truth *truth = *truth_pointer;
   if (!truth) return;
   for (int r = 0; r < MR3D_MANY_RUNS; r++) {
-    clear_errors(&truth->runs[r]);
+    mr3d_bundle_free(&truth->runs[r].errors);
     if (truth->runs[r].server) mr3d_server_free(&truth->runs[r].server);
   }
   for (int s = 0; s < truth->n_steps; s++) mr3d_bundle_free(&truth->answers[s]);
@@ -83,12 +83,13 @@ mr3d_status mr3d_truth_step(mr3d_truth *truth, const mr3d_bundle *request, const
   truth->seconds += mr3d_processor_seconds() - start;
   if (status != MR3D_OK) return status; /* a refused request changes nothing, so the emulated servers need not see it */
   mr3d_bundle_free(&truth->scaled);
-  for (int r = 0; r < MR3D_MANY_RUNS; r++) clear_errors(&truth->runs[r]);
+  for (int r = 0; r < MR3D_MANY_RUNS; r++) mr3d_bundle_free(&truth->runs[r].errors);
   int n = truth->n_steps++;
   truth->requests = grown(truth->requests, n, sizeof *truth->requests);
   truth->answers = grown(truth->answers, n, sizeof *truth->answers);
   truth->requests[n] = request;
   truth->answers[n] = fresh;
+  truth->has_line = truth->has_line && mr3d_request_line_add(&truth->line, truth->cache, truth->tier, request);
   *answer = fresh;
   return MR3D_OK;
 }
@@ -102,40 +103,58 @@ const mr3d_bundle *mr3d_truth_scaled(mr3d_truth *truth) {
   return truth->scaled;
 }
 
-/** Keeps answer - reference of every floating output as binary32; what isn't finite stays so and marks the run unusable. */
-static void keep_errors(mr3d_emulated *run, const mr3d_bundle *reference, const mr3d_bundle *answer) {
-  run->n_outputs = mr3d_bundle_count(reference);
-  run->errors = mr3d_allocate(run->n_outputs, sizeof *run->errors);
-  for (int i = 0; i < run->n_outputs; i++) {
+/** answer - reference of every floating output as binary32; what isn't finite stays so and marks the run unusable. */
+static mr3d_bundle *errors_of(const mr3d_bundle *reference, const mr3d_bundle *answer) {
+  mr3d_bundle *errors = mr3d_bundle_new();
+  for (int i = 0; i < mr3d_bundle_count(reference); i++) {
     const mr3d_tensor *expected = mr3d_bundle_at(reference, i);
     const mr3d_tensor *got = mr3d_bundle_find(answer, expected->name);
     if (!got || expected->dtype != MR3D_F64 || got->dtype != MR3D_F64 || strchr(expected->name, ':')) continue;
-    int64_t count = mr3d_tensor_count(expected);
     const double *a = got->data, *b = expected->data;
-    float *errors = run->errors[i] = mr3d_allocate(count, sizeof *errors);
-    for (int64_t j = 0; j < count; j++) errors[j] = (float)(a[j] - b[j]);
+    float *error = mr3d_bundle_add(errors, expected->name, MR3D_F32, expected->rank, expected->shape)->data;
+    for (int64_t j = 0; j < mr3d_tensor_count(expected); j++) error[j] = (float)(a[j] - b[j]);
   }
+  return errors;
+}
+
+static mr3d_server *emulated_server(const mr3d_truth *truth, int run) {
+  /* Half of the runs share one threshold among all tokens: equal tokens round equally in real stacks. */
+  mr3d_server_options options = {.operators = truth->operators,
+                                 .arithmetic = mr3d_arithmetic_of(truth->tier, MR3D_STOCHASTIC, run % 2 == 1, (uint64_t)run + 1),
+                                 .emulate = true,
+                                 .threads = truth->threads,
+                                 .weights = truth->weights};
+  return mr3d_server_new(&options);
+}
+
+/** Brings a run to the latest step, through those that it has not seen, and keeps its errors there. */
+static void catch_up(const mr3d_truth *truth, mr3d_emulated *run) {
+  int latest = truth->n_steps - 1;
+  double start = mr3d_processor_seconds();
+  for (; run->done <= latest; run->done++) {
+    mr3d_bundle *answer = NULL;
+    mr3d_error error = {0};
+    mr3d_status status = mr3d_server_answer(run->server, truth->requests[run->done], &answer, &error);
+    if (run->done == latest && status == MR3D_OK) run->errors = errors_of(truth->answers[latest], answer);
+    mr3d_bundle_free(&answer);
+  }
+  run->seconds += mr3d_processor_seconds() - start;
+}
+
+const float *mr3d_emulated_errors(const mr3d_emulated *run, const mr3d_tensor *expected) {
+  const mr3d_tensor *errors = run->errors ? mr3d_bundle_find(run->errors, expected->name) : NULL;
+  bool fits = errors && errors->dtype == MR3D_F32 && mr3d_tensor_count(errors) == mr3d_tensor_count(expected);
+  return fits ? errors->data : NULL;
 }
 
 void mr3d_truth_emulate(mr3d_truth *truth, int n_runs) {
+  bool cached = truth->has_line && !truth->operators;
   for (int r = 0; r < n_runs; r++) {
     mr3d_emulated *run = &truth->runs[r];
+    if (!run->errors && cached) run->errors = mr3d_yardstick_cache_find(truth->cache, &truth->line, r);
     if (run->errors) continue;
-    if (!run->server) {
-      /* Half of the runs share one threshold among all tokens: equal tokens round equally in real stacks. */
-      mr3d_server_options options = {.operators = truth->operators,
-                                     .arithmetic = mr3d_arithmetic_of(truth->tier, MR3D_STOCHASTIC, r % 2 == 1, (uint64_t)r + 1),
-                                     .emulate = true,
-                                     .threads = truth->threads,
-                                     .weights = truth->weights};
-      run->server = mr3d_server_new(&options);
-    }
-    for (; run->done < truth->n_steps; run->done++) {
-      mr3d_bundle *answer = NULL;
-      mr3d_error error = {0};
-      mr3d_status status = mr3d_server_answer(run->server, truth->requests[run->done], &answer, &error);
-      if (run->done == truth->n_steps - 1 && status == MR3D_OK) keep_errors(run, truth->answers[run->done], answer);
-      mr3d_bundle_free(&answer);
-    }
+    if (!run->server) run->server = emulated_server(truth, r);
+    catch_up(truth, run);
+    if (run->errors && cached && run->seconds > WORTH_KEEPING) mr3d_yardstick_cache_keep(truth->cache, &truth->line, r, run->errors);
   }
 }

@@ -238,7 +238,7 @@ static int64_t count_wrong(const yardstick *stick, const row_sums *sums, double 
   return wrong;
 }
 
-void mr3d_judge_by_yardstick(const mr3d_output *output, const char *name, int n_runs, float *const runs[], mr3d_tensor_verdict *verdict) {
+void mr3d_judge_by_yardstick(const mr3d_output *output, const char *name, int n_runs, const float *const runs[], mr3d_tensor_verdict *verdict) {
   bool logits = strcmp(name, "logits") == 0;
   yardstick stick = {.output = output, .run_scale = 1, .own_scale = 1};
   if (output->tier == MR3D_FP64) {

@@ -61,6 +61,7 @@ int mr3d_command_check(int argc, char **argv) {
       {"--html", "FILE", MR3D_OPTION_TEXT, &html, "write one self-contained page"},
       {"--golden", "DIR", MR3D_OPTION_TEXT, &golden, "the golden set (default: MR3D_GOLDEN, else beside the program)"},
       {"--data", "DIR", MR3D_OPTION_TEXT, &data, "folder with prompt_ids.json, for cases on real prompts (default: MR3D_DATA)"},
+      {"--yardsticks", "DIR", MR3D_OPTION_TEXT, &options.yardsticks_dir, "keep the judge's emulated runs there, and take those kept: faster from the second run on"},
       {"--quiet", NULL, MR3D_OPTION_FLAG, &quiet, "findings and verdict only, no progress, no table"},
       {NULL, NULL, MR3D_OPTION_FLAG, NULL, NULL},
   };
