@@ -1296,6 +1296,9 @@ def attention_cases():
         pitfalls="gqa-heads", tags="probe")
     att("tiny", "values of 1e-3", "an absolute tolerance hides all errors",
         attend(4, 2, 8, 32, 8, value=normal(1, 2, 16, 32, scale=0.001)), tags="tiny")
+    att("many-keys", "2 queries on 4,098 keys of nearly equal weight",
+        "a sum of 4,098 exponentials that stops at 2048 in float16", attend(2, 1, 2, 16, 4096, q_scale=0.1),
+        pitfalls="overflow-half", tags="probe")
     att("repeat", "all keys equal: the mean of the visible values", "an error that depends on the key's place",
         attend(4, 2, 16, 32, key=normal(1, 2, 16, 32, repeat=True)), tags="probe")
     att("sharp", "scores to the hundreds: one key takes all", "softmax without the maximum subtracted",

@@ -41,6 +41,13 @@ $mr3d mutants --quiet --without '*/*canonical*' --tier fp32,bf16 --diagnosis --p
 echo "== mutants at the narrow tiers: what survives, and how large it is"
 $mr3d mutants --quiet --tier bf16,fp16 || failed=1
 
+echo "== what the diagnosis adds to a failing run: seconds, at most 5"
+for mutant in mask-length/unrepaired decode-rope/position-text-only theta-mixup/counted-from-one gqa-heads/kv-head-modulo pairing/adjacent-in-1d order-sensitivity/last-session; do
+  $mr3d check --backend "mutant:$mutant" --tier fp32 --without-slow --quiet --json "$work/failing.json" >/dev/null || true
+  sed -n 's/.*"diagnosis_seconds":\([0-9.]*\).*"seconds":\([0-9.]*\).*/\1 of \2/p' "$work/failing.json" | tail -1 | sed "s|^|$mutant  |"
+  sed -n 's/.*"diagnosis_seconds":\([0-9.]*\).*/\1/p' "$work/failing.json" | tail -1 | awk '{ exit !($1 <= 5) }' || failed=1
+done
+
 echo "== honest backends, $seeds seeds at every tier they claim"
 judge() {
   for seed in $(seq 1 "$seeds"); do

@@ -143,6 +143,7 @@ void mr3d_report_text(const mr3d_run *run, FILE *to, bool brief, bool colour) {
   fprintf(to, "%s%s%s: ", paint(&t, mr3d_run_exit_status(run) == 0 ? GREEN : RED), verdict, paint(&t, OFF));
   print_clean(to, why);
   if (run->yardsticks_found > 0) fprintf(to, "\n%d yardstick runs taken from %s", run->yardsticks_found, run->options.yardsticks_dir);
+  if (run->failed > 0) fprintf(to, "\nthe diagnosis took %.1f s", run->diagnosis_seconds);
   fprintf(to, "\n%d passed, %d failed, %d skipped, %d broken in %.1f s\n", run->passed, run->failed, run->skipped, run->broken,
           run->seconds);
 }

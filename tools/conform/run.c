@@ -314,7 +314,9 @@ static mr3d_verdict ask_backend(struct session *s, int step, const mr3d_error *r
   mr3d_verdict verdict = mr3d_judge_reply(s->truth, expected->expect_error ? refusal : NULL, step, timeout, result, out);
   if (reply->kind == MR3D_REPLY_TIMEOUT) silence->timeouts++;
   if (verdict == MR3D_FAILED) {
+    double start = now();
     mr3d_diagnose(result, s->truth, step + 1, s->requests, reply, s->runner->weights, s->runner->run->options.threads);
+    s->runner->run->diagnosis_seconds += now() - start;
     if (reply->kind == MR3D_REPLY_TIMEOUT) {
       snprintf(s->runner->run->silence_diagnosis, sizeof s->runner->run->silence_diagnosis, "%s", result->diagnosis);
       snprintf(s->runner->run->silence_mistake, sizeof s->runner->run->silence_mistake, "%s", result->mistake);

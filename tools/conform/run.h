@@ -70,7 +70,7 @@ typedef struct mr3d_run {
   int passed, failed, skipped, broken;
   int yardsticks_found; /**< runs taken from yardsticks_dir instead of computed */
   int n_golden_files; /**< verified by SHA-256 before anything ran */
-  double seconds;
+  double seconds, diagnosis_seconds; /**< the latter within the former */
   char silence_diagnosis[1024], silence_mistake[256]; /**< of the last timeout; given to requests not asked after it */
 } mr3d_run;
 
