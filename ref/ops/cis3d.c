@@ -43,8 +43,8 @@ void mr3d_cis3d(const mr3d_context *context, const mr3d_cis3d_in *in, double *co
     cos_table[i] = cos(angle[i]);
     sin_table[i] = sin(angle[i]);
   }
-  mr3d_round(context, MR3D_AT_TABLE, 1, heads, N, F, cos_table);
-  mr3d_round(context, MR3D_AT_TABLE, 1, heads, N, F, sin_table);
+  mr3d_round(context, MR3D_AT_TABLE_3D, 1, heads, N, F, cos_table);
+  mr3d_round(context, MR3D_AT_TABLE_3D, 1, heads, N, F, sin_table);
   free(angle);
   free(part);
   free(mixed);

@@ -60,13 +60,13 @@ void mr3d_linear(const mr3d_context *context, const mr3d_linear_in *in, double *
       mr3d_noise_add(&noise, 0, 0, r, in->out, in->in, squares + r * in->out, in->bias, y + r * in->out);
     free(squares);
   }
-  mr3d_round(context, MR3D_AT_PRODUCT, 1, 1, in->rows, in->out, y);
   if (in->bias != NULL) {
+    mr3d_round(context, MR3D_AT_BEFORE_BIAS, 1, 1, in->rows, in->out, y);
     for (int64_t r = 0; r < in->rows; r++)
       for (int64_t o = 0; o < in->out; o++)
         y[r * in->out + o] += in->bias[o];
-    mr3d_round(context, MR3D_AT_BIASED, 1, 1, in->rows, in->out, y);
   }
+  mr3d_round(context, MR3D_AT_PRODUCT, 1, 1, in->rows, in->out, y);
   free(x);
   free(weight);
 }

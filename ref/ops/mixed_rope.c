@@ -121,7 +121,7 @@ static void rotate_temporal(const mr3d_context *context, const mr3d_config *conf
     const int64_t k = r % points->N;
     mr3d_half_split(Dt, part + r * Dt, cos_table + k * Dt, sin_table + k * Dt, cos_part + r * Dt, sin_part + r * Dt);
   }
-  mr3d_rotation_sum(context, 1, s->heads, points->N, Dt, cos_part, sin_part, part);
+  mr3d_rotation_sum(context, MR3D_AT_TURNED, 1, s->heads, points->N, Dt, cos_part, sin_part, part);
   scatter(in, points, s->heads, Dt, split->temporal, part, y);
   free(cos_table);
   free(sin_table);

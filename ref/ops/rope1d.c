@@ -23,7 +23,7 @@ void mr3d_rope1d(const mr3d_context *context, const mr3d_rope1d_in *in, double *
         const int64_t p = (in->position_rows == 1 ? 0 : b) * in->q + i, at = ((b * in->heads + h) * in->q + i) * D;
         mr3d_half_split(D, in->x + at, cos_table + p * D, sin_table + p * D, cos_part + at, sin_part + at);
       }
-  mr3d_rotation_sum(context, in->B, in->heads, in->q, D, cos_part, sin_part, y);
+  mr3d_rotation_sum(context, MR3D_AT_TURNED, in->B, in->heads, in->q, D, cos_part, sin_part, y);
   free(cos_table);
   free(sin_table);
   free(cos_part);

@@ -26,7 +26,7 @@ void mr3d_rope3d(const mr3d_context *context, const mr3d_rope3d_in *in, double *
           cos_part[im] = in->x[im] * c;
           sin_part[im] = in->x[re] * s;
         }
-  mr3d_rotation_sum(context, in->B, in->heads, in->N, in->Ds, cos_part, sin_part, y);
+  mr3d_rotation_sum(context, MR3D_AT_TURNED_3D, in->B, in->heads, in->N, in->Ds, cos_part, sin_part, y);
   free(cos_part);
   free(sin_part);
 }

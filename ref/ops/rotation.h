@@ -31,11 +31,11 @@ static inline void mr3d_half_split_turn(int64_t n, const double *x, const double
   }
 }
 
-/** y [batches,heads,rows,n] = cos part + sin part, each of the three stored as real stacks store it. The parts are overwritten. */
-static inline void mr3d_rotation_sum(const mr3d_context *context, int64_t batches, int64_t heads, int64_t rows, int64_t n, double *cos_part,
-                                     double *sin_part, double *y) {
-  mr3d_round(context, MR3D_AT_ROTATION, batches, heads, rows, n, cos_part);
-  mr3d_round(context, MR3D_AT_ROTATION, batches, heads, rows, n, sin_part);
+/** y [batches,heads,rows,n] = cos part + sin part, each of the three stored as real stacks store it, the parts at `parts`. These are overwritten. */
+static inline void mr3d_rotation_sum(const mr3d_context *context, mr3d_rounding_point parts, int64_t batches, int64_t heads, int64_t rows, int64_t n,
+                                     double *cos_part, double *sin_part, double *y) {
+  mr3d_round(context, parts, batches, heads, rows, n, cos_part);
+  mr3d_round(context, parts, batches, heads, rows, n, sin_part);
   for (int64_t i = 0; i < batches * heads * rows * n; i++)
     y[i] = cos_part[i] + sin_part[i];
   mr3d_round(context, MR3D_AT_ROTATION, batches, heads, rows, n, y);

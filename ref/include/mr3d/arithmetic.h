@@ -23,11 +23,14 @@ extern "C" {
 /** Where real stacks round: the widest honest profile. */
 typedef enum mr3d_rounding_point {
   MR3D_AT_PRODUCT_INPUT, /**< inputs of matrix products */
-  MR3D_AT_PRODUCT,       /**< a product before its bias is added */
-  MR3D_AT_BIASED,        /**< and after */
+  MR3D_AT_BEFORE_BIAS,   /**< a product to which a bias is added: stored before it is */
+  MR3D_AT_PRODUCT,       /**< a product as it leaves, with its bias if it has one */
   MR3D_AT_ANGLE,         /**< inverse frequencies, w f c and their sum, normalised coordinates: never narrower than the accumulator */
-  MR3D_AT_TABLE,         /**< cos and sin */
-  MR3D_AT_ROTATION,      /**< both products and the sum of a rotation */
+  MR3D_AT_TABLE,         /**< cos and sin of the 1D rotation */
+  MR3D_AT_TABLE_3D,      /**< and of the 3D one, which PyTorch keeps wide */
+  MR3D_AT_TURNED,        /**< both products of a 1D rotation, before they are added */
+  MR3D_AT_TURNED_3D,     /**< and of a 3D one, which PyTorch multiplies as complex numbers of binary32 */
+  MR3D_AT_ROTATION,      /**< their sum */
   MR3D_AT_NORM,          /**< x / rms, before the weight, and after */
   MR3D_AT_SCORE, MR3D_AT_PROBABILITY, MR3D_AT_CONTEXT,
   MR3D_AT_SILU, MR3D_AT_GATED,
