@@ -8,6 +8,7 @@
 #include "frames.h"
 #include "mr3d/random.h"
 #include "parallel.h"
+#include "posing.h"
 
 #define CASES 16          /* of those that kill a mutant, so many are asked */
 #define LONGEST 0.03f     /* seconds that the matrix may have spent on one mutant in a case */
@@ -41,40 +42,33 @@ static mr3d_status ask_case(const task *t, const mr3d_namesake *who, mr3d_worker
   mr3d_server_options options = {.threads = 1, .weights = worker->weights, .emulate = result->tier != MR3D_FP64,
                                  .arithmetic = mr3d_arithmetic_of(result->tier, MR3D_NEAREST, false, 1)};
   mr3d_mutant_server *backend = mr3d_mutant_server_new(x->mutants[who->first], who->second >= 0 ? x->mutants[who->second] : NULL, &options);
-  mr3d_truth *truth = mr3d_truth_new(result->tier, NULL, worker->weights, 1);
-  mr3d_bundle **requests = mr3d_allocate(test->n_steps, sizeof *requests), **answers = mr3d_allocate(test->n_steps, sizeof *answers);
+  mr3d_posing posed;
+  mr3d_posing_open(&posed, x->suite, test, result->tier, x->seed, worker->scratch, worker->weights, 1);
   mr3d_status status = MR3D_OK;
   result->verdict = MR3D_PASSED;
-  for (int s = 0; s < test->n_steps && status == MR3D_OK && result->verdict == MR3D_PASSED; s++) {
-    char path[4096];
-    const mr3d_bundle *answer = NULL;
+  for (int s = 0; s < test->n_steps && result->verdict == MR3D_PASSED; s++) {
     mr3d_error refusal = {0};
-    if (test->steps[s].weights) status = mr3d_suite_weights(x->suite, test->steps[s].weights, result->tier, x->seed, worker->scratch, path, error);
-    if (status == MR3D_OK)
-      status = mr3d_case_request(x->suite, test, s, result->tier, x->seed, test->steps[s].weights ? path : NULL, answers, &requests[s], error);
+    status = mr3d_posing_request(&posed, s, error);
+    if (status == MR3D_OK) status = mr3d_posing_answer(&posed, s, NULL, error);
     if (status != MR3D_OK) break;
-    bool due = mr3d_truth_step(truth, requests[s], &answer, &refusal) != MR3D_OK;
-    answers[s] = (mr3d_bundle *)answer;
+    bool due = test->steps[s].expect_error;
     mr3d_reply reply = {.kind = MR3D_REPLY_ANSWER};
-    if (mr3d_mutant_server_answer(backend, requests[s], &reply.answer, &refusal) != MR3D_OK) {
+    if (mr3d_mutant_server_answer(backend, posed.requests[s], &reply.answer, &refusal) != MR3D_OK) {
       reply.answer = NULL;
       reply.kind = MR3D_REPLY_ERROR;
       snprintf(reply.message, sizeof reply.message, "%s", refusal.message);
     }
     mr3d_judgement judgement = {.passed = due == (reply.answer == NULL)};
-    if (reply.answer && !due) mr3d_judge(truth, reply.answer, &judgement);
+    if (reply.answer && !due) mr3d_judge(posed.truth, reply.answer, &judgement);
     if (!judgement.passed) {
       result->verdict = MR3D_FAILED;
-      mr3d_diagnose(result, truth, s + 1, requests, &reply, worker->weights, 1);
+      mr3d_diagnose(result, posed.truth, s + 1, posed.requests, &reply, worker->weights, 1);
     }
     mr3d_judgement_clear(&judgement);
     mr3d_bundle_free(&reply.answer);
   }
-  mr3d_truth_free(&truth);
   mr3d_mutant_server_free(&backend);
-  for (int s = 0; s < test->n_steps; s++) mr3d_bundle_free(&requests[s]);
-  free(requests);
-  free(answers);
+  mr3d_posing_close(&posed);
   return status;
 }
 

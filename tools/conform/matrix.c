@@ -10,6 +10,7 @@
 #include "frames.h"
 #include "golden.h"
 #include "parallel.h"
+#include "posing.h"
 #include "trial.h"
 #include "words.h"
 
@@ -23,8 +24,7 @@ typedef struct job {
   int tier_index, test_index;
   const mr3d_case *test;
   mr3d_tier tier;
-  mr3d_truth *truth;
-  mr3d_bundle **requests, **answers; /* answers are the truth's; NULL: refused, as it must be */
+  mr3d_posing posed;
   mr3d_cell *cells;                  /* [mutants] */
 } job;
 
@@ -80,7 +80,7 @@ static void enter(job *j, bool due, const mr3d_bundle *answer, mr3d_cell *cell) 
     return;
   }
   mr3d_judgement judgement;
-  mr3d_judge(j->truth, answer, &judgement);
+  mr3d_judge(j->posed.truth, answer, &judgement);
   double size = size_of(&judgement);
   if (size > cell->size || isnan(size)) cell->size = (float)size;
   if (!judgement.passed && !judgement.in_doubt) {
@@ -108,22 +108,8 @@ static void enter_silence(job *j, const mr3d_mutant *mutant, const mr3d_bundle *
 /* ---- one case ---- */
 
 static mr3d_status ask_reference(job *j, int step, mr3d_error *error) {
-  const mr3d_matrix *x = j->matrix;
-  const mr3d_step *expected = &j->test->steps[step];
-  const mr3d_bundle *answer = NULL;
-  mr3d_error refusal = {0};
-  char path[4096];
-  mr3d_status status = MR3D_OK;
-  if (expected->weights) status = mr3d_suite_weights(x->suite, expected->weights, j->tier, x->seed, j->worker->scratch, path, error);
-  if (status == MR3D_OK)
-    status = mr3d_case_request(x->suite, j->test, step, j->tier, x->seed, expected->weights ? path : NULL, j->answers, &j->requests[step], error);
-  if (status != MR3D_OK) return status;
-  bool refused = mr3d_truth_step(j->truth, j->requests[step], &answer, &refusal) != MR3D_OK;
-  if (refused != expected->expect_error)
-    return mr3d_fail(error, MR3D_INVALID, "the reference %s step %d, which must be %s%s%.600s", refused ? "refuses" : "answers", step,
-                     refused ? "answered" : "refused", refused ? ": " : "", refusal.message);
-  j->answers[step] = (mr3d_bundle *)answer;
-  return MR3D_OK;
+  mr3d_status status = mr3d_posing_request(&j->posed, step, error);
+  return status == MR3D_OK ? mr3d_posing_answer(&j->posed, step, NULL, error) : status;
 }
 
 /** THIN_TOKENS of q tokens, spread over all: the first, the last, and those between. */
@@ -151,19 +137,19 @@ static mr3d_status run_single(job *j, mr3d_error *error) {
   const mr3d_matrix *x = j->matrix;
   mr3d_status status = ask_reference(j, 0, error);
   if (status != MR3D_OK) return status;
-  const mr3d_tensor *hidden = mr3d_bundle_find(j->requests[0], "hidden");
+  const mr3d_tensor *hidden = mr3d_bundle_find(j->posed.requests[0], "hidden");
   int64_t tokens[THIN_TOKENS], n_tokens = hidden && hidden->rank == 3 && hidden->shape[1] > 0 ? spread_tokens(hidden->shape[1], tokens) : 0;
-  mr3d_trial *trial = mr3d_trial_new(1, j->requests, n_tokens, tokens, j->worker->weights, 1);
-  if (!mr3d_trial_has(trial, -1)) mr3d_truth_spare_runs(j->truth);
-  if (j->answers[0]) skip_others(j->answers[0], trial);
+  mr3d_trial *trial = mr3d_trial_new(1, j->posed.requests, n_tokens, tokens, j->worker->weights, 1);
+  if (!mr3d_trial_has(trial, -1)) mr3d_truth_spare_runs(j->posed.truth);
+  if (j->posed.answers[0]) skip_others(j->posed.answers[0], trial);
   for (int m = 0; m < x->n_mutants; m++) {
     if (!is_asked_in(j, m)) continue;
     if (x->mutants[m]->hangs) {
-      enter_silence(j, x->mutants[m], j->requests[0], &j->cells[m]);
+      enter_silence(j, x->mutants[m], j->posed.requests[0], &j->cells[m]);
       continue;
     }
     mr3d_bundle *answer = mr3d_trial_answer(trial, x->mutants[m], NULL);
-    enter(j, j->answers[0] == NULL, answer, &j->cells[m]);
+    enter(j, j->posed.answers[0] == NULL, answer, &j->cells[m]);
     mr3d_bundle_free(&answer);
   }
   mr3d_trial_free(&trial);
@@ -183,13 +169,13 @@ static mr3d_status run_session(job *j, mr3d_error *error) {
     for (int m = 0; m < x->n_mutants && status == MR3D_OK; m++) {
       if (!servers[m] || j->cells[m].state == MR3D_CELL_KILLED) continue;
       if (x->mutants[m]->hangs) {
-        enter_silence(j, x->mutants[m], j->requests[s], &j->cells[m]);
+        enter_silence(j, x->mutants[m], j->posed.requests[s], &j->cells[m]);
         continue;
       }
       mr3d_bundle *answer = NULL;
       mr3d_error refusal = {0};
-      if (mr3d_mutant_server_answer(servers[m], j->requests[s], &answer, &refusal) != MR3D_OK) answer = NULL;
-      enter(j, j->answers[s] == NULL, answer, &j->cells[m]);
+      if (mr3d_mutant_server_answer(servers[m], j->posed.requests[s], &answer, &refusal) != MR3D_OK) answer = NULL;
+      enter(j, j->posed.answers[s] == NULL, answer, &j->cells[m]);
       mr3d_bundle_free(&answer);
     }
   }
@@ -202,14 +188,9 @@ static mr3d_status run_case(const mr3d_matrix *x, mr3d_worker *w, int tier, int 
   job j = {.matrix = x, .worker = w, .tier_index = tier, .test_index = test, .test = x->cases[test], .tier = x->tiers[tier], .cells = cells_of(x, tier, test)};
   if (!(j.test->tiers >> j.tier & 1)) return MR3D_OK;
   double start = mr3d_now();
-  j.truth = mr3d_truth_new(j.tier, NULL, w->weights, 1);
-  j.requests = mr3d_allocate(j.test->n_steps, sizeof *j.requests);
-  j.answers = mr3d_allocate(j.test->n_steps, sizeof *j.answers);
+  mr3d_posing_open(&j.posed, x->suite, j.test, j.tier, x->seed, w->scratch, w->weights, 1);
   mr3d_status status = j.test->n_steps == 1 ? run_single(&j, error) : run_session(&j, error);
-  mr3d_truth_free(&j.truth); /* borrows the requests, so first */
-  for (int s = 0; s < j.test->n_steps; s++) mr3d_bundle_free(&j.requests[s]);
-  free(j.requests);
-  free(j.answers);
+  mr3d_posing_close(&j.posed);
   x->case_seconds[tier * x->n_cases + test] = (float)(mr3d_now() - start);
   return status;
 }

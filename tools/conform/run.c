@@ -12,6 +12,7 @@
 #include "case_internal.h"
 #include "golden.h"
 #include "pitfalls.h"
+#include "posing.h"
 #include "scratch.h"
 #include "words.h"
 
@@ -45,14 +46,10 @@ struct runner {
 /** One case at one tier under way. */
 struct session {
   struct runner *runner;
-  const mr3d_case *test;
-  mr3d_tier tier;
-  uint64_t seed;
-  mr3d_truth *truth;
+  mr3d_posing posed;
   mr3d_golden *golden; /**< to compare the reference with, or NULL */
   double golden_worst;
-  mr3d_bundle **requests, **answers; /**< [n_steps]; answers are the truth's */
-  double weight_elements;            /**< of the largest weights file so far */
+  double weight_elements; /**< of the largest weights file so far */
 };
 
 static double now(void) {
@@ -182,37 +179,20 @@ static double timeout_of(const struct session *s, const mr3d_bundle *request) {
 }
 
 static mr3d_status make_request(struct session *s, int step, mr3d_error *error) {
-  const mr3d_suite *suite = s->runner->run->suite;
-  const char *set = s->test->steps[step].weights;
-  char path[4096];
-  if (set) {
-    mr3d_status status = mr3d_suite_weights(suite, set, s->tier, s->seed, s->runner->scratch, path, error);
-    if (status != MR3D_OK) return status;
-    struct stat file;
-    if (stat(path, &file) == 0)
-      s->weight_elements = fmax(s->weight_elements, (double)file.st_size / (double)mr3d_dtype_size(mr3d_tier_storage(s->tier)));
-  }
-  return mr3d_case_request(suite, s->test, step, s->tier, s->seed, set ? path : NULL, s->answers, &s->requests[step], error);
+  mr3d_status status = mr3d_posing_request(&s->posed, step, error);
+  const char *weights = status == MR3D_OK ? mr3d_bundle_get(s->posed.requests[step], "weights") : NULL;
+  struct stat file;
+  if (weights && stat(weights, &file) == 0)
+    s->weight_elements = fmax(s->weight_elements, (double)file.st_size / (double)mr3d_dtype_size(mr3d_tier_storage(s->posed.tier)));
+  return status;
 }
 
 /** The reference's part of a step: it must do as the case expects and agree with the golden. `refusal` is its message where it refused. */
 static mr3d_status ask_reference(struct session *s, int step, mr3d_error *refusal, mr3d_error *error) {
-  const mr3d_step *expected = &s->test->steps[step];
-  const mr3d_bundle *answer = NULL;
-  mr3d_status status = mr3d_truth_step(s->truth, s->requests[step], &answer, refusal);
-  if (status != MR3D_OK && !expected->expect_error)
-    return mr3d_fail(error, MR3D_INVALID, "the reference refuses step %d (%s), an answer is expected: %.700s", step, expected->op,
-                     refusal->message);
-  if (status == MR3D_OK && expected->expect_error)
-    return mr3d_fail(error, MR3D_INVALID, "the reference answers step %d (%s), which must be refused", step, expected->op);
-  for (int i = 0; i < expected->n_message; i++)
-    if (!strstr(refusal->message, expected->message[i]))
-      return mr3d_fail(error, MR3D_INVALID, "the reference's message at step %d lacks \"%s\": %.600s", step, expected->message[i],
-                       refusal->message);
-  s->answers[step] = (mr3d_bundle *)answer; /* read only from here on; the array's type is that of mr3d_case_request */
-  if (!s->golden) return MR3D_OK;
+  mr3d_status status = mr3d_posing_answer(&s->posed, step, refusal, error);
+  if (status != MR3D_OK || !s->golden) return status;
   double worst = 0;
-  status = mr3d_golden_compare(s->golden, s->test, step, s->requests[step], answer, &worst, error);
+  status = mr3d_golden_compare(s->golden, s->posed.test, step, s->posed.requests[step], s->posed.answers[step], &worst, error);
   if (worst > s->golden_worst) s->golden_worst = worst;
   return status;
 }
@@ -223,8 +203,8 @@ static mr3d_status check_tokens(const struct session *s, mr3d_error *error) {
   const char *golden = mr3d_golden_tokens(s->golden, &step);
   if (!golden) return MR3D_OK;
   char tokens[4096] = "";
-  for (; step < s->test->n_steps; step++) {
-    const mr3d_tensor *logits = s->answers[step] ? mr3d_bundle_find(s->answers[step], "logits") : NULL;
+  for (; step < s->posed.test->n_steps; step++) {
+    const mr3d_tensor *logits = s->posed.answers[step] ? mr3d_bundle_find(s->posed.answers[step], "logits") : NULL;
     if (!logits || logits->shape[0] != 1 || logits->shape[1] < 1) continue;
     double token;
     mr3d_greedy_tokens(logits, &token);
@@ -295,7 +275,7 @@ mr3d_verdict mr3d_judge_reply(mr3d_truth *truth, const mr3d_error *refusal, int 
 
 /** The backend's part of a step: asked, and its reply judged. */
 static mr3d_verdict ask_backend(struct session *s, int step, const mr3d_error *refusal, mr3d_result *result) {
-  const mr3d_step *expected = &s->test->steps[step];
+  const mr3d_step *expected = &s->posed.test->steps[step];
   mr3d_step_result *out = &result->steps[step];
   struct silent_op *silence = silence_of(s->runner, expected->op);
   result->n_steps = step + 1;
@@ -307,15 +287,15 @@ static mr3d_verdict ask_backend(struct session *s, int step, const mr3d_error *r
     snprintf(result->mistake, sizeof result->mistake, "%s", s->runner->run->silence_mistake);
     return MR3D_FAILED;
   }
-  double timeout = timeout_of(s, s->requests[step]);
+  double timeout = timeout_of(s, s->posed.requests[step]);
   out->asked = true;
-  mr3d_backend_ask(s->runner->backend, s->requests[step], timeout, &out->reply);
+  mr3d_backend_ask(s->runner->backend, s->posed.requests[step], timeout, &out->reply);
   const mr3d_reply *reply = &out->reply;
-  mr3d_verdict verdict = mr3d_judge_reply(s->truth, expected->expect_error ? refusal : NULL, step, timeout, result, out);
+  mr3d_verdict verdict = mr3d_judge_reply(s->posed.truth, expected->expect_error ? refusal : NULL, step, timeout, result, out);
   if (reply->kind == MR3D_REPLY_TIMEOUT) silence->timeouts++;
   if (verdict == MR3D_FAILED) {
     double start = now();
-    mr3d_diagnose(result, s->truth, step + 1, s->requests, reply, s->runner->weights, s->runner->run->options.threads);
+    mr3d_diagnose(result, s->posed.truth, step + 1, s->posed.requests, reply, s->runner->weights, s->runner->run->options.threads);
     s->runner->run->diagnosis_seconds += now() - start;
     if (reply->kind == MR3D_REPLY_TIMEOUT) {
       snprintf(s->runner->run->silence_diagnosis, sizeof s->runner->run->silence_diagnosis, "%s", result->diagnosis);
@@ -332,12 +312,12 @@ static mr3d_verdict ask_backend(struct session *s, int step, const mr3d_error *r
 static void drop_sessions(struct session *s, const mr3d_result *result) {
   if (!announces_op(mr3d_backend_info_of(s->runner->backend), "drop_session")) return;
   for (int i = 0; i < result->n_steps; i++) {
-    const char *session = mr3d_bundle_get(s->requests[i], "session");
+    const char *session = mr3d_bundle_get(s->posed.requests[i], "session");
     if (!session || strcmp(result->steps[i].op, "prefill") != 0 || result->steps[i].reply.kind != MR3D_REPLY_ANSWER) continue;
     mr3d_bundle *request = mr3d_bundle_new();
     mr3d_reply reply = {0};
     mr3d_bundle_set(request, "op", "drop_session");
-    mr3d_bundle_set(request, "tier", mr3d_tier_name(s->tier));
+    mr3d_bundle_set(request, "tier", mr3d_tier_name(s->posed.tier));
     mr3d_bundle_set(request, "config", "{}");
     mr3d_bundle_set(request, "session", session);
     mr3d_backend_ask(s->runner->backend, request, timeout_of(s, request), &reply); /* refused where a step has dropped it already */
@@ -347,19 +327,14 @@ static void drop_sessions(struct session *s, const mr3d_result *result) {
 }
 
 static void close_session(struct session *s) {
-  mr3d_truth_free(&s->truth); /* borrows the requests, so first */
-  for (int i = 0; i < s->test->n_steps; i++) mr3d_bundle_free(&s->requests[i]);
-  free(s->requests);
-  free(s->answers);
+  mr3d_posing_close(&s->posed);
   mr3d_golden_close(&s->golden);
 }
 
 static void open_session(struct session *s, struct runner *r, const mr3d_case *test, mr3d_tier tier, uint64_t seed) {
-  *s = (struct session){.runner = r, .test = test, .tier = tier, .seed = seed};
-  s->truth = mr3d_truth_new(tier, NULL, r->weights, r->run->options.threads);
-  mr3d_truth_keep_runs(s->truth, r->yardsticks);
-  s->requests = mr3d_allocate(test->n_steps, sizeof *s->requests);
-  s->answers = mr3d_allocate(test->n_steps, sizeof *s->answers);
+  *s = (struct session){.runner = r};
+  mr3d_posing_open(&s->posed, r->run->suite, test, tier, seed, r->scratch, r->weights, r->run->options.threads);
+  mr3d_truth_keep_runs(s->posed.truth, r->yardsticks);
 }
 
 /** Compares the reference alone with the golden. MR3D_UNSUPPORTED: the data folder is needed. */
