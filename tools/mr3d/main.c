@@ -11,6 +11,7 @@ const mr3d_command mr3d_commands[] = {
     {"list", mr3d_command_list, "cases, pitfalls, mutants, ops, levels"},
     {"explain", mr3d_command_explain, "a pitfall or a case: the mistake, its effect, the fix"},
     {"mutants", mr3d_command_mutants, "the kill matrix: every known mistake against every case"},
+    {"sensitivity", mr3d_command_sensitivity, "how small an error the judge sees"},
     {"golden", mr3d_command_golden, "verify, list or diff the golden set"},
     {"run", mr3d_command_run, "the reference on a scan, a prompt and a checkpoint"},
     {"scene", mr3d_command_scene, "write a scan of a generated room"},
@@ -19,7 +20,7 @@ const mr3d_command mr3d_commands[] = {
 
 static void print_help(FILE *to) {
   fprintf(to, "Usage: mr3d COMMAND [OPTION ...]\n\nThe numerical reference and conformance suite of MixedRoPE3D.\n\n");
-  for (const mr3d_command *c = mr3d_commands; c->name; c++) fprintf(to, "  %-8s  %s\n", c->name, c->summary);
+  for (const mr3d_command *c = mr3d_commands; c->name; c++) fprintf(to, "  %-11s  %s\n", c->name, c->summary);
   fprintf(to, "\n`mr3d COMMAND --help` says more. Exit status: 0 good, 2 not compliant, 1 could not run.\n");
 }
 
