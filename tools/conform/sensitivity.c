@@ -67,6 +67,19 @@ static double row_size(const addition *a, int64_t row) {
   return a->cols > 0 ? sqrt(squares / (double)a->cols) : 0;
 }
 
+/** A zero stays the zero it is: -0 + 0 would be +0, which the judge sees. */
+static void add(double *y, double size, double what) {
+  if (what != 0) *y += size * what;
+}
+
+/** The element of a row that is largest. */
+static int64_t largest_in(const addition *a, int64_t row) {
+  int64_t largest = row * a->cols;
+  for (int64_t i = row * a->cols; i < (row + 1) * a->cols; i++)
+    if (fabs(a->exact[i]) > fabs(a->exact[largest])) largest = i;
+  return largest;
+}
+
 /**
  * y without the part `size` of the query's weights that key j has: (y - size v) / (1 - size). The query is the last of the first head, the key that with
  * its largest weight. False where it has not that much, or none at all.
@@ -96,7 +109,7 @@ static bool lose_key(const subject *s, const addition *a, double size) {
   bool enough = largest >= 0 && size < 1 && size <= p[largest] / sum && a->rows > q - 1;
   double *y = enough ? (double *)a->tensor->data + (q - 1) * D : NULL;
   const double *exact = a->exact + (q - 1) * D;
-  for (int64_t d = 0; enough && d < D; d++) y[d] += size * (exact[d] - values[largest * D + d]) / (1 - size);
+  for (int64_t d = 0; enough && d < D; d++) add(&y[d], size / (1 - size), exact[d] - values[largest * D + d]);
   free(all);
   return enough;
 }
@@ -110,20 +123,20 @@ static bool spoil(const subject *s, mr3d_tensor *tensor, mr3d_defect defect, dou
   if (row < 0 || a.cols == 0) return false;
   switch (defect) {
   case MR3D_DEFECT_SCALE:
-    for (int64_t i = 0; i < a.rows * a.cols; i++) y[i] += size * a.exact[i];
+    for (int64_t i = 0; i < a.rows * a.cols; i++) add(&y[i], size, a.exact[i]);
     return true;
   case MR3D_DEFECT_HEAD:
     for (int64_t r = 0; r < a.rows; r++)
-      for (int64_t i = r * a.cols; r / a.per_head % a.heads == a.heads - 1 && i < (r + 1) * a.cols; i++) y[i] += size * a.exact[i];
+      for (int64_t i = r * a.cols; r / a.per_head % a.heads == a.heads - 1 && i < (r + 1) * a.cols; i++) add(&y[i], size, a.exact[i]);
     return a.heads > 1;
   case MR3D_DEFECT_TOKEN:
-    for (int64_t i = row * a.cols; i < (row + 1) * a.cols; i++) y[i] += size * a.exact[i];
+    for (int64_t i = row * a.cols; i < (row + 1) * a.cols; i++) add(&y[i], size, a.exact[i]);
     return a.rows > 1;
-  case MR3D_DEFECT_ELEMENT: y[row * a.cols + a.cols / 2] += size * row_size(&a, row); return true;
+  case MR3D_DEFECT_ELEMENT: add(&y[largest_in(&a, row)], size, row_size(&a, row)); return row_size(&a, row) > 0;
   case MR3D_DEFECT_ANGLE: {
     snprintf(name, sizeof name, "turn:%s", tensor->name);
     const mr3d_tensor *turn = mr3d_bundle_find(s->scaled, name);
-    for (int64_t i = 0; turn && i < a.rows * a.cols; i++) y[i] += size * ((const double *)turn->data)[i];
+    for (int64_t i = 0; turn && i < a.rows * a.cols; i++) add(&y[i], size, ((const double *)turn->data)[i]);
     return turn != NULL;
   }
   case MR3D_DEFECT_KEY: return strcmp(mr3d_truth_op(s->truth), "attention") == 0 && lose_key(s, &a, size);
