@@ -188,11 +188,18 @@ static int by_z_first(const void *a, const void *b) {
     if (x[axis] != y[axis]) return x[axis] < y[axis] ? -1 : 1;
   return 0;
 }
-static void sort_by_z(int64_t b, int64_t count, const double *from, double *to) {
-  (void)b;
-  for (int64_t n = 0; n < count; n++) copy_row(from, n, to, n);
-  qsort(to, (size_t)count, 3 * sizeof *to, by_z_first);
+static int by_x_first(const void *a, const void *b) {
+  const double *x = a, *y = b;
+  for (int axis = 0; axis < 3; axis++)
+    if (x[axis] != y[axis]) return x[axis] < y[axis] ? -1 : 1;
+  return 0;
 }
+static void sort(int (*compare)(const void *, const void *), int64_t count, const double *from, double *to) {
+  for (int64_t n = 0; n < count; n++) copy_row(from, n, to, n);
+  qsort(to, (size_t)count, 3 * sizeof *to, compare);
+}
+static void sort_by_z(int64_t b, int64_t count, const double *from, double *to) { (void)b, sort(by_z_first, count, from, to); }
+static void sort_by_x(int64_t b, int64_t count, const double *from, double *to) { (void)b, sort(by_x_first, count, from, to); }
 static void batch_first(int64_t b, int64_t count, const double *from, double *to) {
   for (int64_t n = 0; n < count; n++) {
     to[3 * n] = (double)b;
@@ -205,6 +212,7 @@ MR3D_MIXED_ROPE(reversed_rows) { return rearranged(reverse, context, config, in,
 MR3D_MIXED_ROPE(rows_shifted) { return rearranged(roll, context, config, in, query, key, error); }
 MR3D_MIXED_ROPE(hash_order) { return rearranged(shuffle, context, config, in, query, key, error); }
 MR3D_MIXED_ROPE(sorted_by_z) { return rearranged(sort_by_z, context, config, in, query, key, error); }
+MR3D_MIXED_ROPE(sorted_by_x) { return rearranged(sort_by_x, context, config, in, query, key, error); }
 MR3D_MIXED_ROPE(batch_column) { return rearranged(batch_first, context, config, in, query, key, error); }
 
 static mr3d_status by_norm(mr3d_coord_norm norm, const mr3d_context *context, const mr3d_config *config, const mr3d_normalize_coords_in *in, double *out,
@@ -306,6 +314,7 @@ static const mr3d_mutant entries[] = {
     {"coords-count", "rows-shifted", "coordinates are shifted by one row: point n takes row n + 1", MR3D_ROTATIONS, {.mixed_rope = rows_shifted}},
     {"coords-count", "hash-order", "coordinates stand in another order than the features: a hash table's", MR3D_ROTATIONS, {.mixed_rope = hash_order}},
     {"coords-count", "sorted-by-z", "coordinates stand in another order than the features: sorted by z, then y, then x", MR3D_ROTATIONS, {.mixed_rope = sorted_by_z}},
+    {"coords-count", "sorted-by-x", "coordinates stand in another order than the features: sorted by x, then y, then z", MR3D_ROTATIONS, {.mixed_rope = sorted_by_x}},
     {"coords-count", "always-grid", "coordinates are divided by reduced_grid_size - 1 (79) whatever coord_norm says", "normalize_coords " MR3D_ROTATIONS,
      {.normalize_coords = always_grid}},
     {"coords-count", "always-unit-range", "coordinates are scaled to 0..1 by their own range whatever coord_norm says", "normalize_coords " MR3D_ROTATIONS,

@@ -51,6 +51,8 @@ static mr3d_status position_off_by_one(const mr3d_context *context, const mr3d_c
   return at_position(in->L + 1, context, config, layer, in, out, error);
 }
 
+MR3D_LAYER(position_one_early) { return at_position(in->L - 1, context, config, layer, in, out, error); }
+
 MR3D_LAYER(chunk_at_one_position) {
   if (in->L == 0 || in->position_rows) return mr3d_attention_block(context, config, layer, in, out, error);
   int64_t *positions = mr3d_allocate(in->q, sizeof *positions);
@@ -149,6 +151,8 @@ static const mr3d_mutant entries[] = {
     {"decode-rope", "position-text-only", "the new token is rotated at position 231 instead of 786: only text tokens are counted", MR3D_LAYERS,
      {.attention_block = position_text_only}},
     {"decode-rope", "position-off-by-one", "the new token is rotated at position 787 instead of 786", MR3D_LAYERS, {.attention_block = position_off_by_one}},
+    {"decode-rope", "position-one-early", "the new token is rotated at position 785 instead of 786: that of the last key in the cache", MR3D_LAYERS,
+     {.attention_block = position_one_early}},
     {"decode-rope", "chunk-at-one-position", "all new tokens of a later call are rotated at position L instead of at L, L + 1 and so on", MR3D_LAYERS,
      {.attention_block = chunk_at_one_position}},
     {"decode-rope", "prefill-counts-text", "positions of a call with points count text tokens only: the text behind 556 points goes on where the text before them ended",

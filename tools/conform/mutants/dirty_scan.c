@@ -348,14 +348,25 @@ TOKEN_COORDS(counts_of_rows) {
   return MR3D_OK;
 }
 
-/** Tokens of other cells: `moved` says which cell stands for one. */
+/** Tokens of other cells: `moved` says which cell stands for one. Each counts the distinct cells that went into it, as it should. */
 static mr3d_status with_cells(int64_t (*moved)(int64_t index, int64_t stages), const mr3d_context *context, int64_t M, const int64_t *grid, int64_t stages,
                               mr3d_token_coords_out *out, mr3d_error *error) {
   int64_t *cells = mr3d_allocate(3 * M, sizeof *cells);
   for (int64_t i = 0; i < 3 * M; i++) cells[i] = stages >= 0 ? moved(grid[i], stages) : grid[i];
   mr3d_status status = mr3d_token_coords(context, M, cells, stages, out, error);
   free(cells);
-  return status;
+  mr3d_token_coords_out distinct = {0};
+  mr3d_error unused = {0};
+  if (status != MR3D_OK || mr3d_token_coords(context, M, grid, 0, &distinct, &unused) != MR3D_OK) return status; /* negative ones: refused there */
+  const mr3d_voxelize_out sorted = {.M = out->N, .grid = out->coords};
+  memset(out->count, 0, (size_t)out->N * sizeof *out->count);
+  for (int64_t n = 0; n < distinct.N; n++) {
+    int64_t token[3];
+    for (int axis = 0; axis < 3; axis++) token[axis] = halved(moved(distinct.coords[3 * n + axis], stages), stages);
+    out->count[cell_of(&sorted, token)]++;
+  }
+  mr3d_token_coords_free(&distinct);
+  return MR3D_OK;
 }
 
 /** Rounded up at every stage, and then brought back to where the reference will find it. */
@@ -367,7 +378,10 @@ static int64_t rounded_up(int64_t index, int64_t stages) {
 /** -15 .. -1 become 0 by a division that cuts towards 0; what lies below keeps its sign and is refused. */
 static int64_t cut(int64_t index, int64_t stages) { return index < 0 && (stages >= 63 || index > -((int64_t)1 << stages)) ? 0 : index; }
 
+static int64_t to_nearest(int64_t index, int64_t stages) { return stages > 0 && stages < 62 && index >= 0 && index < INT64_MAX / 2 ? (index + ((int64_t)1 << (stages - 1))) >> stages << stages : index; }
+
 TOKEN_COORDS(halved_upwards) { return with_cells(rounded_up, context, M, grid, stages, out, error); }
+TOKEN_COORDS(halved_to_nearest) { return with_cells(to_nearest, context, M, grid, stages, out, error); }
 TOKEN_COORDS(negative_cut) { return with_cells(cut, context, M, grid, stages, out, error); }
 
 /** The grid of tokens is as large as the largest index over 16, rounded up: enough unless 16 divides it. */
@@ -430,6 +444,7 @@ static const mr3d_mutant entries[] = {
     {"dirty-scan", "counts-of-one", "every token counts 1 instead of the cells merged into it", "token_coords", {.token_coords = counts_of_one}},
     {"dirty-scan", "counts-of-rows", "counts are of rows given instead of distinct cells", "token_coords", {.token_coords = counts_of_rows}},
     {"dirty-scan", "halved-upwards", "every stage rounds up instead of down", "token_coords", {.token_coords = halved_upwards}},
+    {"dirty-scan", "halved-to-nearest", "a token's index is the cell's over 16 rounded to the nearest instead of down", "token_coords", {.token_coords = halved_to_nearest}},
     {"dirty-scan", "negative-cut", "negative indices are accepted and cut towards 0: -1 merges with 0 instead of being refused", "token_coords",
      {.token_coords = negative_cut}},
     {"dirty-scan", "last-slab-lost", "the grid of tokens has ceil(largest index / 16) slabs: where the largest index is a multiple of 16, its slab is lost", "token_coords",

@@ -125,15 +125,17 @@ static mr3d_status query_weights_for_keys(const mr3d_context *context, const mr3
   return mr3d_mixed_rope(context, config, &changed, query, key, error);
 }
 
-/** Attention in which query head h reads the key/value head that `kv_head` says. */
-static void attend(const mr3d_context *context, const mr3d_attention_in *in, int64_t (*kv_head)(int64_t h, int64_t H, int64_t G), double *y) {
+typedef int64_t kv_head(int64_t h, int64_t H, int64_t G);
+
+/** Attention in which query head h reads the key head and the value head that two rules say. */
+static void attend_apart(const mr3d_context *context, const mr3d_attention_in *in, kv_head *of_key, kv_head *of_value, double *y) {
   int64_t size = in->K * in->D;
   double *key = mr3d_allocate(in->B * in->H * size, sizeof *key), *value = mr3d_allocate(in->B * in->H * size, sizeof *value);
   for (int64_t b = 0; b < in->B; b++)
     for (int64_t h = 0; h < in->H; h++) {
-      int64_t from = (b * in->G + kv_head(h, in->H, in->G)) * size, to = (b * in->H + h) * size;
-      memcpy(key + to, in->key + from, (size_t)size * sizeof *key);
-      memcpy(value + to, in->value + from, (size_t)size * sizeof *value);
+      int64_t to = (b * in->H + h) * size;
+      memcpy(key + to, in->key + (b * in->G + of_key(h, in->H, in->G)) * size, (size_t)size * sizeof *key);
+      memcpy(value + to, in->value + (b * in->G + of_value(h, in->H, in->G)) * size, (size_t)size * sizeof *value);
     }
   mr3d_attention_in changed = *in;
   changed.G = in->H;
@@ -144,12 +146,16 @@ static void attend(const mr3d_context *context, const mr3d_attention_in *in, int
   free(value);
 }
 
+static void attend(const mr3d_context *context, const mr3d_attention_in *in, kv_head *of_both, double *y) { attend_apart(context, in, of_both, of_both, y); }
+
 static int64_t reversed(int64_t h, int64_t H, int64_t G) { return G - 1 - divided(h, H, G); }
 static int64_t rounded_up(int64_t h, int64_t H, int64_t G) {
   int64_t g = (h * G + H - 1) / H;
   return g < G ? g : G - 1;
 }
 static void kv_head_modulo(const mr3d_context *context, const mr3d_attention_in *in, double *y) { attend(context, in, modulo, y); }
+static void key_head_modulo(const mr3d_context *context, const mr3d_attention_in *in, double *y) { attend_apart(context, in, modulo, divided, y); }
+static void value_head_modulo(const mr3d_context *context, const mr3d_attention_in *in, double *y) { attend_apart(context, in, divided, modulo, y); }
 static void kv_head_rounded_up(const mr3d_context *context, const mr3d_attention_in *in, double *y) { attend(context, in, rounded_up, y); }
 static void kv_head_reversed(const mr3d_context *context, const mr3d_attention_in *in, double *y) { attend(context, in, reversed, y); }
 
@@ -235,6 +241,10 @@ static const mr3d_mutant entries[] = {
      {.mixed_rope = query_weights_for_keys}},
     {"gqa-heads", "kv-head-modulo", "query head h reads key/value head h mod 2 instead of h / 7: heads are tiled, not repeated in groups",
      "attention " MR3D_LAYERS, {.attention = kv_head_modulo}},
+    {"gqa-heads", "key-head-modulo", "query head h reads key head h mod 2 instead of h / 7, and the right value head: only keys are tiled", "attention " MR3D_LAYERS,
+     {.attention = key_head_modulo}},
+    {"gqa-heads", "value-head-modulo", "query head h reads value head h mod 2 instead of h / 7, and the right key head: only values are tiled", "attention " MR3D_LAYERS,
+     {.attention = value_head_modulo}},
     {"gqa-heads", "kv-head-rounded-up", "query head h reads key/value head h / 7 rounded up instead of down", "attention " MR3D_LAYERS,
      {.attention = kv_head_rounded_up}},
     {"gqa-heads", "key-frequencies-tiled", "queries are rotated with freqs_3d_kv, tiled (head h takes set h mod 2), instead of freqs_3d_q", MR3D_ROTATIONS,

@@ -14,6 +14,15 @@ static mr3d_status mask_shifted(const mr3d_context *context, const mr3d_splice_i
   return status;
 }
 
+static mr3d_status mask_one_early(const mr3d_context *context, const mr3d_splice_in *in, mr3d_splice_out *out, mr3d_error *error) {
+  mr3d_status status = mr3d_splice(context, in, out, error);
+  for (int64_t b = 0; status == MR3D_OK && b < in->B; b++) {
+    bool *mask = out->point_token_mask + b * out->S;
+    for (int64_t s = 0; s < out->S; s++) mask[s] = s + 1 < out->S && mask[s + 1];
+  }
+  return status;
+}
+
 static mr3d_status points_masked_out(const mr3d_context *context, const mr3d_splice_in *in, mr3d_splice_out *out, mr3d_error *error) {
   mr3d_status status = mr3d_splice(context, in, out, error);
   for (int64_t i = 0; status == MR3D_OK && i < in->B * out->S; i++)
@@ -210,6 +219,8 @@ static mr3d_status ids_compiled_in(const mr3d_context *context, const mr3d_splic
 
 static const mr3d_mutant entries[] = {
     {"splice", "mask-shifted", "point_token_mask is shifted by one: true on start+2 .. start+N+1 instead of start+1 .. start+N", "splice", {.splice = mask_shifted}},
+    {"splice", "mask-one-early", "point_token_mask is shifted by one: true on start .. start+N-1 instead of start+1 .. start+N, so the start marker counts as a point", "splice",
+     {.splice = mask_one_early}},
     {"splice", "points-masked-out", "attention_mask has zeros instead of ones over the points", "splice", {.splice = points_masked_out}},
     {"splice", "points-before-start", "the points stand before the start marker instead of behind it", "splice", {.splice = points_before_start}},
     {"splice", "end-marker-dropped", "the end marker is dropped with the pad token: S is 785 instead of 786", "splice", {.splice = end_dropped}},
