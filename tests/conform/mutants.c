@@ -335,6 +335,94 @@ static void a_refusal_that_names_known_sizes_is_explained(void **state) {
   drop(&p);
 }
 
+/** A request for the mask of `q` queries on as many keys. */
+static problem pose_mask(int64_t q) {
+  mr3d_bundle *r = request_of("mask", MR3D_FP32);
+  mr3d_bundle_setf(r, "q_len", "%lld", (long long)q);
+  mr3d_bundle_set(r, "past_len", "0");
+  return pose(r);
+}
+
+static void flags_and_integers_and_shapes_are_described(void **state) {
+  (void)state;
+  problem p = pose_mask(12); /* visible [1,12,12] */
+  mr3d_bundle *answer = exact_answer(&p);
+  uint8_t *visible = (uint8_t *)mr3d_bundle_find(answer, "visible")->data;
+  for (int i = 8; i < 12; i++)
+    for (int j = 0; j <= i - 8; j++) visible[i * 12 + j] = 0; /* a window of eight keys */
+  says(&p, answer, "all of them are false where true belongs; only rows 8..11; only columns 0..3");
+
+  answer = exact_answer(&p), visible = (uint8_t *)mr3d_bundle_find(answer, "visible")->data;
+  for (int i = 0; i < 144; i++) visible[i] = !visible[i];
+  says(&p, answer, "it is inverted");
+  drop(&p);
+
+  mr3d_bundle *r = request_of("token_coords", MR3D_FP32);
+  mr3d_bundle_set(r, "stages", "2");
+  int64_t *grid = mr3d_bundle_add(r, "grid", MR3D_I64, SHAPE(40, 3))->data;
+  for (int i = 0; i < 120; i++) grid[i] = (i * 7 + i / 3) % 23;
+  p = pose(r);
+  answer = exact_answer(&p);
+  const mr3d_tensor *coords = mr3d_bundle_find(answer, "coords");
+  for (int64_t n = 0; n < coords->shape[0]; n++) ((int64_t *)coords->data)[3 * n + 1] += 5;
+  says(&p, answer, "each of them by +5; only columns 1");
+
+  mr3d_bundle *all = exact_answer(&p);
+  answer = mr3d_bundle_new();
+  coords = mr3d_bundle_find(all, "coords");
+  int64_t shape[2] = {coords->shape[0] - 2, 3};
+  memcpy(mr3d_bundle_add(answer, "coords", MR3D_I64, 2, shape)->data, coords->data, (size_t)(3 * shape[0]) * sizeof(int64_t));
+  mr3d_bundle_copy(answer, NULL, mr3d_bundle_find(all, "count"));
+  says(&p, answer, "2 too few along axis 0; the first ");
+  mr3d_bundle_free(&all);
+
+  all = exact_answer(&p), answer = mr3d_bundle_new();
+  coords = mr3d_bundle_find(all, "coords");
+  float *floats = mr3d_bundle_add(answer, "coords", MR3D_F32, 2, coords->shape)->data;
+  for (int64_t i = 0; i < 3 * coords->shape[0]; i++) floats[i] = (float)((int64_t *)coords->data)[i];
+  mr3d_bundle_copy(answer, NULL, mr3d_bundle_find(all, "count"));
+  says(&p, answer, "its type is F32 instead of I64");
+  mr3d_bundle_free(&all);
+  drop(&p);
+}
+
+/** One result that a mutant explains by chance beside `others` that nothing explains, though the mutant would show there; the name that is left. */
+static void settle_beside(int others, mr3d_result results[8]) {
+  mr3d_diagnose_forget();
+  mr3d_run run = {.results = results};
+  for (int i = 0; i <= others; i++) {
+    problem p = pose(attention_request(MR3D_FP32, 20 + (uint64_t)i));
+    mr3d_bundle *answer = NULL;
+    mr3d_error error = {0};
+    if (i == 0) {
+      mr3d_mutant_server *server = mr3d_mutant_server_new(mr3d_mutant_named("gqa-heads/kv-head-modulo"), NULL, &(mr3d_server_options){.threads = 1});
+      assert_int_equal(mr3d_mutant_server_answer(server, p.request, &answer, &error), MR3D_OK);
+      mr3d_mutant_server_free(&server);
+    } else {
+      answer = exact_answer(&p);
+      for (int k = 0; k < 4 * 40 * 32; k++) values_of(answer, "y")[k] += 0.3 * (k % 11 - 5) * (k % 3);
+    }
+    mr3d_reply reply = {.kind = MR3D_REPLY_ANSWER, .answer = answer};
+    results[run.n_results] = (mr3d_result){.tier = MR3D_FP32, .verdict = MR3D_FAILED};
+    mr3d_diagnose(&results[run.n_results++], p.truth, 1, &p.request, &reply, NULL, 1);
+    mr3d_bundle_free(&answer);
+    drop(&p);
+  }
+  assert_string_equal(results[0].mistake, "gqa-heads/kv-head-modulo");
+  mr3d_diagnose_settle(&run);
+}
+
+static void a_mistake_that_most_failures_rule_out_is_not_named(void **state) {
+  (void)state;
+  mr3d_result *results = mr3d_allocate(8, sizeof *results);
+  settle_beside(3, results);
+  assert_string_equal(results[0].mistake, "gqa-heads/kv-head-modulo");
+  settle_beside(4, results);
+  assert_string_equal(results[0].mistake, "");
+  assert_non_null(strstr(results[0].diagnosis, "on this request alone the answer is that of gqa-heads/kv-head-modulo, which 4 other failures rule out"));
+  free(results);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(every_mutant_is_one_mistake_of_a_known_pitfall),
@@ -344,6 +432,8 @@ int main(void) {
       cmocka_unit_test(two_mistakes_at_once_are_both_named),
       cmocka_unit_test(one_mistake_in_many_cases_reads_as_one),
       cmocka_unit_test(what_no_mutant_explains_is_described),
+      cmocka_unit_test(flags_and_integers_and_shapes_are_described),
+      cmocka_unit_test(a_mistake_that_most_failures_rule_out_is_not_named),
       cmocka_unit_test(a_refusal_that_names_known_sizes_is_explained),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -19,14 +19,15 @@
 #define DEAR_SECONDS 0.2  /* where the reference takes longer, only mistakes named before are tried, once there are any */
 #define ALIKE 0.05        /* units of noise, and a part, by which answers that are alike may lie apart */
 #define NAMED 8           /* of those named before, so many are tried on each case */
+#define PART 0.5            /* of what is wrong; a mistake that leaves more unexplained is no part of it */
+#define DOUBT 3             /* times as many failures that rule a mistake out as it explains: then it is not named */
 #define PARTS 6           /* mistakes that explain most of an answer are tried together with every other */
-#define MAX_MUTANTS 1024
 
 /* What earlier cases of this run taught; the runner judges one case after the other. One mistake shows in many cases. */
 static struct known {
   mr3d_suspect suspect;
   int explained; /* cases */
-} known[MAX_MUTANTS];
+} known[MR3D_MAX_MUTANTS];
 static int n_known;
 static double seconds_spent;
 
@@ -36,8 +37,7 @@ typedef struct search {
   double start;
   double cost;               /* of one try in a session of several requests, about */
   int n;                     /* mutants */
-  double left[MAX_MUTANTS];  /* part of what is wrong that the mutant leaves unexplained; 1 where it changes nothing, 2: not tried */
-  bool cut;                  /* not all were tried */
+  double left[MR3D_MAX_MUTANTS];  /* part of what is wrong that the mutant leaves unexplained; 1 where it changes nothing, 2: not tried */
   int n_found;               /* mistakes that explain the answer, and how far it is from each, in units of noise */
   mr3d_suspect found[MR3D_MAX_SUSPECTS];
   double apart[MR3D_MAX_SUSPECTS];
@@ -54,7 +54,7 @@ static int times_explained(mr3d_suspect suspect) {
 static void remember(mr3d_suspect suspect) {
   int i = 0;
   while (i < n_known && !is_same(known[i].suspect, suspect)) i++;
-  if (i == MAX_MUTANTS) return;
+  if (i == MR3D_MAX_MUTANTS) return;
   if (i == n_known) known[n_known++] = (struct known){suspect, 0};
   known[i].explained++;
   for (; i > 0 && known[i].explained > known[i - 1].explained; i--) { /* most often explained first */
@@ -78,7 +78,7 @@ static bool can_explain(const mr3d_mutant *mutant, const mr3d_scene *s) {
 static bool time_is_left(search *look) {
   double spent = mr3d_processor_seconds() - look->start;
   bool left = spent + look->cost < (look->n_found > 0 ? ALIKE_SECONDS : CASE_SECONDS) && seconds_spent + spent < RUN_SECONDS;
-  look->cut = look->cut || !left;
+  look->scene->result->not_all_tried |= !left;
   return left;
 }
 
@@ -90,8 +90,10 @@ static void try_out(search *look, mr3d_suspect suspect) {
   if (!answer) return;
   mr3d_distance d = mr3d_distance_to(look->scene, answer);
   mr3d_bundle_free(&answer);
+  bool changes = d.impossible || d.to_mistake != d.to_reference;
   if (alone && !look->scene->reference) look->left[suspect.first] = 0.5; /* it answers what must be refused, and so may be a part */
   else if (alone && !d.impossible && d.plain_to_reference > 0) look->left[suspect.first] = d.plain_to_mistake / d.plain_to_reference;
+  if (alone && changes && (d.impossible || look->left[suspect.first] > PART)) look->scene->result->ruled_out[suspect.first / 64] |= UINT64_C(1) << suspect.first % 64;
   if (!mr3d_distance_explains(&d) || look->n_found == MR3D_MAX_SUSPECTS) return;
   look->apart[look->n_found] = sqrt(d.to_mistake / (double)d.n);
   look->found[look->n_found++] = suspect;
@@ -121,7 +123,7 @@ static void try_singles(search *look) {
 
 /** The mistakes that explain most of the answer, each together with every other that changes it; where a refusal is due, with any. */
 static void try_pairs(search *look) {
-  bool done[MAX_MUTANTS] = {false};
+  bool done[MR3D_MAX_MUTANTS] = {false};
   for (int part = 0; part < PARTS && look->n_found == 0; part++) {
     int a = -1;
     for (int m = 0; m < look->n; m++)
@@ -154,13 +156,13 @@ static void keep_nearest(search *look) {
 static void run_search(search *look) {
   bool dear = look->scene->truth->seconds > DEAR_SECONDS;
   look->start = mr3d_processor_seconds();
-  look->n = mr3d_mutant_count() < MAX_MUTANTS ? mr3d_mutant_count() : MAX_MUTANTS;
+  look->n = mr3d_mutant_count() < MR3D_MAX_MUTANTS ? mr3d_mutant_count() : MR3D_MAX_MUTANTS;
   for (int m = 0; m < look->n; m++) look->left[m] = 2;
   try_named_before(look);
   if (!dear || n_known == 0) {
     if (look->n_found == 0 || times_explained(look->found[0]) < 3) try_singles(look);
     if (look->n_found == 0) try_pairs(look);
-  } else look->cut = true;
+  } else look->scene->result->not_all_tried = true;
   if (look->n_found > 0) keep_nearest(look);
   for (int i = 0; i < look->n_found; i++) remember(look->found[i]);
   seconds_spent += mr3d_processor_seconds() - look->start;
@@ -188,6 +190,23 @@ static void name(mr3d_result *result) {
   }
 }
 
+/** Failed results that nothing explains, although the mistake was compared with them and would change them. */
+static int times_ruled_out(const mr3d_run *run, mr3d_suspect suspect) {
+  int n = 0;
+  for (int i = 0; i < run->n_results && suspect.second < 0; i++)
+    n += run->results[i].n_suspects == 0 && (run->results[i].ruled_out[suspect.first / 64] >> suspect.first % 64 & 1);
+  return n;
+}
+
+/** The answer equals a mistake's by chance, for one that would show in all these others does not. */
+static void doubt(mr3d_result *result, int others) {
+  mr3d_text t = {result->diagnosis, sizeof result->diagnosis};
+  char name[256];
+  full_name(result->suspects[0], name, sizeof name);
+  mr3d_say(&t, "no known mistake explains all that is wrong: on this request alone the answer is that of %s, which %d other failures rule out", name, others);
+  result->mistake[0] = 0;
+}
+
 void mr3d_diagnose_settle(mr3d_run *run) {
   bool *settled = mr3d_allocate(run->n_results, sizeof *settled);
   for (;;) {
@@ -199,6 +218,7 @@ void mr3d_diagnose_settle(mr3d_run *run) {
       if (count > best_count) best = k, best_count = count;
     }
     if (best < 0) break;
+    int others = times_ruled_out(run, known[best].suspect);
     for (int i = 0; i < run->n_results; i++) {
       mr3d_result *result = &run->results[i];
       for (int s = 0; s < result->n_suspects && !settled[i]; s++) {
@@ -207,7 +227,8 @@ void mr3d_diagnose_settle(mr3d_run *run) {
         result->suspects[0] = result->suspects[s];
         result->suspects[s] = swapped;
         settled[i] = true;
-        name(result);
+        if (others > DOUBT * best_count) doubt(result, others);
+        else name(result);
       }
     }
   }
@@ -287,13 +308,15 @@ static void diagnose_answer(mr3d_result *result, mr3d_truth *truth, int n_reques
   memcpy(result->suspects, look.found, sizeof look.found);
   result->is_exact = look.n_found > 0 && look.apart[0] == 0;
   if (look.n_found > 0) name(result);
-  else if (!refusal_due) mr3d_say_facts(&s, look.cut ? "not all known mistakes could be tried in the time there is" : "no known mistake explains it", result);
+  else if (!refusal_due) mr3d_say_facts(&s, result->not_all_tried ? "not all known mistakes could be tried in the time there is" : "no known mistake explains it", result);
   mr3d_scene_close(&s);
 }
 
 void mr3d_diagnose(mr3d_result *result, mr3d_truth *truth, int n_requests, mr3d_bundle *const requests[], const mr3d_reply *reply,
                    mr3d_weights_cache *weights, int threads) {
   result->diagnosis[0] = result->mistake[0] = 0;
+  result->not_all_tried = false;
+  memset(result->ruled_out, 0, sizeof result->ruled_out);
   if (n_requests < 1) return;
   const char *op = mr3d_bundle_get(requests[n_requests - 1], "op");
   bool answer_due = truth->n_steps > 0 && truth->requests[truth->n_steps - 1] == requests[n_requests - 1];

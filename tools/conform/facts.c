@@ -238,18 +238,138 @@ static void say_where(const mr3d_scene *s, const mr3d_picture *p, const census *
   if (grows(p, c)) mr3d_say(t, "; the error grows with the position");
 }
 
+/* ---- integers, booleans, other shapes ---- */
+
+/** An exact output seen as rows of its last axis; values as binary64, which holds every integer that occurs. */
+typedef struct exact {
+  int64_t rows, cols, wrong, wrong_rows;
+  double *got, *ref;
+  bool *row, *column;
+} exact;
+
+static exact open_exact(const mr3d_picture *p) {
+  int64_t count = mr3d_tensor_count(p->got), cols = p->got->rank > 0 ? p->got->shape[p->got->rank - 1] : 1;
+  exact e = {.rows = cols > 0 ? count / cols : 0, .cols = cols, .got = mr3d_allocate(2 * count, sizeof *e.got)};
+  e.ref = e.got + count;
+  e.row = mr3d_allocate(e.rows + cols, sizeof *e.row);
+  e.column = e.row + e.rows;
+  mr3d_tensor_to_double(p->got, e.got);
+  mr3d_tensor_to_double(p->expected, e.ref);
+  for (int64_t i = 0; i < count; i++)
+    if (e.got[i] != e.ref[i]) {
+      e.wrong++;
+      e.row[i / cols] = e.column[i % cols] = true;
+    }
+  for (int64_t r = 0; r < e.rows; r++) e.wrong_rows += e.row[r];
+  return e;
+}
+
+static void close_exact(exact *e) {
+  free(e->got);
+  free(e->row);
+}
+
+/** Whether every row holds what belongs `by` columns before, over[0] = 0; or, `rows`, every row what belongs `by` rows before. */
+static bool is_shifted(const exact *e, bool rows, int64_t by) {
+  for (int64_t i = 0; i < e->rows * e->cols; i++) {
+    int64_t r = i / e->cols - (rows ? by : 0), c = i % e->cols - (rows ? 0 : by);
+    if (r < 0 || r >= e->rows || c < 0 || c >= e->cols) continue;
+    if (e->got[i] != e->ref[r * e->cols + c]) return false;
+  }
+  return true;
+}
+
+static bool is_inverted(const exact *e) {
+  for (int64_t i = 0; i < e->rows * e->cols; i++)
+    if (e->got[i] == e->ref[i]) return false;
+  return true;
+}
+
+static bool say_exact_pattern(const mr3d_picture *p, const exact *e, mr3d_text *t) {
+  bool flags = p->got->dtype == MR3D_BOOL;
+  for (int by = 1; by <= 2; by++)
+    for (int way = -1; way <= 1; way += 2) {
+      const char *where = way < 0 ? "early" : "late", *much = by == 1 ? "one place" : "two places";
+      if (e->cols > 2 && is_shifted(e, false, way * by)) return mr3d_say(t, "all of it stands %s too %s along the last axis", much, where), true;
+      if (e->rows > 2 && is_shifted(e, true, way * by)) return mr3d_say(t, "all of it stands %s too %s: row i holds what belongs in row i%+d", much, where, -way * by), true;
+    }
+  if (flags && is_inverted(e)) return mr3d_say(t, "it is inverted: true where false belongs, and the reverse"), true;
+  return false;
+}
+
+static void say_exact(const mr3d_picture *p, const exact *e, mr3d_text *t) {
+  bool flags = p->got->dtype == MR3D_BOOL;
+  int64_t more = 0, less = 0, difference = 0;
+  bool constant = true;
+  for (int64_t i = 0, seen = 0; i < e->rows * e->cols; i++) {
+    if (e->got[i] == e->ref[i]) continue;
+    *(e->got[i] > e->ref[i] ? &more : &less) += 1;
+    if (seen++ == 0) difference = (int64_t)(e->got[i] - e->ref[i]);
+    constant = constant && e->got[i] - e->ref[i] == (double)difference;
+  }
+  if (!say_exact_pattern(p, e, t)) {
+    mr3d_say(t, "%lld of %lld elements in %lld of %lld rows are wrong", (long long)e->wrong, (long long)(e->rows * e->cols), (long long)e->wrong_rows, (long long)e->rows);
+    if (flags && (more == 0 || less == 0)) mr3d_say(t, "; all of them are %s", more ? "true where false belongs" : "false where true belongs");
+    else if (flags) mr3d_say(t, "; %lld are true where false belongs, %lld false where true belongs", (long long)more, (long long)less);
+    else if (constant && e->wrong > 1) mr3d_say(t, "; each of them by %+lld", (long long)difference);
+    if (e->wrong_rows < e->rows) mr3d_say(t, "; only rows "), say_list(t, e->row, e->rows);
+    int64_t columns = 0;
+    for (int64_t c = 0; c < e->cols; c++) columns += e->column[c];
+    if (columns < e->cols) mr3d_say(t, "; only columns "), say_list(t, e->column, e->cols);
+  }
+}
+
+/** Another shape: which axis, and whether what both have agrees. */
+static void say_shape(const mr3d_picture *p, mr3d_text *t) {
+  const mr3d_tensor *got = p->got, *ref = p->expected;
+  char shapes[2][96];
+  if (got->rank == ref->rank && memcmp(got->shape, ref->shape, (size_t)got->rank * sizeof *got->shape) == 0) {
+    mr3d_say(t, "its type is %s instead of %s", mr3d_dtype_name(got->dtype), mr3d_dtype_name(ref->dtype));
+    return;
+  }
+  mr3d_say(t, "its shape is %s instead of %s", mr3d_shape_text(got->rank, got->shape, shapes[0]), mr3d_shape_text(ref->rank, ref->shape, shapes[1]));
+  if (got->rank != ref->rank) {
+    if (mr3d_tensor_count(got) == mr3d_tensor_count(ref)) mr3d_say(t, ", with as many elements: it was flattened or unfolded");
+    return;
+  }
+  int differ = 0, axis = 0;
+  bool permuted = mr3d_tensor_count(got) == mr3d_tensor_count(ref);
+  for (int a = 0; a < got->rank; a++)
+    if (got->shape[a] != ref->shape[a]) differ++, axis = a;
+  if (differ == 2 && permuted) mr3d_say(t, ": two axes are exchanged, or heads were repeated");
+  if (differ != 1) return;
+  int64_t surplus = got->shape[axis] - ref->shape[axis], outer = 1, inner = 1, common = surplus < 0 ? got->shape[axis] : ref->shape[axis], agree = 0;
+  for (int a = 0; a < axis; a++) outer *= got->shape[a];
+  for (int a = axis + 1; a < got->rank; a++) inner *= got->shape[a];
+  mr3d_say(t, ": %lld too %s along axis %d", (long long)(surplus < 0 ? -surplus : surplus), surplus < 0 ? "few" : "many", axis);
+  if (outer != 1 || mr3d_tensor_count(got) == 0) return;
+  double *a = mr3d_allocate(mr3d_tensor_count(got) + mr3d_tensor_count(ref), sizeof *a), *b = a + mr3d_tensor_count(got);
+  mr3d_tensor_to_double(got, a);
+  mr3d_tensor_to_double(ref, b);
+  while (agree < common * inner && fabs(a[agree] - b[agree]) <= 1e-3 * fabs(b[agree])) agree++;
+  free(a);
+  if (agree == common * inner) mr3d_say(t, "; the first %lld agree", (long long)common);
+  else mr3d_say(t, "; they part from index %lld on", (long long)(agree / inner));
+}
+
 void mr3d_say_facts(const mr3d_scene *s, const char *why, mr3d_result *result) {
   mr3d_text t = {result->diagnosis, sizeof result->diagnosis};
   for (int i = 0; i < s->n_pictures; i++) {
     const mr3d_picture *p = &s->pictures[i];
-    if (!p->comparable || !p->floating || p->output.rows == 0) continue;
-    census c = count_wrong(p);
-    if (c.wrong > 0) {
+    if (!p->expected || mr3d_tensor_count(p->expected) == 0) continue;
+    census c = {0};
+    exact e = {0};
+    if (p->comparable && p->floating) c = count_wrong(p);
+    else if (p->comparable) e = open_exact(p);
+    if (!p->comparable || c.wrong > 0 || e.wrong > 0) {
       if (t.at == result->diagnosis) mr3d_say(&t, "%s; certain is: \"%s\": ", why, p->name);
       else mr3d_say(&t, ". \"%s\": ", p->name);
-      if (!say_pattern(s, p, &t)) say_where(s, p, &c, &t);
+      if (!p->comparable) say_shape(p, &t);
+      else if (!p->floating) say_exact(p, &e, &t);
+      else if (!say_pattern(s, p, &t)) say_where(s, p, &c, &t);
     }
     free_census(&c);
+    close_exact(&e);
   }
 }
 

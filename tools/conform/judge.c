@@ -330,6 +330,13 @@ void mr3d_judge(mr3d_truth *truth, const mr3d_bundle *got, mr3d_judgement *judge
   judgement->in_doubt = judgement->in_doubt && !judgement->passed;
 }
 
+int mr3d_verdict_digits(const mr3d_tensor_verdict *verdict) {
+  char got[40], expected[40];
+  snprintf(got, sizeof got, "%.9g", verdict->got);
+  snprintf(expected, sizeof expected, "%.9g", verdict->expected);
+  return strcmp(got, expected) == 0 ? 17 : 9;
+}
+
 void mr3d_judgement_clear(mr3d_judgement *judgement) {
   free(judgement->tensors);
   *judgement = (mr3d_judgement){0};

@@ -70,4 +70,7 @@ mr3d_status mr3d_truth_step(mr3d_truth *, const mr3d_bundle *request, const mr3d
 void mr3d_judge(mr3d_truth *, const mr3d_bundle *got, mr3d_judgement *);
 void mr3d_judgement_clear(mr3d_judgement *);
 
+/** Significant digits in which a verdict's worst element is printed: 9, or 17 where got and expected would look the same. */
+int mr3d_verdict_digits(const mr3d_tensor_verdict *);
+
 #endif

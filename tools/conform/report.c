@@ -96,6 +96,13 @@ mr3d_finding *mr3d_findings(const mr3d_run *run, int *n_findings) {
     findings[f].results = grown(findings[f].results, findings[f].n_results, sizeof *findings[f].results);
     findings[f].results[findings[f].n_results++] = result;
   }
+  for (int f = 0; f < n; f++) /* the first is shown: one of which all is known, where there is such a one */
+    for (int k = 1; k < findings[f].n_results && findings[f].results[0]->not_all_tried; k++) {
+      const mr3d_result *first = findings[f].results[0];
+      if (findings[f].results[k]->not_all_tried) continue;
+      findings[f].results[0] = findings[f].results[k];
+      findings[f].results[k] = first;
+    }
   *n_findings = n;
   return findings;
 }

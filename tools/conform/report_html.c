@@ -30,10 +30,12 @@ static void prose(FILE *to, const char *value) {
   }
 }
 
-static void number(FILE *to, double value) {
+static void exactly(FILE *to, double value, int digits) {
   if (isnan(value)) fputs("NaN", to);
-  else fprintf(to, "%.6g", value);
+  else fprintf(to, "%.*g", digits, value);
 }
+
+static void number(FILE *to, double value) { exactly(to, value, 6); }
 
 /** For what only needs its size. */
 static void rough(FILE *to, double value) {
@@ -120,7 +122,7 @@ static void write_failure(FILE *to, const mr3d_run *run, const mr3d_result *resu
     fputs("</code></td><td><code>", to);
     text(to, v->index);
     fputs("</code></td><td>", to);
-    number(to, v->got), fputs("</td><td>", to), number(to, v->expected), fputs("</td><td>", to), number(to, v->bound);
+    exactly(to, v->got, mr3d_verdict_digits(v)), fputs("</td><td>", to), exactly(to, v->expected, mr3d_verdict_digits(v)), fputs("</td><td>", to), number(to, v->bound);
     fprintf(to, "</td><td>%lld of %lld</td></tr></tbody></table></div>\n", (long long)v->wrong, (long long)v->elements);
   }
   char *again = mr3d_rerun_command(run, result);

@@ -231,7 +231,8 @@ static void describe_judgement(const mr3d_judgement *judgement, int step, const 
     if (v->passed) continue;
     int n = snprintf(reason, size, "step %d (%s): \"%s\": %s", step, op, v->name, v->problem);
     if (v->index[0] && n > 0 && n < (int)size)
-      snprintf(reason + n, size - (size_t)n, "; worst at %s: got %.9g, expected %.9g, bound %.3g", v->index, v->got, v->expected, v->bound);
+      snprintf(reason + n, size - (size_t)n, "; worst at %s: got %.*g, expected %.*g, bound %.3g", v->index, mr3d_verdict_digits(v), v->got, mr3d_verdict_digits(v),
+               v->expected, v->bound);
     return;
   }
 }

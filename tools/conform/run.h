@@ -33,6 +33,7 @@ typedef struct mr3d_suspect {
 } mr3d_suspect;
 
 #define MR3D_MAX_SUSPECTS 12
+#define MR3D_MAX_MUTANTS 1024
 
 typedef struct mr3d_result {
   const mr3d_case *test;
@@ -45,6 +46,8 @@ typedef struct mr3d_result {
   int n_suspects;       /**< mistakes that explain the answer alike; `mistake` is the likeliest */
   mr3d_suspect suspects[MR3D_MAX_SUSPECTS];
   bool is_exact;        /**< they give the very answer, not only within rounding */
+  bool not_all_tried;   /**< time ran out before every known mistake was compared with the answer */
+  uint64_t ruled_out[MR3D_MAX_MUTANTS / 64]; /**< bit per mutant that was compared, changes this answer, and explains little of what is wrong */
   double golden_worst;  /**< reference against golden, over scale; NaN where there is none */
   double seconds;
   int n_steps;
