@@ -12,15 +12,6 @@ from stack import Stack, serve
 class NumpyStack(Stack):
     name, version, tiers = "numpy", np.__version__, ("fp64", "fp32", "bf16", "fp16")
 
-    def normalize_coords(self, request):
-        coords, counts = request.tensors["coords"], request.tensors.get("point_counts")
-        samples = coords if coords.ndim == 3 else coords[None]
-        normalized = np.zeros(samples.shape, self.wide)
-        for b, sample in enumerate(samples):
-            count = len(sample) if counts is None else counts[b]
-            normalized[b, :count] = self.normalize(sample[:count], request.options)
-        return {"coords": normalized.reshape(coords.shape)}
-
     def product(self, a, b):
         if self.wide == np.float64:
             return super().product(a, b)

@@ -81,6 +81,7 @@ class Stack(Backend):
     """
 
     xp = np
+    eager = np  # of coordinates, which are normalised before anything is compiled
 
     def __init__(self):
         self.readers = {tier: Reader(TIERS[tier], tier == "fp64") for tier in self.tiers}
@@ -131,6 +132,15 @@ class Stack(Backend):
     def rope3d(self, request):
         t = request.tensors
         return self.run(lambda x, cos, sin: {"y": self.turn_pairs(x, cos, sin)}, t["x"], t["cos"], t["sin"])
+
+    def normalize_coords(self, request):
+        coords, counts = request.tensors["coords"], request.tensors.get("point_counts")
+        samples = coords if coords.ndim == 3 else coords[None]
+        normalized = np.zeros(samples.shape, self.wide)
+        for b, sample in enumerate(samples):
+            count = len(sample) if counts is None else counts[b]
+            normalized[b, :count] = self.normalize(sample[:count], request.options)
+        return {"coords": normalized.reshape(coords.shape)}
 
     def mixed_rope(self, request):
         t, options = request.tensors, request.options
@@ -251,7 +261,7 @@ class Stack(Backend):
 
     def normalize(self, coords, options):
         """One sample's coordinates [N,3] after coord_norm and drift."""
-        c, wide = np.asarray(coords).astype(self.wide), self.wide.type
+        c, wide = self.eager.asarray(coords).astype(self.wide), self.wide.type
         if options.coord_norm == "grid":
             c = c / wide(options.reduced_grid_size - 1)
         elif options.coord_norm != "none" and len(c):
