@@ -35,7 +35,7 @@ STACKS = {
     "torch SDPA": ("exec:{python} tools/backends/torch_backend.py --attention sdpa", TIERS, "the same with fused attention"),
     "torch compile": ("exec:{python} " + HERE + "/torch_compile_stack.py --tiers fp32 bf16", ("fp32", "bf16"), "operators compiled by Inductor"),
     "numpy": ("exec:{python} " + HERE + "/numpy_stack.py", TIERS, "fp64: BLAS; below: every sum in index order in float32"),
-    "JAX": ("exec:{python} " + HERE + "/jax_stack.py", NARROW, "XLA compiles each request, a layer as one"),
+    "JAX": ("exec:{python} " + HERE + "/jax_stack.py", TIERS, "XLA compiles each request, a layer as one"),
     "ONNX Runtime": ("exec:{python} " + HERE + "/onnx_stack.py", ("fp32", "fp16"), "one optimised graph a request"),
     "C": ("lib:{build}/tools/backends/f32/mr3d-f32.so", NARROW, "tools/backends/f32: -O3, contracted; float32 at every tier"),
     "C fast-math": ("lib:{fast_math}", NARROW, "the same with -O3 -ffast-math -march=native"),

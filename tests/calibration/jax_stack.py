@@ -18,14 +18,18 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
 class JaxStack(Stack):
-    name, version, tiers = "jax", jax.__version__, ("fp32", "bf16", "fp16")
+    name, version, tiers = "jax", jax.__version__, ("fp64", "fp32", "bf16", "fp16")
     xp = eager = jnp
+
+    def answer(self, request):
+        with jax.enable_x64(request.tier == "fp64"):
+            return {name: np.asarray(tensor) for name, tensor in super().answer(request).items()}
 
     def run(self, compute, *arguments):
         return jax.jit(compute)(*arguments)
 
     def powers(self, theta, exponents):
-        return jnp.exp(jnp.asarray(exponents, self.wide) * jnp.float32(math.log(theta)))
+        return jnp.exp(jnp.asarray(exponents, self.wide) * self.wide.type(math.log(theta)))
 
     def tables(self, positions, theta, dim):
         return tuple(self.narrow(t) for t in super().tables(positions, theta, dim))
@@ -47,6 +51,8 @@ class JaxStack(Stack):
         return jax.nn.silu(gate) * up
 
     def attend(self, query, key, value, visible):
+        if self.wide == np.float64:
+            return super().attend(query, key, value, visible)  # the library's softmax is float32 whatever its inputs
         kind = self.wide if self.store == np.float16 else self.store  # the library's float16 products do not exist on CPUs
         q, k, v = (t.swapaxes(1, 2).astype(kind) for t in (query, key, value))
         y = jax.nn.dot_product_attention(q, k, v, mask=visible[:, None]).swapaxes(1, 2)
