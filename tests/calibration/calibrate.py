@@ -2,7 +2,7 @@
 
     python3 tests/calibration/calibrate.py results.jsonl --seeds 1-20 --markdown docs/calibration.md
 
-Every stack runs at every tier it has; --stack, --tier, --level and --seeds choose a part. One line of JSON is appended to the
+Every stack runs at every tier it has; --stack, --tier, --seeds and --select choose a part. One line of JSON is appended to the
 results for each finished run, and a run that is there already is not repeated: stop it whenever you like. --table only writes
 the page. PYTHON (default python3) must have torch, transformers, numpy, safetensors, jax, onnxruntime and onnx for the stacks
 that use them; this program itself needs nothing.
@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = "tests/calibration"
 TIERS = ("fp64", "fp32", "bf16", "fp16")
 NARROW = ("fp32", "bf16", "fp16")
+SELECT = "--level L0; --level L1,L2"
 # name: (--backend, tiers, what is particular)
 STACKS = {
     "torch eager": ("exec:{python} tools/backends/torch_backend.py --attention eager", TIERS, "the library's order of operations, each result stored in the tier's type"),
@@ -62,27 +63,22 @@ def read_results(path: Path) -> list[dict]:
     return [json.loads(line) for line in whole.splitlines()]
 
 
-def run(arguments, stack: str, tier: str, seed: int, level: str, folder: Path) -> dict | None:
+def run(arguments, stack: str, tier: str, seed: int, select: str, folder: Path) -> dict | None:
     spec = STACKS[stack][0].format(python=arguments.python, build=arguments.build, fast_math=arguments.fast_math)
     report = folder / "report.json"
     command = [f"{arguments.build}/tools/mr3d", "check", "--backend", spec, "--tier", tier, "--seed", str(seed), "--without-slow",
-               "--timeout", str(arguments.timeout), "--level", level, "--quiet", "--json", str(report)]
-    command += ["--op", arguments.op] if arguments.op else []
+               "--timeout", str(arguments.timeout), "--quiet", "--json", str(report), *select.split()]
     environment = {"MR3D_GOLDEN": str(ROOT / "golden"), "OMP_NUM_THREADS": str(arguments.threads),
                    "JAX_COMPILATION_CACHE_DIR": f"{arguments.results}.jax-cache", **os.environ}
     begin = time.monotonic()
     done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode not in (0, 2):
-        print(f"{stack} at {tier}, seed {seed}, {level}: exit status {done.returncode}\n{done.stdout}", file=sys.stderr)
+        print(f"{stack} at {tier}, seed {seed}, {select}: exit status {done.returncode}\n{done.stdout}", file=sys.stderr)
         return None
     lines = [json.loads(line) for line in report.read_text().splitlines()]
-    return {"stack": stack, "tier": tier, "seed": seed, "selection": selection(arguments, level), "date": date.today().isoformat(),
+    return {"stack": stack, "tier": tier, "seed": seed, "selection": select, "date": date.today().isoformat(),
             "version": lines[0]["version"], "mr3d": lines[0]["mr3d"], "machine": f"{platform.machine()}, {platform.system()}",
             "seconds": round(time.monotonic() - begin, 1), **digest(lines[1:-1])}
-
-
-def selection(arguments, level: str) -> str:
-    return level + (f" {arguments.op}" if arguments.op else "")
 
 
 def digest(results: list[dict]) -> dict:
@@ -134,8 +130,8 @@ def page(records: list[dict], explained: list[dict]) -> tuple[str, int]:
            "their own, with inputs that nobody has seen before. A cell is the largest statistic over its limit among all answers that passed, and the rule that it belongs to;",
            "1 would fail. Written by `tests/calibration/calibrate.py`; do not edit.", "",
            f"{days[0]}{' to ' + days[-1] if days[-1] != days[0] else ''}, mr3d {', '.join(sorted({r['mr3d'] for r in records}))}, "
-           f"{', '.join(sorted({r['machine'] for r in records}))}, inputs of levels {', '.join(sorted({level for r in records for level in r['selection'].split()[0].split(',')}))}, "
-           "without cases tagged `slow`.", "", "| stack | version | what is particular | runs |", "|---|---|---|---|"]
+           f"{', '.join(sorted({r['machine'] for r in records}))}, cases of {', '.join(sorted({'`' + r['selection'] + '`' for r in records}))} without "
+           "those tagged `slow`.", "", "| stack | version | what is particular | runs |", "|---|---|---|---|"]
     for stack in STACKS:
         of_stack = [r for r in records if r["stack"] == stack]
         if of_stack:
@@ -219,8 +215,7 @@ def main() -> int:
     parser.add_argument("--stack", metavar="LIST", help="default: " + ",".join(STACKS))
     parser.add_argument("--tier", metavar="LIST", help="default: those each stack has")
     parser.add_argument("--seeds", type=numbers, default=[1, 2, 3], metavar="1-20")
-    parser.add_argument("--level", default="L0;L1,L2", metavar="LISTS", help="separated by ';': each list is a run of its own (default L0;L1,L2)")
-    parser.add_argument("--op", metavar="LIST", help="only these operators")
+    parser.add_argument("--select", default=SELECT, metavar="OPTIONS", help=f"of mr3d check; between ';' each is a run of its own (default \"{SELECT}\")")
     parser.add_argument("--build", default="build", help="build folder of the suite")
     parser.add_argument("--python", default=os.environ.get("PYTHON", "python3"))
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -233,23 +228,23 @@ def main() -> int:
     arguments.fast_math = arguments.build / "mr3d-f32-fast-math.so"
     records, broken = read_results(arguments.results), False
     known = {key_of(r) for r in records}
-    wanted = [(seed, stack, tier, level) for seed in arguments.seeds for stack in stacks for tier in STACKS[stack][1] if tier in tiers
-              for level in arguments.level.split(";")]
+    wanted = [(seed, stack, tier, select) for seed in arguments.seeds for stack in stacks for tier in STACKS[stack][1] if tier in tiers
+              for select in map(str.strip, arguments.select.split(";"))]
     if not arguments.table:
         if "C fast-math" in stacks and not arguments.fast_math.exists():
             subprocess.run(["sh", f"{HERE}/fast_math.sh", str(arguments.fast_math)], cwd=ROOT, check=True)
         with tempfile.TemporaryDirectory() as folder, arguments.results.open("a") as results:
-            for seed, stack, tier, level in wanted:
-                if (stack, tier, seed, selection(arguments, level)) in known:
+            for seed, stack, tier, select in wanted:
+                if (stack, tier, seed, select) in known:
                     continue
-                record = run(arguments, stack, tier, seed, level, Path(folder))
+                record = run(arguments, stack, tier, seed, select, Path(folder))
                 broken |= record is None
                 if record:
                     records.append(record)
                     results.write(json.dumps(record) + "\n")
                     results.flush()
                     counts = record["counts"]
-                    print(f"{stack:14} {tier} seed {seed} {level:6} {counts.get('passed', 0)} passed, {counts.get('failed', 0)} failed, {record['seconds']} s", flush=True)
+                    print(f"{stack:14} {tier} seed {seed} {select:18} {counts.get('passed', 0)} passed, {counts.get('failed', 0)} failed, {record['seconds']} s", flush=True)
     if not records:
         sys.exit("no results")
     text, wrong = page(records, json.loads((ROOT / HERE / "explained.json").read_text()))
