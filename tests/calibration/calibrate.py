@@ -122,7 +122,7 @@ def seeds_text(seeds) -> str:
     return f"{seeds[0]}–{seeds[-1]}" if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1)) else ", ".join(map(str, seeds))
 
 
-def page(records: list[dict], explained: list[dict]) -> tuple[str, int]:
+def page(records: list[dict], explained: dict) -> tuple[str, int]:
     """(Markdown, failures that are unexplained or the judge's)"""
     days = sorted({r["date"] for r in records})
     out = ["# Calibration: stacks that are right, and how near they come to a limit", "",
@@ -139,9 +139,9 @@ def page(records: list[dict], explained: list[dict]) -> tuple[str, int]:
     for tier in TIERS:
         of_tier = [r for r in records if r["tier"] == tier]
         if of_tier:
-            out += ["", f"## {tier}", "", *tier_table(of_tier, explained)]
-    listed, wrong = failure_list(records, explained)
-    out += ["", "## Failures", "", *listed, "", "## Do it again", "",
+            out += ["", f"## {tier}", "", *tier_table(of_tier)]
+    listed, wrong = failure_list(records, explained["failures"])
+    out += ["", "## Failures", "", *listed, "", "## Seen beside", "", *(f"* {note}" for note in explained["notes"]), "", "## Do it again", "",
             "    meson setup build && meson compile -C build",
             "    PYTHON=venv/bin/python python3 tests/calibration/calibrate.py results.jsonl --seeds 1-20 --markdown docs/calibration.md", "",
             "The Python that runs the stacks needs torch, transformers, numpy, safetensors, jax, onnxruntime and onnx; `--stack` chooses those that it has (`--stack numpy,C`).",
@@ -149,7 +149,7 @@ def page(records: list[dict], explained: list[dict]) -> tuple[str, int]:
     return "\n".join(out) + "\n", wrong
 
 
-def tier_table(records: list[dict], explained: list[dict]) -> list[str]:
+def tier_table(records: list[dict]) -> list[str]:
     columns = [c for c in COLUMNS if any(c in r["maxima"] for r in records)]
     rows = [f"| stack | seeds | passed | failed | skipped | {' | '.join(columns)} |", "|---" * (5 + len(columns)) + "|"]
     for stack in STACKS:
@@ -188,7 +188,7 @@ def failure_list(records: list[dict], explained: list[dict]) -> tuple[list[str],
             lines.append(f"| {stack} | {shown} | {', '.join(t for t in TIERS if t in {f[0] for f in failures})} | {seeds_text(f[1] for f in failures)} | "
                          f"{size} | {reason[:240]} | {why} |")
         lines.append("")
-    return (lines[:-1] if lines else ["None."]), wrong
+    return lines[:-1] or ["None."], wrong
 
 
 # ---------------------------------------------------------------------------------------------------------------------

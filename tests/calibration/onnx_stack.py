@@ -149,7 +149,7 @@ class OnnxStack(Stack):
     xp = Namespace
 
     def ops(self):
-        return [op for op in super().ops() if op != "normalize_coords"]
+        return [op for op in super().ops() if op not in ("normalize_coords", "voxelize")]  # no arithmetic of the runtime's
 
     def run(self, compute, *arguments):
         graph = Graph()

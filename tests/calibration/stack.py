@@ -37,7 +37,7 @@ class Gate:
     ends the reading."""
 
     def __getattr__(self, name):
-        return getattr(operators, name) if name in ("mask", "normalize_coords") else self.accept
+        return getattr(operators, name) if name in ("mask", "normalize_coords", "voxelize") else self.accept
 
     @staticmethod
     def accept(*_, **__):
@@ -141,6 +141,15 @@ class Stack(Backend):
             count = len(sample) if counts is None else counts[b]
             normalized[b, :count] = self.normalize(sample[:count], request.options)
         return {"coords": normalized.reshape(coords.shape)}
+
+    def voxelize(self, request):
+        points, options = request.tensors["points"].astype(np.float64), request.options
+        points = points[np.isfinite(points).all(1)]
+        shifted = points[:, :3] - points[:, :3].min(0)
+        cells = np.minimum(np.floor(shifted / options.cell_size), options.num_bins - 1).astype(np.int64)
+        grid, first = np.unique(cells, axis=0, return_index=True)
+        colours = self.eager.asarray(points[first, 3:].astype(self.wide)) / self.wide.type(127.5) - 1
+        return {"grid": grid, "features": np.concatenate([shifted[first].astype(self.wide), np.asarray(colours)], axis=1)}
 
     def mixed_rope(self, request):
         t, options = request.tensors, request.options
