@@ -28,7 +28,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 HERE = "tests/calibration"
 TIERS = ("fp64", "fp32", "bf16", "fp16")
-NARROW = ("fp32", "bf16", "fp16")
 SELECT = "--level L0; --level L1,L2"
 # name: (--backend, tiers, what is particular)
 STACKS = {
@@ -38,8 +37,8 @@ STACKS = {
     "numpy": ("exec:{python} " + HERE + "/numpy_stack.py", TIERS, "fp64: BLAS; below: every sum in index order in float32"),
     "JAX": ("exec:{python} " + HERE + "/jax_stack.py", TIERS, "XLA compiles each request, a layer as one"),
     "ONNX Runtime": ("exec:{python} " + HERE + "/onnx_stack.py", ("fp32", "fp16"), "one optimised graph a request"),
-    "C": ("lib:{build}/tools/backends/f32/mr3d-f32.so", NARROW, "tools/backends/f32: -O3, contracted; float32 at every tier"),
-    "C fast-math": ("lib:{fast_math}", NARROW, "the same with -O3 -ffast-math -march=native"),
+    "C": ("lib:{build}/tools/backends/f32/mr3d-f32.so", ("fp32",), "tools/backends/f32: -O3, contracted"),
+    "C fast-math": ("lib:{fast_math}", ("fp32",), "the same with -O3 -ffast-math -march=native"),
 }
 COLUMNS = ("rope1d", "cis3d", "rope3d", "normalize_coords", "mixed_rope", "rmsnorm", "linear", "swiglu", "attention", "voxelize",
            "attention_block", "decoder_layer", "prefill", "decode")
