@@ -121,6 +121,14 @@ def seeds_text(seeds) -> str:
     return f"{seeds[0]}–{seeds[-1]}" if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1)) else ", ".join(map(str, seeds))
 
 
+def runs_text(records: list[dict]) -> str:
+    """Which seeds each selection ran with."""
+    seeds = defaultdict(list)
+    for record in records:
+        seeds[record["selection"]].append(record["seed"])
+    return "; ".join(f"{select.replace('--level ', '')}: {seeds_text(seeds[select])}" for select in sorted(seeds))
+
+
 def page(records: list[dict], explained: dict) -> tuple[str, int]:
     """(Markdown, failures that are unexplained or the judge's)"""
     days = sorted({r["date"] for r in records})
@@ -144,7 +152,7 @@ def page(records: list[dict], explained: dict) -> tuple[str, int]:
             "    meson setup build && meson compile -C build",
             "    PYTHON=venv/bin/python python3 tests/calibration/calibrate.py results.jsonl --seeds 1-20 --markdown docs/calibration.md", "",
             "The Python that runs the stacks needs torch, transformers, numpy, safetensors, jax, onnxruntime and onnx; `--stack` chooses those that it has (`--stack numpy,C`).",
-            "A run that was stopped goes on where it was. One seed of one stack and tier takes half a minute to three on two idle cores; `torch compile` compiles for some minutes first."]
+            "A run that was stopped goes on where it was. On two cores with other work a run over L0 took 20 s to two minutes (JAX, the first time: three; `torch compile`: eight)."]
     return "\n".join(out) + "\n", wrong
 
 
@@ -160,7 +168,7 @@ def tier_table(records: list[dict]) -> list[str]:
         for column in columns:
             ratio, rule = max(([found[0], rule] for r in of_stack for rule, found in r["maxima"].get(column, {}).items()), default=[0.0, ""])
             cells.append("–" if not rule else "exact" if ratio == 0 else f"{ratio:.2g} {rule}")
-        rows.append(f"| {stack} | {seeds_text(r['seed'] for r in of_stack)} | {' | '.join(map(str, counts))} | {' | '.join(cells)} |")
+        rows.append(f"| {stack} | {runs_text(of_stack)} | {' | '.join(map(str, counts))} | {' | '.join(cells)} |")
     return rows
 
 
