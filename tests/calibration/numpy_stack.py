@@ -1,0 +1,33 @@
+"""numpy: float64 as it is, with BLAS and pairwise sums; below, float32 with every sum in index order, as a plain loop adds.
+
+    mr3d check --backend "exec:python tests/calibration/numpy_stack.py"
+
+What is stored is rounded to the tier's type: outputs of operators, and the probabilities. All else stays in float32.
+"""
+
+import numpy as np
+from stack import Stack, serve
+
+
+class NumpyStack(Stack):
+    name, version, tiers = "numpy", np.__version__, ("fp64", "fp32", "bf16", "fp16")
+
+    def product(self, a, b):
+        if self.wide == np.float64:
+            return super().product(a, b)
+        a, b = self.widen(a), np.ascontiguousarray(self.widen(b))
+        columns = np.ascontiguousarray(np.moveaxis(a, -1, 0))
+        result = np.zeros((*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1]), self.wide)
+        term = np.empty_like(result)
+        for k in range(a.shape[-1]):
+            np.multiply(columns[k][..., None], b[..., k, None, :], out=term)
+            np.add(result, term, out=result)
+        return result
+
+    def total(self, x):
+        return super().total(x) if self.wide == np.float64 else np.add.accumulate(x, -1)[..., -1:]  # accumulate keeps the order
+
+
+if __name__ == "__main__":
+    np.seterr(over="ignore", invalid="ignore", divide="ignore", under="ignore")
+    serve(NumpyStack())
