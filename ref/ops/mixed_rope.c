@@ -316,7 +316,7 @@ mr3d_status mr3d_mixed_rope_scale(const mr3d_units *units, const mr3d_config *co
     const mr3d_normalize_coords_in raw = {in->B, in->points.N, in->points.coords, in->points.counts};
     status = mr3d_normalize_coords(&exact, config, &raw, coords, error);
     if (status == MR3D_OK)
-      mr3d_normalize_coords_scale(units, config, &raw, coords_scale);
+      mr3d_normalize_coords_scale(units, config, &raw, coords_scale, NULL);
     for (int s = 0; s < 2 && status == MR3D_OK; s++)
       status = frequencies(config, &sides[s], split.Ds / 2, &cis[s], &base[s], error);
   }

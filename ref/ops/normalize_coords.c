@@ -73,9 +73,12 @@ mr3d_status mr3d_normalize_coords(const mr3d_context *context, const mr3d_config
  * coordinates that it holds exactly: none 0 (exact is demanded), grid 2 (a division, or a product with a rounded reciprocal), unit_range 5 (two
  * differences, the sum with 1e-8, 1e-8 itself, the division), virtual_resolution 7 (its rounded value, the product). Coordinates are never
  * stored narrower, so no term of the tier's u stands here.
+ * shared (may be NULL) = ua s |v|: what has one sign in all rows, because it stems from numbers that all share: grid 1 (the rounded reciprocal of G-1),
+ * unit_range 4 (the range, 1e-8, their sum, its reciprocal), virtual_resolution 5 (its rounded value too).
  */
-void mr3d_normalize_coords_scale(const mr3d_units *units, const mr3d_config *config, const mr3d_normalize_coords_in *in, double *scale) {
+void mr3d_normalize_coords_scale(const mr3d_units *units, const mr3d_config *config, const mr3d_normalize_coords_in *in, double *scale, double *shared) {
   static const double roundings[] = {[MR3D_NORM_GRID] = 2, [MR3D_NORM_NONE] = 0, [MR3D_NORM_UNIT_RANGE] = 5, [MR3D_NORM_VIRTUAL_RESOLUTION] = 7};
+  static const double constants[] = {[MR3D_NORM_GRID] = 1, [MR3D_NORM_NONE] = 0, [MR3D_NORM_UNIT_RANGE] = 4, [MR3D_NORM_VIRTUAL_RESOLUTION] = 5};
   for (int64_t b = 0; b < in->B; b++)
     for (int64_t a = 0; a < 3; a++) {
       const double *coords = in->coords + b * in->N * 3;
@@ -90,6 +93,8 @@ void mr3d_normalize_coords_scale(const mr3d_units *units, const mr3d_config *con
                                                                       : unit * config->virtual_resolution;
         const double drift = config->drift == MR3D_DRIFT_AVERAGE ? (double)count / 2 : config->drift == MR3D_DRIFT_POINTWISE ? (double)n : 0;
         const double drifted = config->drift != MR3D_DRIFT_NONE ? fabs(v + drift) : 0;
+        if (shared != NULL)
+          shared[(b * in->N + n) * 3 + a] = n < count ? units->ua * constants[config->coord_norm] * fabs(v) : 0;
         scale[(b * in->N + n) * 3 + a] = n < count ? units->ua * (roundings[config->coord_norm] * fabs(v) + drifted) : 0;
       }
     }

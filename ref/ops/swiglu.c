@@ -33,7 +33,10 @@ void mr3d_swiglu(const mr3d_context *context, const mr3d_swiglu_in *in, double *
 }
 
 /**
- * scale = |y| (u + ua (4 + |gate|)) + ua |gate up| + eta (1 + |gate|) (1 + |up|)
+ * scale = |y| (u sqrt(4 + (1 - sigma)^2) + ua (4 + |gate|)) + ua |gate up| + eta (1 + |gate|) (1 + |up|),   sigma = 1 / (1 + e^-gate)
+ *
+ * A stack that computes in a narrow type (XLA on CPUs) stores five values: e^-gate, whose error moves sigma by 1 - sigma of it, the sum, the quotient, gate
+ * sigma, and y. They round independently, hence the root of their squares; u alone is exceeded by their root mean square (1.13 u at gates near -6).
  *
  * 4 + |gate|: sum, quotient, product, and an exponential whose argument is rounded; ua |gate up|: a sigmoid may be accurate only absolutely (clamped,
  * or by tanh); eta: sigmoid, silu and y may each fall below the type's range, the first two before they are multiplied.
@@ -42,6 +45,7 @@ void mr3d_swiglu_scale(const mr3d_units *units, const mr3d_swiglu_in *in, double
   const double u = units->narrow ? units->u : 0, ua = units->ua;
   for (int64_t i = 0; i < in->rows * in->n; i++) {
     const double gate = in->gate[i], up = in->up[i], y = silu(gate) * up;
-    scale[i] = fabs(y) * (u + ua * (4 + fabs(gate))) + ua * fabs(gate * up) + units->eta * (1 + fabs(gate)) * (1 + fabs(up));
+    const double below = 1 / (1 + exp(gate)); /* 1 - sigma */
+    scale[i] = fabs(y) * (u * sqrt(4 + below * below) + ua * (4 + fabs(gate))) + ua * fabs(gate * up) + units->eta * (1 + fabs(gate)) * (1 + fabs(up));
   }
 }

@@ -114,10 +114,13 @@ void mr3d_voxelize_free(mr3d_voxelize_out *out) {
 /**
  * scale = u |y| + ua |y| for coordinates (one difference of exact numbers), u |y| + ua (2 |y + 1| + |y|) for colours (the quotient, or a product with
  * a rounded 1/127.5, and the difference), plus eta where |y| > 0. The point of the smallest coordinate must be exactly 0.
+ * shared (may be NULL): of colours all of it, for a colour is one of 256 values and each rounds in one way, however many points have it.
  */
-void mr3d_voxelize_scale(const mr3d_units *units, const mr3d_voxelize_out *out, double *scale) {
+void mr3d_voxelize_scale(const mr3d_units *units, const mr3d_voxelize_out *out, double *scale, double *shared) {
   for (int64_t i = 0; i < out->M * out->columns; i++) {
     const double y = fabs(out->features[i]), quotient = i % out->columns < 3 ? 0 : fabs(out->features[i] + 1);
     scale[i] = (units->narrow ? units->u * y : 0) + units->ua * (2 * quotient + y) + (y > 0 ? units->eta : 0);
+    if (shared != NULL)
+      shared[i] = i % out->columns < 3 ? 0 : scale[i];
   }
 }

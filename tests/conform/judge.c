@@ -655,6 +655,61 @@ static void the_k_th_smallest_is_found_among_equal_and_sorted_values(void **stat
       }
 }
 
+/** Honest for a compiler: a division by a constant becomes a product with its rounded reciprocal, and all rows get that rounding. */
+static void a_rounding_that_all_rows_share_is_no_bias(void **state) {
+  (void)state;
+  mr3d_bundle *r = request_of("normalize_coords", MR3D_FP32);
+  mr3d_bundle_set(r, "config", "{\"coord_norm\":\"grid\",\"reduced_grid_size\":80}");
+  draw(r, "coords", MR3D_I64, (mr3d_draw){.dist = MR3D_INT, .lo = 0, .hi = 79}, 5, SHAPE(700, 3));
+  problem p = pose(r);
+  mr3d_bundle *answer = exact_answer(&p);
+  double *y = values_of(answer, "coords");
+  const int64_t *c = mr3d_bundle_find(r, "coords")->data;
+  for (int i = 0; i < 2100; i++) y[i] = (float)c[i] * (1.0f / 79.0f);
+  passes(&p, answer, "a product with 1/79", 5);
+  for (int i = 0; i < 2100; i++) y[i] = (double)c[i] / 79 * (1 + 1.9 * 0x1p-24); /* half as much again as two roundings with one sign */
+  mr3d_tensor_verdict verdict = fails_by(&p, answer, "coords", "gain");
+  assert_true(verdict.elements == 2100);
+  drop(&p);
+
+  r = request_of("voxelize", MR3D_FP32);
+  double *points = mr3d_bundle_add(r, "points", MR3D_F64, SHAPE(600, 6))->data;
+  for (int i = 0; i < 600; i++)
+    for (int k = 0; k < 6; k++) points[6 * i + k] = k < 3 ? 0.025 * ((i * (k + 3)) % 97) + 0.01 : (i * 7 + k) % 256;
+  p = pose(r);
+  answer = exact_answer(&p), y = values_of(answer, "features");
+  int64_t M = mr3d_bundle_find(answer, "features")->shape[0];
+  for (int64_t i = 0; i < 6 * M; i++)
+    if (i % 6 >= 3) y[i] = (float)rint((y[i] + 1) * 127.5) * (1.0f / 127.5f) - 1.0f;
+    else y[i] = (float)y[i];
+  passes(&p, answer, "a product with 1/127.5", 0);
+  mr3d_bundle_free(&answer);
+  drop(&p);
+}
+
+/** What XLA does on CPUs: each of five steps is stored. */
+static void a_gate_stored_after_each_of_five_steps_passes(void **state) {
+  (void)state;
+  for (int tier = MR3D_BF16_TIER; tier <= MR3D_FP16; tier++)
+    for (uint64_t seed = 1; seed <= SEEDS; seed++) {
+      mr3d_bundle *r = request_of("swiglu", (mr3d_tier)tier);
+      draw(r, "gate", mr3d_tier_storage((mr3d_tier)tier), seed % 2 ? between(-6.5, -5.5) : between(-2, 1), seed, SHAPE(1, 13, 32));
+      draw(r, "up", mr3d_tier_storage((mr3d_tier)tier), normal, seed, SHAPE(1, 13, 32));
+      problem p = pose(r);
+      mr3d_bundle *answer = exact_answer(&p);
+      double gate[13 * 32], up[13 * 32], *y = values_of(answer, "y");
+      mr3d_tensor_to_double(mr3d_bundle_find(r, "gate"), gate);
+      mr3d_tensor_to_double(mr3d_bundle_find(r, "up"), up);
+      for (int i = 0; i < 13 * 32; i++) {
+        float e = stored((mr3d_tier)tier, exp(-gate[i])), sum = stored((mr3d_tier)tier, 1 + e), sigma = stored((mr3d_tier)tier, 1 / sum);
+        y[i] = stored((mr3d_tier)tier, stored((mr3d_tier)tier, gate[i] * sigma) * up[i]);
+      }
+      passes(&p, answer, "five steps", seed);
+      mr3d_bundle_free(&answer);
+      drop(&p);
+    }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(honest_arithmetic_of_single_operators_passes_20_seeds),
@@ -681,6 +736,8 @@ int main(void) {
       cmocka_unit_test(padding_rows_must_be_finite_and_are_not_compared),
       cmocka_unit_test(logits_fail_when_a_clear_favourite_changes),
       cmocka_unit_test(a_session_is_judged_at_its_later_steps_and_catches_the_yardstick_up),
+      cmocka_unit_test(a_rounding_that_all_rows_share_is_no_bias),
+      cmocka_unit_test(a_gate_stored_after_each_of_five_steps_passes),
       cmocka_unit_test(the_k_th_smallest_is_found_among_equal_and_sorted_values),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -82,7 +82,7 @@ static void float_arithmetic_stays_within_the_scale_and_a_missing_minus_one_does
     const mr3d_config config = config_of(options[k]);
     mr3d_error error = {0};
     assert_int_equal(mr3d_normalize_coords(&exact, &config, &in, reference, &error), MR3D_OK);
-    mr3d_normalize_coords_scale(&fp32, &config, &in, scale);
+    mr3d_normalize_coords_scale(&fp32, &config, &in, scale, NULL);
     for (int i = 0; i < 3 * N; i++) {
       const float unit = ((float)c[i] - min[i % 3]) / (max[i % 3] - min[i % 3] + 1e-8F);
       float v = k == 1 ? unit : k == 2 ? unit * 100.3F : k == 3 ? (float)c[i] : (float)c[i] * (1 / 79.0F);

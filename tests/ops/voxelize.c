@@ -131,7 +131,7 @@ static void float_features_stay_within_the_scale_and_unshifted_ones_do_not(void 
     unshifted[i] = (double)(i % 6 < 3 ? value : value / 255);
   }
   const mr3d_units fp32 = mr3d_tier_units(MR3D_FP32);
-  mr3d_voxelize_scale(&fp32, &out, scale);
+  mr3d_voxelize_scale(&fp32, &out, scale, NULL);
   assert_honest("float features", worst_error(out.M * 6, y, out.features, scale), 0.1);
   assert_true(worst_error(out.M * 6, unshifted, out.features, scale) > 1000);
   free(scale);

@@ -18,8 +18,8 @@ static void measure(oracle_maximum *m, const char *json, int64_t N, const double
   mr3d_error error = {0};
   if (mr3d_normalize_coords(&exact, &config, &in, y, &error) != MR3D_OK)
     fail_msg("%s", error.message);
-  mr3d_normalize_coords_scale(&fp64, &config, &in, wide);
-  mr3d_normalize_coords_scale(&fp32, &config, &in, narrow);
+  mr3d_normalize_coords_scale(&fp64, &config, &in, wide, NULL);
+  mr3d_normalize_coords_scale(&fp32, &config, &in, narrow, NULL);
   mpfr_t v, range;
   mpfr_inits2(2 * ORACLE_BITS, v, range, (mpfr_ptr)0);
   for (int64_t a = 0; a < 3; a++) {

@@ -221,9 +221,11 @@ void mr3d_output_open(mr3d_truth *truth, const mr3d_tensor *expected, const mr3d
   if (output->has_heads) output->heads = expected->shape[expected->rank - 3];
   output->got = mr3d_allocate(count, sizeof *output->got);
   mr3d_tensor_to_double(got, output->got);
-  const mr3d_tensor *scale = companion(answer, "scale", expected->name), *turn = companion(answer, "turn", expected->name);
+  const mr3d_tensor *scale = companion(answer, "scale", expected->name), *turn = companion(answer, "turn", expected->name),
+                    *shared = companion(answer, "shared", expected->name);
   output->scale = scale ? scale->data : NULL;
   output->turn = turn ? turn->data : NULL;
+  output->shared = shared ? shared->data : NULL;
   const mr3d_tensor *input = mr3d_bundle_find(request, strcmp(expected->name, "y") == 0 ? "x" : expected->name);
   if (turn && input && same_shape(input, expected)) {
     output->input = mr3d_allocate(count, sizeof *output->input);

@@ -60,6 +60,7 @@ typedef struct mr3d_output {
   bool any_zero;           /* a zero of either sign is exact: attention rows without a visible key */
   double *got;             /* owned */
   const double *ref, *scale, *turn;
+  const double *shared;    /* part of the scale that may have one sign in all rows, or NULL */
   double *input;           /* of a rotation: what is rotated, owned; else NULL */
   bool *skip;              /* [rows] or NULL, owned: padding, only checked for being finite */
   bool *point;             /* [rows] or NULL, owned: rows rotated in 3D */

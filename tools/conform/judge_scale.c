@@ -132,10 +132,12 @@ static void judge_gain(const mr3d_output *output, const double *e, bool *first, 
           factor.sum += e[i] * sign_of(output->ref[i]);
           offset.sum += e[i];
           factor.squares += e[i] * e[i];
+          if (output->shared && output->scale[i] > 0) factor.allowance += output->shared[i] / output->scale[i];
           factor.n++;
         }
       }
       offset.squares = factor.squares;
+      offset.allowance = factor.allowance;
       offset.n = factor.n;
       offset.rows = factor.rows;
       if (factor.rows < MIN_ROWS || factor.n < MIN_ELEMENTS) continue;

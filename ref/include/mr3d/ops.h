@@ -118,7 +118,7 @@ typedef struct mr3d_normalize_coords_in {
 } mr3d_normalize_coords_in;
 /** out [B,N,3]; rows beyond a sample's count are 0. Errors: `grid` with reduced_grid_size 1, virtual_resolution missing. */
 mr3d_status mr3d_normalize_coords(const mr3d_context *, const mr3d_config *, const mr3d_normalize_coords_in *, double *out, mr3d_error *);
-void mr3d_normalize_coords_scale(const mr3d_units *, const mr3d_config *, const mr3d_normalize_coords_in *, double *scale);
+void mr3d_normalize_coords_scale(const mr3d_units *, const mr3d_config *, const mr3d_normalize_coords_in *, double *scale, double *shared);
 
 /** The points of one call (protocol.md, "Point tensors"); `mask` NULL: text only. */
 typedef struct mr3d_points {
@@ -192,7 +192,7 @@ typedef struct mr3d_voxelize_out {
 mr3d_status mr3d_voxelize(const mr3d_context *, const mr3d_config *, int64_t N_raw, int64_t columns, const double *points,
                           mr3d_voxelize_out *, mr3d_error *);
 void mr3d_voxelize_free(mr3d_voxelize_out *);
-void mr3d_voxelize_scale(const mr3d_units *, const mr3d_voxelize_out *, double *scale /* [M,columns] */);
+void mr3d_voxelize_scale(const mr3d_units *, const mr3d_voxelize_out *, double *scale, double *shared /* [M,columns] */);
 
 typedef struct mr3d_token_coords_out {
   int64_t N;

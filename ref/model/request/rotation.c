@@ -123,11 +123,12 @@ mr3d_status mr3d_answer_normalize_coords(mr3d_request *r) {
   in.B = mr3d_request_size(r, "B");
   in.N = mr3d_request_size(r, "N");
   const mr3d_tensor *coords = mr3d_bundle_find(r->bundle, "coords");
-  double *out, *scale;
+  double *out, *scale, *shared;
   MR3D_TRY(mr3d_request_output(r, "coords", MR3D_F64, coords->rank, coords->shape, &out));
   MR3D_TRY(mr3d_request_extra(r, "scale", "coords", &scale));
+  MR3D_TRY(mr3d_request_extra(r, "shared", "coords", &shared));
   MR3D_TRY(r->context.op->normalize_coords(&r->context, &r->config, &in, out, r->error));
-  if (scale) mr3d_normalize_coords_scale(&r->units, &r->config, &in, scale);
+  if (scale) mr3d_normalize_coords_scale(&r->units, &r->config, &in, scale, shared);
   return MR3D_OK;
 }
 

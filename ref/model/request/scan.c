@@ -13,14 +13,15 @@ mr3d_status mr3d_answer_voxelize(mr3d_request *r) {
   mr3d_voxelize_out out = {0};
   MR3D_TRY(r->context.op->voxelize(&r->context, &r->config, mr3d_request_size(r, "N_raw"), columns, points[0], &out, r->error));
   int64_t *grid;
-  double *features, *scale = NULL;
+  double *features, *scale = NULL, *shared = NULL;
   mr3d_status status = mr3d_request_output(r, "grid", MR3D_I64, 2, (int64_t[]){out.M, 3}, &grid);
   if (status == MR3D_OK) status = mr3d_request_output(r, "features", MR3D_F64, 2, (int64_t[]){out.M, columns}, &features);
   if (status == MR3D_OK) status = mr3d_request_extra(r, "scale", "features", &scale);
+  if (status == MR3D_OK) status = mr3d_request_extra(r, "shared", "features", &shared);
   if (status == MR3D_OK) {
     memcpy(grid, out.grid, (size_t)(out.M * 3) * sizeof *grid);
     memcpy(features, out.features, (size_t)(out.M * columns) * sizeof *features);
-    if (scale) mr3d_voxelize_scale(&r->units, &out, scale);
+    if (scale) mr3d_voxelize_scale(&r->units, &out, scale, shared);
   }
   mr3d_voxelize_free(&out);
   return status;
