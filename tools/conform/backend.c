@@ -26,8 +26,17 @@ void mr3d_backend_introduce(mr3d_backend *backend, const char *name, const char 
   backend->info.n_tiers = n_tiers, backend->info.tiers = tier_copies;
 }
 
+void mr3d_backend_protect(mr3d_backend *backend, const char *active, const char *missing) {
+  free((char *)backend->info.protections);
+  free((char *)backend->info.missing_protections);
+  backend->info.protections = copy(active);
+  backend->info.missing_protections = copy(missing);
+}
+
 static void forget(mr3d_backend *backend) {
   mr3d_backend_info *info = &backend->info;
+  free((char *)info->protections);
+  free((char *)info->missing_protections);
   for (int i = 0; i < info->n_ops; i++) free((char *)info->ops[i]);
   free((void *)info->ops);
   free((void *)info->tiers);
@@ -81,7 +90,7 @@ static mr3d_status open_command(mr3d_backend *backend, const char *command, mr3d
   char **words;
   mr3d_status status = mr3d_words_split(command, &words, error);
   if (status != MR3D_OK) return status;
-  status = mr3d_backend_open_exec(backend, words, error);
+  status = mr3d_backend_open_exec(backend, words, false, error);
   mr3d_words_free(&words);
   return status;
 }
@@ -91,6 +100,7 @@ mr3d_status mr3d_backend_open(const char *spec, const mr3d_backend_options *opti
   if (options) backend->options = *options;
   if (backend->options.frame_cap == 0) backend->options.frame_cap = MR3D_FRAME_CAP;
   backend->info.spec = copy(spec);
+  mr3d_backend_protect(backend, "", "");
 
   const char *rest;
   mr3d_status status;

@@ -6,6 +6,8 @@
 #ifndef MR3D_CONFORM_BACKEND_H
 #define MR3D_CONFORM_BACKEND_H
 
+#include <stdbool.h>
+
 #include "mr3d/server.h"
 #include "mr3d/tensor.h"
 
@@ -16,6 +18,9 @@ typedef struct mr3d_backend_options {
   double hello_timeout;          /**< seconds that exec: and lib: have to start; 0: 120 */
   int threads;                   /**< for builtin:, mutant: and lib:, 0: all */
   mr3d_weights_cache *weights;   /**< for builtin: and mutant:, shared with the judge; may be NULL */
+  bool no_isolation;             /**< exec: and lib: keep the caller's rights and limits (docs/writing-a-backend.md, "Isolation") */
+  uint64_t memory;               /**< for lib:, bytes; 0: three quarters of the machine's */
+  const char *hidden;            /**< for lib:, a folder that it must not see; may be NULL; borrowed until mr3d_backend_close */
 } mr3d_backend_options;
 
 /** What a backend said of itself in its hello. Strings and arrays belong to the backend. */
@@ -24,6 +29,8 @@ typedef struct mr3d_backend_info {
   int n_ops, n_tiers;
   const char *const *ops;
   const mr3d_tier *tiers;
+  /** What it is kept from, and what could not be had and why: each a list joined by "; ", "" where there is nothing to say. */
+  const char *protections, *missing_protections;
 } mr3d_backend_info;
 
 typedef enum mr3d_reply_kind {

@@ -18,6 +18,7 @@
 typedef struct child {
   char **argv;
   mr3d_process *process; /* NULL after a crash, until the next ask */
+  bool tells;            /* sends a frame about its protections first */
   unsigned long long last_id;
 } child;
 
@@ -121,40 +122,62 @@ static void quote_last_words(const char *log, char *message, size_t size) {
   if (end > line) snprintf(message + n, size - n, "; it wrote last: \"%.*s\"", end - line > 300 ? 300 : (int)(end - line), line);
 }
 
-static mr3d_status start(mr3d_backend *backend, mr3d_error *error) {
-  child *c = backend->state;
-  mr3d_status status = mr3d_process_start(c->argv, &c->process, error);
-  if (status != MR3D_OK) return status;
+/* The host's first frame. It was sent before the plug-in was loaded, so the plug-in had no part in it. */
+static mr3d_status read_protections(mr3d_backend *backend, const mr3d_bundle *frame, mr3d_error *error) {
+  const char *type = mr3d_bundle_get(frame, "type"), *active = mr3d_bundle_get(frame, "active"), *missing = mr3d_bundle_get(frame, "missing");
+  if (!type || strcmp(type, "isolation") != 0 || !active || !missing)
+    return mr3d_fail(error, MR3D_FORMAT, "its first frame does not tell how it is isolated: it is no mr3d-host of this version");
+  char own[512], lacks[512], text[4096], lacking[4096];
+  mr3d_process_protections(true, own, lacks);
+  snprintf(text, sizeof text, "%s; %s", own, active);
+  snprintf(lacking, sizeof lacking, "%s%s%s", lacks, *lacks && *missing ? "; " : "", missing);
+  mr3d_backend_protect(backend, text, lacking);
+  return MR3D_OK;
+}
 
-  void *bytes;
-  size_t size;
-  simple_frame("hello", &bytes, &size);
+/* Sends a frame (bytes NULL: none) and reads one with `read`. */
+static mr3d_status greet(mr3d_backend *backend, const void *bytes, size_t size, double patience,
+                         mr3d_status (*read)(mr3d_backend *, const mr3d_bundle *, mr3d_error *), mr3d_error *error) {
+  child *c = backend->state;
   mr3d_channel channel = channel_of(backend, c->process);
   mr3d_frame frame;
-  double patience = backend->options.hello_timeout > 0 ? backend->options.hello_timeout : HELLO_TIMEOUT;
   mr3d_error said = {0};
   mr3d_frame_end end = mr3d_frame_exchange(&channel, bytes, size, &frame, mr3d_now() + patience, &said);
-  free(bytes);
   if (end == MR3D_FRAME_DONE) {
     mr3d_bundle *hello = NULL;
-    status = mr3d_safetensors_adopt(frame.bytes, frame.size, &hello, &said);
-    if (status != MR3D_OK) {
+    mr3d_status status = mr3d_safetensors_adopt(frame.bytes, frame.size, &hello, &said);
+    if (status == MR3D_OK) {
+      status = read(backend, hello, error);
+    } else {
       free(frame.bytes);
       mr3d_fail(error, MR3D_FORMAT, "its hello is no safetensors file: %.700s", said.message);
-    } else {
-      status = read_hello(backend, hello, error);
     }
     mr3d_bundle_free(&hello);
-  } else {
-    char message[900], how[128], *log = NULL;
-    if (end == MR3D_FRAME_CLOSED && mr3d_process_ended(c->process, 1, how))
-      snprintf(message, sizeof message, "%s before it answered the suite's hello", how);
-    else if (end == MR3D_FRAME_TIMEOUT) snprintf(message, sizeof message, "no hello within %g s; it %.400s", patience, said.message);
-    else snprintf(message, sizeof message, "in place of a hello, it %.400s", said.message);
-    log = mr3d_process_log(c->process);
-    quote_last_words(log, message, sizeof message);
-    free(log);
-    status = mr3d_fail(error, MR3D_FORMAT, "%s", message);
+    return status;
+  }
+  char message[900], how[128], *log = NULL;
+  if (end == MR3D_FRAME_CLOSED && mr3d_process_ended(c->process, 1, how))
+    snprintf(message, sizeof message, "%s before it answered the suite's hello", how);
+  else if (end == MR3D_FRAME_TIMEOUT) snprintf(message, sizeof message, "no hello within %g s; it %.400s", patience, said.message);
+  else snprintf(message, sizeof message, "in place of a hello, it %.400s", said.message);
+  log = mr3d_process_log(c->process);
+  quote_last_words(log, message, sizeof message);
+  free(log);
+  return mr3d_fail(error, MR3D_FORMAT, "%s", message);
+}
+
+static mr3d_status start(mr3d_backend *backend, mr3d_error *error) {
+  child *c = backend->state;
+  mr3d_status status = mr3d_process_start(c->argv, !backend->options.no_isolation, &c->process, error);
+  if (status != MR3D_OK) return status;
+  double patience = backend->options.hello_timeout > 0 ? backend->options.hello_timeout : HELLO_TIMEOUT;
+  if (c->tells) status = greet(backend, NULL, 0, patience, read_protections, error);
+  if (status == MR3D_OK) {
+    void *bytes;
+    size_t size;
+    simple_frame("hello", &bytes, &size);
+    status = greet(backend, bytes, size, patience, read_hello, error);
+    free(bytes);
   }
   if (status != MR3D_OK) {
     mr3d_process_end(&c->process, 0);
@@ -322,13 +345,18 @@ static void close_exec(mr3d_backend *backend) {
   free(c);
 }
 
-mr3d_status mr3d_backend_open_exec(mr3d_backend *backend, char *const argv[], mr3d_error *error) {
+mr3d_status mr3d_backend_open_exec(mr3d_backend *backend, char *const argv[], bool is_host, mr3d_error *error) {
   int n = 0;
   while (argv[n]) n++;
   child *c = mr3d_allocate(1, sizeof *c);
   c->argv = mr3d_allocate(n + 1, sizeof *c->argv);
   for (int i = 0; i < n; i++) c->argv[i] = strdup(argv[i]);
+  c->tells = is_host && !backend->options.no_isolation;
   backend->state = c, backend->ask = ask, backend->close = close_exec;
+  char active[512], missing[512], text[1024];
+  mr3d_process_protections(!backend->options.no_isolation, active, missing);
+  snprintf(text, sizeof text, "%s%s", active, backend->options.no_isolation ? "" : "; " MR3D_PROCESS_LIMITS);
+  mr3d_backend_protect(backend, text, missing);
   mr3d_status status = start(backend, error);
   if (status != MR3D_OK) close_exec(backend);
   return status;

@@ -474,6 +474,7 @@ static void copy_info(mr3d_run *run, const mr3d_backend_info *info) {
   for (int i = 0; i < info->n_tiers; i++) tiers[i] = info->tiers[i];
   run->info = (mr3d_backend_info){
       .spec = strdup(info->spec), .name = strdup(info->name ? info->name : ""), .version = strdup(info->version ? info->version : "")};
+  run->info.protections = strdup(info->protections), run->info.missing_protections = strdup(info->missing_protections);
   run->info.n_ops = info->n_ops, run->info.ops = ops;
   run->info.n_tiers = info->n_tiers, run->info.tiers = tiers;
 }
@@ -528,8 +529,9 @@ mr3d_status mr3d_run_suite(const mr3d_run_options *options, mr3d_progress *progr
   if (status == MR3D_OK) status = mr3d_scratch_open(&r.scratch, error);
   if (status == MR3D_OK) {
     r.weights = mr3d_weights_cache_new();
-    status =
-        mr3d_backend_open(options->backend, &(mr3d_backend_options){.threads = options->threads, .weights = r.weights}, &r.backend, error);
+    const mr3d_backend_options backend = {.threads = options->threads, .weights = r.weights, .no_isolation = options->no_isolation,
+                                          .memory = options->memory, .hidden = options->golden_dir};
+    status = mr3d_backend_open(options->backend, &backend, &r.backend, error);
   }
   if (status == MR3D_OK) {
     const mr3d_backend_info *info = mr3d_backend_info_of(r.backend);
@@ -568,6 +570,8 @@ void mr3d_run_free(mr3d_run **pointer) {
   free((void *)run->info.spec);
   free((void *)run->info.name);
   free((void *)run->info.version);
+  free((void *)run->info.protections);
+  free((void *)run->info.missing_protections);
   mr3d_suite_close(&run->suite);
   const mr3d_selection *selection = &run->options.selection;
   const char *const texts[] = {run->options.backend, run->options.golden_dir, run->options.data_dir, selection->case_glob,

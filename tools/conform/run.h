@@ -57,6 +57,8 @@ typedef struct mr3d_run_options {
   uint64_t seed;
   double timeout; /**< seconds a request; 0: from the case's size */
   int threads;
+  bool no_isolation; /**< as in mr3d_backend_options, with `memory` */
+  uint64_t memory;
   const char *golden_dir, *data_dir;
 } mr3d_run_options;
 
