@@ -136,6 +136,10 @@ void mr3d_backend_ask(mr3d_backend *backend, const mr3d_bundle *request, double 
   if (!reply->log) reply->log = copy("");
 }
 
+bool mr3d_backend_went_astray(mr3d_backend *backend, char message[256]) {
+  return backend->went_astray && backend->went_astray(backend, message);
+}
+
 void mr3d_reply_clear(mr3d_reply *reply) {
   mr3d_bundle_free(&reply->answer);
   free(reply->log);

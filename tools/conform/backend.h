@@ -71,5 +71,10 @@ const mr3d_backend_info *mr3d_backend_info_of(const mr3d_backend *);
  */
 void mr3d_backend_ask(mr3d_backend *, const mr3d_bundle *request, double timeout, mr3d_reply *reply);
 void mr3d_reply_clear(mr3d_reply *);
+/**
+ * Whether the backend broke its promise after its last answer: it sent more, or ended. Asked before anything else is, so that no other request is
+ * blamed; `message` then says what happened, and the next ask starts it again. What comes later than this call shows at the next ask.
+ */
+bool mr3d_backend_went_astray(mr3d_backend *, char message[256]);
 
 #endif

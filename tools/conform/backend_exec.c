@@ -237,12 +237,18 @@ static void read_reply(mr3d_bundle **frame, const char *id, mr3d_reply *reply) {
   else if (reply->kind != MR3D_REPLY_MALFORMED) snprintf(reply->message, sizeof reply->message, "%s", message);
 }
 
+/* Bytes that nobody asked for; 0: none. */
+static int stray_bytes(const mr3d_process *p) {
+  int stray = 0;
+  struct pollfd wait = {.fd = p->from, .events = POLLIN};
+  return poll(&wait, 1, 0) > 0 && (wait.revents & POLLIN) && ioctl(p->from, FIONREAD, &stray) == 0 ? stray : 0;
+}
+
 /* Before a request is sent: a process that ended, or spoke unasked, since the last answer has broken its promise already. */
 static bool idle_mistake(const mr3d_process *p, mr3d_reply *reply) {
   char how[128];
-  int stray = 0;
-  struct pollfd wait = {.fd = p->from, .events = POLLIN};
-  if (poll(&wait, 1, 0) > 0 && (wait.revents & POLLIN) && ioctl(p->from, FIONREAD, &stray) == 0 && stray > 0) {
+  int stray = stray_bytes(p);
+  if (stray > 0) {
     reply->kind = MR3D_REPLY_MALFORMED;
     snprintf(reply->message, sizeof reply->message, "it sent %d bytes after its last answer that nobody asked for", stray);
     return true;
@@ -253,6 +259,18 @@ static bool idle_mistake(const mr3d_process *p, mr3d_reply *reply) {
     return true;
   }
   return false;
+}
+
+static bool went_astray(mr3d_backend *backend, char message[256]) {
+  child *c = backend->state;
+  char how[128];
+  if (!c->process) return false;
+  int stray = stray_bytes(c->process);
+  if (stray > 0) snprintf(message, 256, "it sent %d bytes after its answer that nobody asked for", stray);
+  else if (mr3d_process_ended(c->process, 0, how)) snprintf(message, 256, "%s after its answer", how);
+  else return false;
+  mr3d_process_end(&c->process, 0);
+  return true;
 }
 
 static void exchange(mr3d_backend *backend, const void *bytes, size_t size, const char *id, double timeout, mr3d_reply *reply) {
@@ -352,7 +370,7 @@ mr3d_status mr3d_backend_open_exec(mr3d_backend *backend, char *const argv[], bo
   c->argv = mr3d_allocate(n + 1, sizeof *c->argv);
   for (int i = 0; i < n; i++) c->argv[i] = strdup(argv[i]);
   c->tells = is_host && !backend->options.no_isolation;
-  backend->state = c, backend->ask = ask, backend->close = close_exec;
+  backend->state = c, backend->ask = ask, backend->went_astray = went_astray, backend->close = close_exec;
   char active[512], missing[512], text[1024];
   mr3d_process_protections(!backend->options.no_isolation, active, missing);
   snprintf(text, sizeof text, "%s%s", active, backend->options.no_isolation ? "" : "; " MR3D_PROCESS_LIMITS);

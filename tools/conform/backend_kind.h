@@ -10,6 +10,7 @@ struct mr3d_backend {
   mr3d_backend_options options;
   /** Fills kind and message, and answer; the door fills the rest unless `log` is set. */
   void (*ask)(mr3d_backend *, const mr3d_bundle *request, double timeout, mr3d_reply *);
+  bool (*went_astray)(mr3d_backend *, char message[256]); /**< NULL: it cannot */
   void (*close)(mr3d_backend *);
   void *state;
 };

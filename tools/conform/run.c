@@ -403,6 +403,11 @@ static mr3d_verdict run_steps(struct runner *r, mr3d_result *result, struct agre
       snprintf(agreement->message, sizeof agreement->message, "%s", error.message);
     }
   }
+  char message[256];
+  if (verdict == MR3D_PASSED && mr3d_backend_went_astray(r->backend, message)) {
+    verdict = MR3D_FAILED;
+    snprintf(result->reason, sizeof result->reason, "step %d (%s): %s", step - 1, result->test->steps[step - 1].op, message);
+  }
   drop_sessions(&s, result);
   close_session(&s);
   return verdict;
