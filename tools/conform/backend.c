@@ -107,10 +107,11 @@ mr3d_status mr3d_backend_open(const char *spec, const mr3d_backend_options *opti
   if (strcmp(spec, "builtin:reference") == 0) mr3d_backend_open_builtin(backend, NULL, NULL), status = MR3D_OK;
   else if ((rest = after(spec, "mutant:"))) status = open_mutant(backend, rest, error);
   else if ((rest = after(spec, "exec:"))) status = open_command(backend, rest, error);
+  else if ((rest = after(spec, "dir:"))) status = mr3d_backend_open_dir(backend, rest, error);
   else if ((rest = after(spec, "lib:"))) status = mr3d_backend_open_lib(backend, rest, error);
   else
     status = mr3d_fail(error, MR3D_INVALID,
-                       "unknown backend \"%s\"; expected builtin:reference, mutant:PITFALL/NAME, exec:COMMAND or lib:PATH.so", spec);
+                       "unknown backend \"%s\"; expected builtin:reference, mutant:PITFALL/NAME, exec:COMMAND, lib:PATH.so or dir:ANSWERS", spec);
   if (status != MR3D_OK) {
     forget(backend);
     return status;
@@ -135,6 +136,12 @@ void mr3d_backend_ask(mr3d_backend *backend, const mr3d_bundle *request, double 
   reply->seconds = mr3d_now() - start;
   if (!reply->log) reply->log = copy("");
 }
+
+void mr3d_backend_about(mr3d_backend *backend, const char *test, int step, mr3d_tier tier, uint64_t seed) {
+  if (backend->about) backend->about(backend, test, step, tier, seed);
+}
+
+char *mr3d_backend_remarks(mr3d_backend *backend) { return backend->remarks ? backend->remarks(backend) : NULL; }
 
 bool mr3d_backend_went_astray(mr3d_backend *backend, char message[256]) {
   return backend->went_astray && backend->went_astray(backend, message);

@@ -1,7 +1,8 @@
 /**
- * A backend: whatever answers requests. Four kinds behind one door (docs/writing-a-backend.md):
+ * A backend: whatever answers requests. Five kinds behind one door (docs/writing-a-backend.md):
  *   builtin:reference   the reference itself          mutant:SLUG/NAME  the reference with one mistake
  *   exec:COMMAND        a process speaking frames     lib:PATH.so       a C plug-in, in the suite's host process
+ *   dir:FOLDER          files that someone answered elsewhere
  */
 #ifndef MR3D_CONFORM_BACKEND_H
 #define MR3D_CONFORM_BACKEND_H
@@ -62,6 +63,12 @@ mr3d_status mr3d_backend_open(const char *spec, const mr3d_backend_options *, mr
 void mr3d_backend_close(mr3d_backend **);
 
 const mr3d_backend_info *mr3d_backend_info_of(const mr3d_backend *);
+
+/** Says of which step of which case the next request is, which only dir: needs to know. */
+void mr3d_backend_about(mr3d_backend *, const char *test, int step, mr3d_tier, uint64_t seed);
+
+/** What is to be said at the end of a run beside its results: answers that nobody asked for. The caller's; NULL: nothing. */
+char *mr3d_backend_remarks(mr3d_backend *);
 
 /**
  * Asks one request (metadata `op`, `tier`, `config` ... set; the backend layer adds `protocol`, `type`, `id`).

@@ -92,6 +92,7 @@ static void write_head(FILE *to, const mr3d_run *run) {
           run->broken, run->seconds);
   fprintf(to, "<dt>Seed</dt><dd>%llu</dd>\n<dt>Golden set</dt><dd>%d files, all verified by SHA-256</dd>\n",
           (unsigned long long)run->options.seed, run->n_golden_files);
+  if (run->remarks) fputs("<dt>Remarks</dt><dd>", to), text(to, run->remarks), fputs("</dd>\n", to);
   if (run->info.protections && *run->info.protections) {
     fprintf(to, "<dt>Isolation</dt><dd>%s", run->options.no_isolation ? "none asked for (--no-isolation) but: " : "");
     text(to, run->info.protections);

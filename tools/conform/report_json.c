@@ -153,6 +153,7 @@ mr3d_status mr3d_report_json(const mr3d_run *run, const char *path, mr3d_error *
   cJSON_AddNumberToObject(tail, "skipped", run->skipped);
   cJSON_AddNumberToObject(tail, "broken", run->broken);
   cJSON_AddNumberToObject(tail, "exit_status", mr3d_run_exit_status(run));
+  add_text(tail, "remarks", run->remarks ? run->remarks : "");
   add_number(tail, "seconds", run->seconds);
   print_line(to, tail);
   return mr3d_report_save(to, &bytes, &size, path, error);

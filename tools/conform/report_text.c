@@ -153,6 +153,11 @@ void mr3d_report_text(const mr3d_run *run, FILE *to, bool brief, bool colour) {
     print_table(&t, run);
     print_skips(&t, run);
   }
+  if (run->remarks) {
+    fprintf(to, "%s", paint(&t, YELLOW));
+    print_clean(to, run->remarks);
+    fprintf(to, "%s\n", paint(&t, OFF));
+  }
   const char *verdict = mr3d_run_verdict(run, why);
   fprintf(to, "%s%s%s: ", paint(&t, mr3d_run_exit_status(run) == 0 ? GREEN : RED), verdict, paint(&t, OFF));
   print_clean(to, why);

@@ -308,6 +308,7 @@ static mr3d_verdict ask_backend(struct session *s, int step, const mr3d_error *r
   }
   double timeout = timeout_of(s, s->requests[step]);
   out->asked = true;
+  mr3d_backend_about(s->runner->backend, s->test->id, step, s->tier, s->seed);
   mr3d_backend_ask(s->runner->backend, s->requests[step], timeout, &out->reply);
   const mr3d_reply *reply = &out->reply;
   mr3d_verdict verdict = mr3d_judge_reply(s->truth, expected->expect_error ? refusal : NULL, step, timeout, result, out);
@@ -547,6 +548,7 @@ mr3d_status mr3d_run_suite(const mr3d_run_options *options, mr3d_progress *progr
     if (total == 0) status = mr3d_fail(error, MR3D_INVALID, "the selection is empty: no selected case runs at the selected tiers");
     else run_all(&r, tiers, total, progress, user);
     mr3d_diagnose_settle(run);
+    run->remarks = mr3d_backend_remarks(r.backend);
   }
   mr3d_backend_close(&r.backend);
   if (r.weights) mr3d_weights_cache_free(&r.weights);
@@ -569,6 +571,7 @@ void mr3d_run_free(mr3d_run **pointer) {
     free(result->steps);
   }
   free(run->results);
+  free(run->remarks);
   for (int i = 0; i < run->info.n_ops; i++) free((void *)run->info.ops[i]);
   free((void *)run->info.ops);
   free((void *)run->info.tiers);

@@ -71,6 +71,7 @@ typedef struct mr3d_run {
   int passed, failed, skipped, broken;
   int n_golden_files; /**< verified by SHA-256 before anything ran */
   double seconds;
+  char *remarks; /**< what the backend's files say beside the results, or NULL */
   char silence_diagnosis[1024], silence_mistake[256]; /**< of the last timeout; given to requests not asked after it */
 } mr3d_run;
 

@@ -73,6 +73,7 @@ int mr3d_command_check(int argc, char **argv) {
       "  builtin:reference     the reference itself\n"
       "  exec:COMMAND          a program that speaks the protocol on stdin and stdout (docs/writing-a-backend.md)\n"
       "  lib:PATH.so           a C plug-in, loaded in a process of its own\n"
+      "  dir:ANSWERS           answers to the requests of mr3d export\n"
       "  mutant:SLUG/NAME      the reference with one mistake (mr3d list mutants); two joined by +\n\n"
       "Exit status: 0 compliant, 2 not compliant, 1 could not judge. What the backend does not offer is skipped and counted.\n",
       0, 0};
