@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -155,6 +156,7 @@ static int enter_processes(bool own_mounts, const char *hidden, bool *is_hidden,
   }
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   close(report[0]);
+  if (poll(&(struct pollfd){.fd = report[1]}, 1, 0) > 0) _exit(1); /* the one in front had ended before this one asked to end with it */
   if (own_mounts) *is_hidden = change_mounts(hidden, true, protections);
   pid_t host = fork();
   if (host < 0) _exit(1);
