@@ -118,16 +118,6 @@ static void its_prints_and_reads_touch_no_frame(void **state) {
   assert_reply("read-stdin", MR3D_REPLY_ANSWER, "", "");
 }
 
-static void writing_where_it_must_not_is_found_and_named(void **state) {
-  (void)state;
-  assert_reply("write-input", MR3D_REPLY_CRASH, "killed by signal 11",
-               "the plug-in wrote to its input, which is only lent for reading: \"x\"");
-  assert_reply("past-end", MR3D_REPLY_CRASH, "exited with status 3", "the plug-in wrote past the end of its output \"y\"");
-  assert_reply("before", MR3D_REPLY_CRASH, "exited with status 3", "the plug-in wrote before the beginning of its output \"y\"");
-  assert_reply("page-past-end", MR3D_REPLY_CRASH, "killed by signal 11", "the plug-in reached past the end of its output \"y\"");
-  assert_reply("exit", MR3D_REPLY_CRASH, "exited with status 0 before it answered", "");
-}
-
 static void what_it_does_not_write_is_nan_and_told(void **state) {
   (void)state;
   mr3d_backend *backend = open_plugin("MR3D_PLUGIN");
@@ -212,7 +202,6 @@ int main(void) {
     cmocka_unit_test(it_answers_refuses_and_lacks),
     cmocka_unit_test(a_pair_it_does_not_support_is_unsupported),
     cmocka_unit_test(its_prints_and_reads_touch_no_frame),
-    cmocka_unit_test(writing_where_it_must_not_is_found_and_named),
     cmocka_unit_test(what_it_does_not_write_is_nan_and_told),
     cmocka_unit_test(the_request_is_lent_as_the_header_says),
     cmocka_unit_test(a_plugin_of_an_older_table_works),

@@ -48,7 +48,7 @@ static void assert_said(const char *text) {
 
 static void every_command_has_help(void **state) {
   (void)state;
-  const char *const commands[] = {"check", "eval", "compare", "list", "explain", "mutants", "golden", "run", "scene"};
+  const char *const commands[] = {"check", "eval", "compare", "list", "explain", "export", "mutants", "golden", "run", "scene"};
   assert_int_equal(mr3d("--help"), 0);
   for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) assert_said(commands[i]);
   for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {

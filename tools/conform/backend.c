@@ -26,8 +26,17 @@ void mr3d_backend_introduce(mr3d_backend *backend, const char *name, const char 
   backend->info.n_tiers = n_tiers, backend->info.tiers = tier_copies;
 }
 
+void mr3d_backend_protect(mr3d_backend *backend, const char *active, const char *missing) {
+  free((char *)backend->info.protections);
+  free((char *)backend->info.missing_protections);
+  backend->info.protections = copy(active);
+  backend->info.missing_protections = copy(missing);
+}
+
 static void forget(mr3d_backend *backend) {
   mr3d_backend_info *info = &backend->info;
+  free((char *)info->protections);
+  free((char *)info->missing_protections);
   for (int i = 0; i < info->n_ops; i++) free((char *)info->ops[i]);
   free((void *)info->ops);
   free((void *)info->tiers);
@@ -81,7 +90,7 @@ static mr3d_status open_command(mr3d_backend *backend, const char *command, mr3d
   char **words;
   mr3d_status status = mr3d_words_split(command, &words, error);
   if (status != MR3D_OK) return status;
-  status = mr3d_backend_open_exec(backend, words, error);
+  status = mr3d_backend_open_exec(backend, words, false, error);
   mr3d_words_free(&words);
   return status;
 }
@@ -91,16 +100,18 @@ mr3d_status mr3d_backend_open(const char *spec, const mr3d_backend_options *opti
   if (options) backend->options = *options;
   if (backend->options.frame_cap == 0) backend->options.frame_cap = MR3D_FRAME_CAP;
   backend->info.spec = copy(spec);
+  mr3d_backend_protect(backend, "", "");
 
   const char *rest;
   mr3d_status status;
   if (strcmp(spec, "builtin:reference") == 0) mr3d_backend_open_builtin(backend, NULL, NULL), status = MR3D_OK;
   else if ((rest = after(spec, "mutant:"))) status = open_mutant(backend, rest, error);
   else if ((rest = after(spec, "exec:"))) status = open_command(backend, rest, error);
+  else if ((rest = after(spec, "dir:"))) status = mr3d_backend_open_dir(backend, rest, error);
   else if ((rest = after(spec, "lib:"))) status = mr3d_backend_open_lib(backend, rest, error);
   else
     status = mr3d_fail(error, MR3D_INVALID,
-                       "unknown backend \"%s\"; expected builtin:reference, mutant:PITFALL/NAME, exec:COMMAND or lib:PATH.so", spec);
+                       "unknown backend \"%s\"; expected builtin:reference, mutant:PITFALL/NAME, exec:COMMAND, lib:PATH.so or dir:ANSWERS", spec);
   if (status != MR3D_OK) {
     forget(backend);
     return status;
@@ -124,6 +135,16 @@ void mr3d_backend_ask(mr3d_backend *backend, const mr3d_bundle *request, double 
   backend->ask(backend, request, timeout, reply);
   reply->seconds = mr3d_now() - start;
   if (!reply->log) reply->log = copy("");
+}
+
+void mr3d_backend_about(mr3d_backend *backend, const char *test, int step, mr3d_tier tier, uint64_t seed) {
+  if (backend->about) backend->about(backend, test, step, tier, seed);
+}
+
+char *mr3d_backend_remarks(mr3d_backend *backend) { return backend->remarks ? backend->remarks(backend) : NULL; }
+
+bool mr3d_backend_went_astray(mr3d_backend *backend, char message[256]) {
+  return backend->went_astray && backend->went_astray(backend, message);
 }
 
 void mr3d_reply_clear(mr3d_reply *reply) {

@@ -1,10 +1,13 @@
 /**
- * A backend: whatever answers requests. Four kinds behind one door (docs/writing-a-backend.md):
+ * A backend: whatever answers requests. Five kinds behind one door (docs/writing-a-backend.md):
  *   builtin:reference   the reference itself          mutant:SLUG/NAME  the reference with one mistake
  *   exec:COMMAND        a process speaking frames     lib:PATH.so       a C plug-in, in the suite's host process
+ *   dir:FOLDER          files that someone answered elsewhere
  */
 #ifndef MR3D_CONFORM_BACKEND_H
 #define MR3D_CONFORM_BACKEND_H
+
+#include <stdbool.h>
 
 #include "mr3d/server.h"
 #include "mr3d/tensor.h"
@@ -16,6 +19,9 @@ typedef struct mr3d_backend_options {
   double hello_timeout;          /**< seconds that exec: and lib: have to start; 0: 120 */
   int threads;                   /**< for builtin:, mutant: and lib:, 0: all */
   mr3d_weights_cache *weights;   /**< for builtin: and mutant:, shared with the judge; may be NULL */
+  bool no_isolation;             /**< exec: and lib: keep the caller's rights and limits (docs/writing-a-backend.md, "Isolation") */
+  uint64_t memory;               /**< for lib:, bytes; 0: three quarters of the machine's */
+  const char *hidden;            /**< for lib:, a folder that it must not see; may be NULL; borrowed until mr3d_backend_close */
 } mr3d_backend_options;
 
 /** What a backend said of itself in its hello. Strings and arrays belong to the backend. */
@@ -24,6 +30,8 @@ typedef struct mr3d_backend_info {
   int n_ops, n_tiers;
   const char *const *ops;
   const mr3d_tier *tiers;
+  /** What it is kept from, and what could not be had and why: each a list joined by "; ", "" where there is nothing to say. */
+  const char *protections, *missing_protections;
 } mr3d_backend_info;
 
 typedef enum mr3d_reply_kind {
@@ -56,6 +64,12 @@ void mr3d_backend_close(mr3d_backend **);
 
 const mr3d_backend_info *mr3d_backend_info_of(const mr3d_backend *);
 
+/** Says of which step of which case the next request is, which only dir: needs to know. */
+void mr3d_backend_about(mr3d_backend *, const char *test, int step, mr3d_tier, uint64_t seed);
+
+/** What is to be said at the end of a run beside its results: answers that nobody asked for. The caller's; NULL: nothing. */
+char *mr3d_backend_remarks(mr3d_backend *);
+
 /**
  * Asks one request (metadata `op`, `tier`, `config` ... set; the backend layer adds `protocol`, `type`, `id`).
  * Never fails: whatever happens is a reply. After a crash, timeout or malformed frame the process is ended, and started again at
@@ -64,5 +78,10 @@ const mr3d_backend_info *mr3d_backend_info_of(const mr3d_backend *);
  */
 void mr3d_backend_ask(mr3d_backend *, const mr3d_bundle *request, double timeout, mr3d_reply *reply);
 void mr3d_reply_clear(mr3d_reply *);
+/**
+ * Whether the backend broke its promise after its last answer: it sent more, or ended. Asked before anything else is, so that no other request is
+ * blamed; `message` then says what happened, and the next ask starts it again. What comes later than this call shows at the next ask.
+ */
+bool mr3d_backend_went_astray(mr3d_backend *, char message[256]);
 
 #endif

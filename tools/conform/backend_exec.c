@@ -18,6 +18,7 @@
 typedef struct child {
   char **argv;
   mr3d_process *process; /* NULL after a crash, until the next ask */
+  bool tells;            /* sends a frame about its protections first */
   unsigned long long last_id;
 } child;
 
@@ -121,40 +122,62 @@ static void quote_last_words(const char *log, char *message, size_t size) {
   if (end > line) snprintf(message + n, size - n, "; it wrote last: \"%.*s\"", end - line > 300 ? 300 : (int)(end - line), line);
 }
 
-static mr3d_status start(mr3d_backend *backend, mr3d_error *error) {
-  child *c = backend->state;
-  mr3d_status status = mr3d_process_start(c->argv, &c->process, error);
-  if (status != MR3D_OK) return status;
+/* The host's first frame. It was sent before the plug-in was loaded, so the plug-in had no part in it. */
+static mr3d_status read_protections(mr3d_backend *backend, const mr3d_bundle *frame, mr3d_error *error) {
+  const char *type = mr3d_bundle_get(frame, "type"), *active = mr3d_bundle_get(frame, "active"), *missing = mr3d_bundle_get(frame, "missing");
+  if (!type || strcmp(type, "isolation") != 0 || !active || !missing)
+    return mr3d_fail(error, MR3D_FORMAT, "its first frame does not tell how it is isolated: it is no mr3d-host of this version");
+  char own[512], lacks[512], text[4096], lacking[4096];
+  mr3d_process_protections(true, own, lacks);
+  snprintf(text, sizeof text, "%s; %s", own, active);
+  snprintf(lacking, sizeof lacking, "%s%s%s", lacks, *lacks && *missing ? "; " : "", missing);
+  mr3d_backend_protect(backend, text, lacking);
+  return MR3D_OK;
+}
 
-  void *bytes;
-  size_t size;
-  simple_frame("hello", &bytes, &size);
+/* Sends a frame (bytes NULL: none) and reads one with `read`. */
+static mr3d_status greet(mr3d_backend *backend, const void *bytes, size_t size, double patience,
+                         mr3d_status (*read)(mr3d_backend *, const mr3d_bundle *, mr3d_error *), mr3d_error *error) {
+  child *c = backend->state;
   mr3d_channel channel = channel_of(backend, c->process);
   mr3d_frame frame;
-  double patience = backend->options.hello_timeout > 0 ? backend->options.hello_timeout : HELLO_TIMEOUT;
   mr3d_error said = {0};
   mr3d_frame_end end = mr3d_frame_exchange(&channel, bytes, size, &frame, mr3d_now() + patience, &said);
-  free(bytes);
   if (end == MR3D_FRAME_DONE) {
     mr3d_bundle *hello = NULL;
-    status = mr3d_safetensors_adopt(frame.bytes, frame.size, &hello, &said);
-    if (status != MR3D_OK) {
+    mr3d_status status = mr3d_safetensors_adopt(frame.bytes, frame.size, &hello, &said);
+    if (status == MR3D_OK) {
+      status = read(backend, hello, error);
+    } else {
       free(frame.bytes);
       mr3d_fail(error, MR3D_FORMAT, "its hello is no safetensors file: %.700s", said.message);
-    } else {
-      status = read_hello(backend, hello, error);
     }
     mr3d_bundle_free(&hello);
-  } else {
-    char message[900], how[128], *log = NULL;
-    if (end == MR3D_FRAME_CLOSED && mr3d_process_ended(c->process, 1, how))
-      snprintf(message, sizeof message, "%s before it answered the suite's hello", how);
-    else if (end == MR3D_FRAME_TIMEOUT) snprintf(message, sizeof message, "no hello within %g s; it %.400s", patience, said.message);
-    else snprintf(message, sizeof message, "in place of a hello, it %.400s", said.message);
-    log = mr3d_process_log(c->process);
-    quote_last_words(log, message, sizeof message);
-    free(log);
-    status = mr3d_fail(error, MR3D_FORMAT, "%s", message);
+    return status;
+  }
+  char message[900], how[128], *log = NULL;
+  if (end == MR3D_FRAME_CLOSED && mr3d_process_ended(c->process, 1, how))
+    snprintf(message, sizeof message, "%s before it answered the suite's hello", how);
+  else if (end == MR3D_FRAME_TIMEOUT) snprintf(message, sizeof message, "no hello within %g s; it %.400s", patience, said.message);
+  else snprintf(message, sizeof message, "in place of a hello, it %.400s", said.message);
+  log = mr3d_process_log(c->process);
+  quote_last_words(log, message, sizeof message);
+  free(log);
+  return mr3d_fail(error, MR3D_FORMAT, "%s", message);
+}
+
+static mr3d_status start(mr3d_backend *backend, mr3d_error *error) {
+  child *c = backend->state;
+  mr3d_status status = mr3d_process_start(c->argv, !backend->options.no_isolation, &c->process, error);
+  if (status != MR3D_OK) return status;
+  double patience = backend->options.hello_timeout > 0 ? backend->options.hello_timeout : HELLO_TIMEOUT;
+  if (c->tells) status = greet(backend, NULL, 0, patience, read_protections, error);
+  if (status == MR3D_OK) {
+    void *bytes;
+    size_t size;
+    simple_frame("hello", &bytes, &size);
+    status = greet(backend, bytes, size, patience, read_hello, error);
+    free(bytes);
   }
   if (status != MR3D_OK) {
     mr3d_process_end(&c->process, 0);
@@ -214,12 +237,18 @@ static void read_reply(mr3d_bundle **frame, const char *id, mr3d_reply *reply) {
   else if (reply->kind != MR3D_REPLY_MALFORMED) snprintf(reply->message, sizeof reply->message, "%s", message);
 }
 
+/* Bytes that nobody asked for; 0: none. */
+static int stray_bytes(const mr3d_process *p) {
+  int stray = 0;
+  struct pollfd wait = {.fd = p->from, .events = POLLIN};
+  return poll(&wait, 1, 0) > 0 && (wait.revents & POLLIN) && ioctl(p->from, FIONREAD, &stray) == 0 ? stray : 0;
+}
+
 /* Before a request is sent: a process that ended, or spoke unasked, since the last answer has broken its promise already. */
 static bool idle_mistake(const mr3d_process *p, mr3d_reply *reply) {
   char how[128];
-  int stray = 0;
-  struct pollfd wait = {.fd = p->from, .events = POLLIN};
-  if (poll(&wait, 1, 0) > 0 && (wait.revents & POLLIN) && ioctl(p->from, FIONREAD, &stray) == 0 && stray > 0) {
+  int stray = stray_bytes(p);
+  if (stray > 0) {
     reply->kind = MR3D_REPLY_MALFORMED;
     snprintf(reply->message, sizeof reply->message, "it sent %d bytes after its last answer that nobody asked for", stray);
     return true;
@@ -230,6 +259,18 @@ static bool idle_mistake(const mr3d_process *p, mr3d_reply *reply) {
     return true;
   }
   return false;
+}
+
+static bool went_astray(mr3d_backend *backend, char message[256]) {
+  child *c = backend->state;
+  char how[128];
+  if (!c->process) return false;
+  int stray = stray_bytes(c->process);
+  if (stray > 0) snprintf(message, 256, "it sent %d bytes after its answer that nobody asked for", stray);
+  else if (mr3d_process_ended(c->process, 0, how)) snprintf(message, 256, "%s after its answer", how);
+  else return false;
+  mr3d_process_end(&c->process, 0);
+  return true;
 }
 
 static void exchange(mr3d_backend *backend, const void *bytes, size_t size, const char *id, double timeout, mr3d_reply *reply) {
@@ -322,13 +363,18 @@ static void close_exec(mr3d_backend *backend) {
   free(c);
 }
 
-mr3d_status mr3d_backend_open_exec(mr3d_backend *backend, char *const argv[], mr3d_error *error) {
+mr3d_status mr3d_backend_open_exec(mr3d_backend *backend, char *const argv[], bool is_host, mr3d_error *error) {
   int n = 0;
   while (argv[n]) n++;
   child *c = mr3d_allocate(1, sizeof *c);
   c->argv = mr3d_allocate(n + 1, sizeof *c->argv);
   for (int i = 0; i < n; i++) c->argv[i] = strdup(argv[i]);
-  backend->state = c, backend->ask = ask, backend->close = close_exec;
+  c->tells = is_host && !backend->options.no_isolation;
+  backend->state = c, backend->ask = ask, backend->went_astray = went_astray, backend->close = close_exec;
+  char active[512], missing[512], text[1024];
+  mr3d_process_protections(!backend->options.no_isolation, active, missing);
+  snprintf(text, sizeof text, "%s%s", active, backend->options.no_isolation ? "" : "; " MR3D_PROCESS_LIMITS);
+  mr3d_backend_protect(backend, text, missing);
   mr3d_status status = start(backend, error);
   if (status != MR3D_OK) close_exec(backend);
   return status;

@@ -10,6 +10,9 @@ struct mr3d_backend {
   mr3d_backend_options options;
   /** Fills kind and message, and answer; the door fills the rest unless `log` is set. */
   void (*ask)(mr3d_backend *, const mr3d_bundle *request, double timeout, mr3d_reply *);
+  bool (*went_astray)(mr3d_backend *, char message[256]); /**< NULL: it cannot */
+  void (*about)(mr3d_backend *, const char *test, int step, mr3d_tier, uint64_t seed); /**< NULL: it need not know */
+  char *(*remarks)(mr3d_backend *);                                                    /**< NULL: none */
   void (*close)(mr3d_backend *);
   void *state;
 };
@@ -18,13 +21,17 @@ struct mr3d_backend {
 
 /** Requires: the mutants, if two, combine. NULL: no mistake. */
 void mr3d_backend_open_builtin(mr3d_backend *, const mr3d_mutant *mutant, const mr3d_mutant *also);
-/** Takes a copy of the words. */
-mr3d_status mr3d_backend_open_exec(mr3d_backend *, char *const argv[], mr3d_error *);
+/** Takes a copy of the words. `is_host`: the suite's own host, which sends a frame about its protections first where it is isolated. */
+mr3d_status mr3d_backend_open_exec(mr3d_backend *, char *const argv[], bool is_host, mr3d_error *);
+mr3d_status mr3d_backend_open_dir(mr3d_backend *, const char *path, mr3d_error *);
 mr3d_status mr3d_backend_open_lib(mr3d_backend *, const char *path, mr3d_error *);
 
 /** Copies what a backend says of itself; ops and tiers too. */
 void mr3d_backend_introduce(mr3d_backend *, const char *name, const char *version, int n_ops, const char *const ops[], int n_tiers,
                             const mr3d_tier tiers[]);
+
+/** What is in force around a backend, and what is not; copies. */
+void mr3d_backend_protect(mr3d_backend *, const char *active, const char *missing);
 
 /** The path of a program that belongs to the suite, malloc'ed, or NULL: $MR3D_HOST, the build tree, or libexec, as seen from the running
  * program. */

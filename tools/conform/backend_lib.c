@@ -37,6 +37,30 @@ char *mr3d_backend_find_host(void) {
   return NULL;
 }
 
+static mr3d_status open_host(mr3d_backend *backend, char *host, char *plugin, mr3d_error *error) {
+  const mr3d_backend_options *options = &backend->options;
+  char threads[16], memory[32], *hidden = options->hidden ? realpath(options->hidden, NULL) : NULL, *words[10];
+  static char threads_option[] = "--threads", isolate[] = "--isolate", memory_option[] = "--memory", hide[] = "--hide";
+  int n = 0;
+  snprintf(threads, sizeof threads, "%d", options->threads);
+  snprintf(memory, sizeof memory, "%llu", (unsigned long long)options->memory);
+  words[n++] = host;
+  words[n++] = threads_option, words[n++] = threads;
+  if (!options->no_isolation) {
+    words[n++] = isolate;
+    words[n++] = memory_option, words[n++] = memory;
+    if (hidden) words[n++] = hide, words[n++] = hidden;
+  }
+  words[n++] = plugin, words[n] = NULL;
+  mr3d_status status = mr3d_backend_open_exec(backend, words, true, error);
+  if (status != MR3D_OK && !options->no_isolation && error) {
+    mr3d_error said = *error;
+    mr3d_fail(error, status, "%.850s (it is isolated: if it needs a GPU, the network, processes or files to write to, run it with --no-isolation)", said.message);
+  }
+  free(hidden);
+  return status;
+}
+
 mr3d_status mr3d_backend_open_lib(mr3d_backend *backend, const char *path, mr3d_error *error) {
   char *whole = realpath(path, NULL);
   if (!whole) return mr3d_fail(error, MR3D_IO, "plug-in %s: %s", *path ? path : "(empty path)", strerror(errno));
@@ -48,9 +72,7 @@ mr3d_status mr3d_backend_open_lib(mr3d_backend *backend, const char *path, mr3d_
                        "set MR3D_HOST to its path",
                        MR3D_LIBEXECDIR);
   } else {
-    char threads[16];
-    snprintf(threads, sizeof threads, "%d", backend->options.threads);
-    status = mr3d_backend_open_exec(backend, (char *[]){host, (char[]){"--threads"}, threads, whole, NULL}, error);
+    status = open_host(backend, host, whole, error);
   }
   free(host);
   free(whole);

@@ -1,5 +1,6 @@
 #include "process.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -10,6 +11,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -18,6 +20,21 @@
 
 #include "backend.h"
 #include "frames.h"
+
+/* Beyond any answer and any cache: only what writes without end meets it (MR3D_PROCESS_LIMITS). */
+#define LARGEST_FILE ((rlim_t)64 << 30)
+
+/* A leak checker reads its own process as a debugger would. */
+#if defined(__SANITIZE_ADDRESS__)
+#define SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define SANITIZED 1
+#endif
+#endif
+#ifndef SANITIZED
+#define SANITIZED 0
+#endif
 
 /* ---- words ---- */
 
@@ -159,6 +176,63 @@ char *mr3d_process_log(mr3d_process *process) {
   return text;
 }
 
+/* ---- what is left behind ---- */
+
+/* Parent and start, in ticks since the machine's, of a process; false where there is none. */
+static bool origin_of(pid_t pid, pid_t *parent, unsigned long long *start) {
+  char path[64], text[1024];
+  snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+  if (fd >= 0) close(fd);
+  if (n <= 0) return false;
+  text[n] = 0;
+  const char *behind_name = strrchr(text, ')'); /* the name may hold anything */
+  int ppid;
+  if (!behind_name || sscanf(behind_name, ") %*c %d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu", &ppid, start) != 2) return false;
+  *parent = (pid_t)ppid;
+  return true;
+}
+
+static struct {
+  pthread_mutex_t lock;
+  int running;
+  unsigned long long since; /* start of the first process */
+} processes = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static void remember(const mr3d_process *p) {
+  pid_t parent;
+  unsigned long long start = 0;
+  pthread_mutex_lock(&processes.lock);
+  if (processes.running++ == 0 && processes.since == 0 && origin_of(p->pid, &parent, &start)) processes.since = start;
+  pthread_mutex_unlock(&processes.lock);
+}
+
+/* One look at all processes: kills those that this one has adopted. Returns how many there were. */
+static int end_adopted(void) {
+  int found = 0;
+  DIR *all = opendir("/proc");
+  for (struct dirent *entry; all && (entry = readdir(all));) {
+    pid_t pid = (pid_t)atoi(entry->d_name), parent;
+    unsigned long long start;
+    if (pid <= 0 || !origin_of(pid, &parent, &start) || parent != getpid() || start < processes.since) continue;
+    found++;
+    kill(pid, SIGKILL);
+    while (waitpid(pid, NULL, 0) < 0 && errno == EINTR) {} /* its own children come to this process now */
+  }
+  if (all) closedir(all);
+  return found;
+}
+
+/* With the last process: its children that left its group have been adopted by this one (PR_SET_CHILD_SUBREAPER). */
+static void end_strays(void) {
+  pthread_mutex_lock(&processes.lock);
+  double until = mr3d_now() + 5; /* those that fork faster than they are killed are beyond this */
+  if (--processes.running == 0 && processes.since)
+    while (end_adopted() > 0 && mr3d_now() < until) {}
+  pthread_mutex_unlock(&processes.lock);
+}
+
 /* ---- start ---- */
 
 static bool executable(const char *path) {
@@ -189,8 +263,16 @@ static mr3d_status locate(const char *name, char path[4096], mr3d_error *error) 
 /* Moves a descriptor out of the way of 0, 1 and 2. */
 static int above_stderr(int fd) { return fd > 3 ? fd : fcntl(fd, F_DUPFD_CLOEXEC, 4); }
 
+static void lower(int resource, rlim_t most) {
+  struct rlimit bound;
+  if (getrlimit(resource, &bound) != 0) return;
+  if (bound.rlim_max > most) bound.rlim_max = most;
+  if (bound.rlim_cur > bound.rlim_max) bound.rlim_cur = bound.rlim_max;
+  setrlimit(resource, &bound);
+}
+
 /* In the child, between fork and exec: only calls that are safe there. */
-static _Noreturn void become(char *const argv[], const char *path, pid_t parent, int in, int out, int err, int report) {
+static _Noreturn void become(char *const argv[], const char *path, pid_t parent, bool limits, int in, int out, int err, int report) {
   for (int s = 1; s < NSIG; s++) signal(s, SIG_DFL);
   sigset_t none;
   sigemptyset(&none);
@@ -198,6 +280,7 @@ static _Noreturn void become(char *const argv[], const char *path, pid_t parent,
   setpgid(0, 0);
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (getppid() != parent) _exit(127);
+  if (limits) lower(RLIMIT_CORE, 0), lower(RLIMIT_FSIZE, LARGEST_FILE);
   in = above_stderr(in), out = above_stderr(out), err = above_stderr(err), report = above_stderr(report);
   if (dup2(in, 0) >= 0 && dup2(out, 1) >= 0 && dup2(err, 2) >= 0 && dup2(report, 3) >= 0 && fcntl(3, F_SETFD, FD_CLOEXEC) == 0) {
 #ifdef SYS_close_range
@@ -218,14 +301,25 @@ static void close_both(int pair[2]) {
     if (pair[i] >= 0) close(pair[i]);
 }
 
-mr3d_status mr3d_process_start(char *const argv[], mr3d_process **process, mr3d_error *error) {
+void mr3d_process_protections(bool limits, char active[512], char missing[512]) {
+  bool adopts = prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0, closed = !SANITIZED && limits && prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) == 0;
+  snprintf(active, 512, "process group of its own; no inherited descriptors%s", adopts ? "; its children end with it" : "");
+  snprintf(missing, 512, "%s", adopts ? "" : "its children end with it: this process cannot adopt them");
+  char *list = closed ? active : missing;
+  size_t n = strlen(list);
+  if (limits)
+    snprintf(list + n, 512 - n, "%sthe suite's memory closed to it%s", n ? "; " : "",
+             closed ? geteuid() == 0 ? " (but not to root's capabilities)" : "" : ": the suite is built with a sanitizer");
+}
+
+mr3d_status mr3d_process_start(char *const argv[], bool limits, mr3d_process **process, mr3d_error *error) {
   char path[4096];
   if (locate(argv[0], path, error) != MR3D_OK) return error ? error->status : MR3D_IO;
 
   int in[2] = {-1, -1}, out[2] = {-1, -1}, err[2] = {-1, -1}, report[2] = {-1, -1};
   pid_t parent = getpid(), pid = -1;
   if (pipe2(in, O_CLOEXEC) == 0 && pipe2(out, O_CLOEXEC) == 0 && pipe2(err, O_CLOEXEC) == 0 && pipe2(report, O_CLOEXEC) == 0) pid = fork();
-  if (pid == 0) become(argv, path, parent, in[0], out[1], err[1], report[1]);
+  if (pid == 0) become(argv, path, parent, limits, in[0], out[1], err[1], report[1]);
   if (pid < 0) {
     int reason = errno;
     close_both(in), close_both(out), close_both(err), close_both(report);
@@ -256,6 +350,7 @@ mr3d_status mr3d_process_start(char *const argv[], mr3d_process **process, mr3d_
 #ifdef SYS_pidfd_open
   p->watch = (int)syscall(SYS_pidfd_open, pid, 0);
 #endif
+  remember(p);
   *process = p;
   return MR3D_OK;
 }
@@ -290,6 +385,7 @@ void mr3d_process_end(mr3d_process **process, double patience) {
   mr3d_process_ended(p, patience, how);
   kill(-p->pid, SIGKILL); /* also what it started and did not end */
   while (waitpid(p->pid, NULL, 0) < 0 && errno == EINTR) {}
+  end_strays();
   if (p->watch >= 0) close(p->watch);
   log_end(p->log);
   free(p);

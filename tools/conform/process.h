@@ -24,13 +24,22 @@ typedef struct mr3d_process {
 mr3d_status mr3d_words_split(const char *command, char ***words, mr3d_error *error);
 void mr3d_words_free(char ***words);
 
+/** What `limits` bounds, in words. */
+#define MR3D_PROCESS_LIMITS "no core files; files at most 64 GiB"
+
+/**
+ * What else holds for each process that is started, each list joined by "; ": its own group, and no descriptor but three; its children end with it
+ * where the system lets this process adopt them; with `limits` this process's own memory is closed to it.
+ */
+void mr3d_process_protections(bool limits, char active[512], char missing[512]);
+
 /**
  * Starts argv[0] (searched in PATH where it holds no slash) in the caller's working directory and environment, with no descriptor but
- * stdin, stdout and stderr, default signal handling, and a process group of its own. On Linux the child is killed when the *thread* that
+ * stdin, stdout and stderr, default signal handling, and a process group of its own; `limits` as in mr3d_process_protections. On Linux the child is killed when the *thread* that
  * started it ends, so that nothing is left behind when the suite is killed.
  * Errors: command not found, not executable, the system's reason.
  */
-mr3d_status mr3d_process_start(char *const argv[], mr3d_process **process, mr3d_error *error);
+mr3d_status mr3d_process_start(char *const argv[], bool limits, mr3d_process **process, mr3d_error *error);
 
 /** Whether it has ended, within `patience` seconds; `how` then says "exited with status 3" or "killed by signal 11 (Segmentation fault)".
  */
@@ -39,7 +48,10 @@ bool mr3d_process_ended(const mr3d_process *process, double patience, char how[1
 /** What it wrote to stderr since the last call: its beginning and its end where it is long. The caller's; never NULL. */
 char *mr3d_process_log(mr3d_process *process);
 
-/** Closes its pipes, gives it `patience` seconds to end, kills its whole group, frees. NULL is fine. */
+/**
+ * Closes its pipes, gives it `patience` seconds to end, kills its whole group, frees. With the last process that runs, whatever children it left
+ * outside its group end too: all of this process's children that are younger than the first process. NULL is fine.
+ */
 void mr3d_process_end(mr3d_process **process, double patience);
 
 #endif

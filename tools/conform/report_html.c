@@ -99,6 +99,13 @@ static void write_head(FILE *to, const mr3d_run *run) {
   }
   fprintf(to, "<dt>Seed</dt><dd>%llu</dd>\n<dt>Golden set</dt><dd>%d files, all verified by SHA-256</dd>\n",
           (unsigned long long)run->options.seed, run->n_golden_files);
+  if (run->remarks) fputs("<dt>Remarks</dt><dd>", to), text(to, run->remarks), fputs("</dd>\n", to);
+  if (run->info.protections && *run->info.protections) {
+    fprintf(to, "<dt>Isolation</dt><dd>%s", run->options.no_isolation ? "none asked for (--no-isolation) but: " : "");
+    text(to, run->info.protections);
+    if (*run->info.missing_protections) fputs("<br>Not available: ", to), text(to, run->info.missing_protections);
+    fputs("</dd>\n", to);
+  }
   fprintf(to, "<dt>Made by</dt><dd>mr3d %s on %s</dd>\n</dl>\n</header>\n<main>\n", MR3D_VERSION, date);
 }
 

@@ -2,6 +2,7 @@
 #include <cjson/cJSON.h>
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "report.h"
 
@@ -20,6 +21,19 @@ static void add_number(cJSON *object, const char *key, double value) {
 static void add_texts(cJSON *object, const char *key, int count, const char *const *texts) {
   cJSON *list = cJSON_AddArrayToObject(object, key);
   for (int i = 0; i < count; i++) cJSON_AddItemToArray(list, cJSON_CreateString(texts[i]));
+}
+
+/** A list joined by "; ". */
+static void add_list(cJSON *object, const char *key, const char *joined) {
+  cJSON *list = cJSON_AddArrayToObject(object, key);
+  for (const char *at = joined ? joined : "", *end; *at; at = *end ? end + 2 : end) {
+    end = strstr(at, "; ");
+    if (!end) end = at + strlen(at);
+    char *word = strndup(at, (size_t)(end - at)), *clean = mr3d_clean_text(word);
+    cJSON_AddItemToArray(list, cJSON_CreateString(clean));
+    free(word);
+    free(clean);
+  }
 }
 
 /** Seeds have 64 bits, JSON numbers 53: as a string. */
@@ -123,6 +137,10 @@ mr3d_status mr3d_report_json(const mr3d_run *run, const char *path, mr3d_error *
   for (int i = 0; i < run->info.n_tiers; i++) cJSON_AddItemToArray(tiers, cJSON_CreateString(mr3d_tier_name(run->info.tiers[i])));
   add_seed(head, run->options.seed);
   cJSON_AddNumberToObject(head, "golden_files", run->n_golden_files);
+  cJSON *isolation = cJSON_AddObjectToObject(head, "isolation");
+  cJSON_AddBoolToObject(isolation, "asked", !run->options.no_isolation);
+  add_list(isolation, "active", run->info.protections);
+  add_list(isolation, "missing", run->info.missing_protections);
   print_line(to, head);
   for (int i = 0; i < run->n_results; i++) print_result(to, run, &run->results[i]);
 
@@ -137,6 +155,7 @@ mr3d_status mr3d_report_json(const mr3d_run *run, const char *path, mr3d_error *
   cJSON_AddNumberToObject(tail, "exit_status", mr3d_run_exit_status(run));
   cJSON_AddNumberToObject(tail, "yardsticks_taken", run->yardsticks_found);
   add_number(tail, "diagnosis_seconds", run->diagnosis_seconds);
+  add_text(tail, "remarks", run->remarks ? run->remarks : "");
   add_number(tail, "seconds", run->seconds);
   print_line(to, tail);
   return mr3d_report_save(to, &bytes, &size, path, error);

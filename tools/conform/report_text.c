@@ -121,6 +121,18 @@ static void print_skips(const struct text *t, const mr3d_run *run) {
   }
 }
 
+/** What the backend was kept from. Backends in this process have nothing to say. */
+static void print_protections(const struct text *t, const mr3d_backend_info *info, bool no_isolation) {
+  if (!info->protections || !*info->protections) return;
+  fprintf(t->to, "%sisolation: %s", paint(t, DIM), no_isolation ? "none asked for (--no-isolation) but: " : "");
+  print_clean(t->to, info->protections);
+  if (*info->missing_protections) {
+    fprintf(t->to, "%s\n%snot available: ", paint(t, OFF), paint(t, YELLOW));
+    print_clean(t->to, info->missing_protections);
+  }
+  fprintf(t->to, "%s\n", paint(t, OFF));
+}
+
 void mr3d_report_text(const mr3d_run *run, FILE *to, bool brief, bool colour) {
   struct text t = {to, colour};
   char why[512];
@@ -133,11 +145,18 @@ void mr3d_report_text(const mr3d_run *run, FILE *to, bool brief, bool colour) {
     print_clean(to, run->info.version);
     fprintf(to, ")");
   }
-  fprintf(to, ", seed %llu, %d golden files verified\n\n", (unsigned long long)run->options.seed, run->n_golden_files);
+  fprintf(to, ", seed %llu, %d golden files verified\n", (unsigned long long)run->options.seed, run->n_golden_files);
+  if (!brief) print_protections(&t, &run->info, run->options.no_isolation);
+  fprintf(to, "\n");
   print_findings(&t, run);
   if (!brief) {
     print_table(&t, run);
     print_skips(&t, run);
+  }
+  if (run->remarks) {
+    fprintf(to, "%s", paint(&t, YELLOW));
+    print_clean(to, run->remarks);
+    fprintf(to, "%s\n", paint(&t, OFF));
   }
   const char *verdict = mr3d_run_verdict(run, why);
   fprintf(to, "%s%s%s: ", paint(&t, mr3d_run_exit_status(run) == 0 ? GREEN : RED), verdict, paint(&t, OFF));

@@ -290,6 +290,7 @@ static mr3d_verdict ask_backend(struct session *s, int step, const mr3d_error *r
   }
   double timeout = timeout_of(s, s->posed.requests[step]);
   out->asked = true;
+  mr3d_backend_about(s->runner->backend, s->posed.test->id, step, s->posed.tier, s->posed.seed);
   mr3d_backend_ask(s->runner->backend, s->posed.requests[step], timeout, &out->reply);
   const mr3d_reply *reply = &out->reply;
   mr3d_verdict verdict = mr3d_judge_reply(s->posed.truth, expected->expect_error ? refusal : NULL, step, timeout, result, out);
@@ -383,6 +384,11 @@ static mr3d_verdict run_steps(struct runner *r, mr3d_result *result, struct agre
       snprintf(agreement->message, sizeof agreement->message, "%s", error.message);
     }
   }
+  char message[256];
+  if (verdict == MR3D_PASSED && mr3d_backend_went_astray(r->backend, message)) {
+    verdict = MR3D_FAILED;
+    snprintf(result->reason, sizeof result->reason, "step %d (%s): %s", step - 1, result->test->steps[step - 1].op, message);
+  }
   drop_sessions(&s, result);
   close_session(&s);
   return verdict;
@@ -454,6 +460,7 @@ static void copy_info(mr3d_run *run, const mr3d_backend_info *info) {
   for (int i = 0; i < info->n_tiers; i++) tiers[i] = info->tiers[i];
   run->info = (mr3d_backend_info){
       .spec = strdup(info->spec), .name = strdup(info->name ? info->name : ""), .version = strdup(info->version ? info->version : "")};
+  run->info.protections = strdup(info->protections), run->info.missing_protections = strdup(info->missing_protections);
   run->info.n_ops = info->n_ops, run->info.ops = ops;
   run->info.n_tiers = info->n_tiers, run->info.tiers = tiers;
 }
@@ -510,8 +517,9 @@ mr3d_status mr3d_run_suite(const mr3d_run_options *options, mr3d_progress *progr
   if (status == MR3D_OK) status = mr3d_scratch_open(&r.scratch, error);
   if (status == MR3D_OK) {
     r.weights = mr3d_weights_cache_new();
-    status =
-        mr3d_backend_open(options->backend, &(mr3d_backend_options){.threads = options->threads, .weights = r.weights}, &r.backend, error);
+    const mr3d_backend_options backend = {.threads = options->threads, .weights = r.weights, .no_isolation = options->no_isolation,
+                                          .memory = options->memory, .hidden = options->golden_dir};
+    status = mr3d_backend_open(options->backend, &backend, &r.backend, error);
   }
   if (status == MR3D_OK) {
     const mr3d_backend_info *info = mr3d_backend_info_of(r.backend);
@@ -522,6 +530,7 @@ mr3d_status mr3d_run_suite(const mr3d_run_options *options, mr3d_progress *progr
     if (total == 0) status = mr3d_fail(error, MR3D_INVALID, "the selection is empty: no selected case runs at the selected tiers");
     else run_all(&r, tiers, total, progress, user);
     mr3d_diagnose_settle(run);
+    run->remarks = mr3d_backend_remarks(r.backend);
   }
   mr3d_backend_close(&r.backend);
   if (r.weights) mr3d_weights_cache_free(&r.weights);
@@ -546,12 +555,15 @@ void mr3d_run_free(mr3d_run **pointer) {
     free(result->steps);
   }
   free(run->results);
+  free(run->remarks);
   for (int i = 0; i < run->info.n_ops; i++) free((void *)run->info.ops[i]);
   free((void *)run->info.ops);
   free((void *)run->info.tiers);
   free((void *)run->info.spec);
   free((void *)run->info.name);
   free((void *)run->info.version);
+  free((void *)run->info.protections);
+  free((void *)run->info.missing_protections);
   mr3d_suite_close(&run->suite);
   const mr3d_selection *selection = &run->options.selection;
   const char *const texts[] = {run->options.backend, run->options.golden_dir, run->options.data_dir, run->options.yardsticks_dir, selection->case_glob,

@@ -60,6 +60,8 @@ typedef struct mr3d_run_options {
   uint64_t seed;
   double timeout; /**< seconds a request; 0: from the case's size */
   int threads;
+  bool no_isolation; /**< as in mr3d_backend_options, with `memory` */
+  uint64_t memory;
   const char *golden_dir, *data_dir;
   const char *yardsticks_dir; /**< keeps yardstick runs from one call to the next; NULL: nowhere */
 } mr3d_run_options;
@@ -74,6 +76,7 @@ typedef struct mr3d_run {
   int yardsticks_found; /**< runs taken from yardsticks_dir instead of computed */
   int n_golden_files; /**< verified by SHA-256 before anything ran */
   double seconds, diagnosis_seconds; /**< the latter within the former */
+  char *remarks; /**< what the backend's files say beside the results, or NULL */
   char silence_diagnosis[1024], silence_mistake[256]; /**< of the last timeout; given to requests not asked after it */
 } mr3d_run;
 

@@ -42,7 +42,7 @@ int mr3d_command_check(int argc, char **argv) {
   const char *junit = NULL, *json = NULL, *html = NULL, *golden = NULL, *data = NULL;
   bool quiet = false;
   struct progress progress = {0};
-  int64_t threads = 0;
+  int64_t threads = 0, memory = 0;
   const mr3d_option table[] = {
       {"--backend", "SPEC", MR3D_OPTION_TEXT, &options.backend, "who is judged (needed); see above"},
       {"--tier", "LIST", MR3D_OPTION_TIERS, &selection->tiers, "fp64, fp32, tf32, bf16, fp16 (default: those the backend claims; fp64 for builtin: and mutant:)"},
@@ -55,6 +55,8 @@ int mr3d_command_check(int argc, char **argv) {
       {"--seed", "N", MR3D_OPTION_SEED, &options.seed, "draw other inputs (default 0, the golden set's)"},
       {"--timeout", "SECONDS", MR3D_OPTION_SECONDS, &options.timeout, "for one request (default: 20 s and more by its size)"},
       {"--threads", "N", MR3D_OPTION_COUNT, &threads, "for reference and judge (default: all processors)"},
+      {"--no-isolation", NULL, MR3D_OPTION_FLAG, &options.no_isolation, "for plug-ins that need a GPU, the network, processes or files to write to"},
+      {"--memory", "MIB", MR3D_OPTION_COUNT, &memory, "what a lib: backend may allocate (default: three quarters of the machine's)"},
       {"--fail-fast", NULL, MR3D_OPTION_FLAG, &progress.fail_fast, "end after the first failure"},
       {"--junit", "FILE", MR3D_OPTION_TEXT, &junit, "write JUnit XML"},
       {"--json", "FILE", MR3D_OPTION_TEXT, &json, "write JSON lines (docs/report.schema.json)"},
@@ -72,6 +74,7 @@ int mr3d_command_check(int argc, char **argv) {
       "  builtin:reference     the reference itself\n"
       "  exec:COMMAND          a program that speaks the protocol on stdin and stdout (docs/writing-a-backend.md)\n"
       "  lib:PATH.so           a C plug-in, loaded in a process of its own\n"
+      "  dir:ANSWERS           answers to the requests of mr3d export\n"
       "  mutant:SLUG/NAME      the reference with one mistake (mr3d list mutants); two joined by +\n\n"
       "Exit status: 0 compliant, 2 not compliant, 1 could not judge. What the backend does not offer is skipped and counted.\n",
       0, 0};
@@ -88,6 +91,7 @@ int mr3d_command_check(int argc, char **argv) {
   options.golden_dir = golden_dir;
   options.data_dir = mr3d_find_data(data);
   options.threads = (int)(threads > 1024 ? 1024 : threads);
+  options.memory = (uint64_t)(memory > (1 << 30) ? 1 << 30 : memory) << 20;
 
   mr3d_run *run = NULL;
   progress.shown = !quiet && isatty(STDERR_FILENO);

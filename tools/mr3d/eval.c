@@ -84,11 +84,13 @@ int mr3d_command_eval(int argc, char **argv) {
   const char *output = NULL, *spec = "builtin:reference";
   double timeout = 0;
   int64_t threads = 0;
+  bool no_isolation = false;
   const mr3d_option table[] = {
       {"-o", "ANSWER", MR3D_OPTION_TEXT, &output, "the answer's file; with several requests a folder (needed)"},
       {"--backend", "SPEC", MR3D_OPTION_TEXT, &spec, "who answers (default builtin:reference; see mr3d check --help)"},
       {"--timeout", "SECONDS", MR3D_OPTION_SECONDS, &timeout, "for one request (default: none)"},
       {"--threads", "N", MR3D_OPTION_COUNT, &threads, "for the reference (default: all processors)"},
+      {"--no-isolation", NULL, MR3D_OPTION_FLAG, &no_isolation, "as for mr3d check"},
       {NULL, NULL, MR3D_OPTION_FLAG, NULL, NULL},
   };
   const mr3d_usage usage = {"mr3d eval REQUEST... -o ANSWER [OPTION ...]",
@@ -110,7 +112,8 @@ int mr3d_command_eval(int argc, char **argv) {
 
   mr3d_error error = {0};
   mr3d_backend *backend = NULL;
-  if (mr3d_backend_open(spec, &(mr3d_backend_options){.threads = (int)(threads > 1024 ? 1024 : threads)}, &backend, &error) != MR3D_OK)
+  const mr3d_backend_options options = {.threads = (int)(threads > 1024 ? 1024 : threads), .no_isolation = no_isolation};
+  if (mr3d_backend_open(spec, &options, &backend, &error) != MR3D_OK)
     return mr3d_complain("%s", error.message);
   status = 0;
   for (int i = 0; i < n; i++) {

@@ -1,10 +1,11 @@
 /*
- * A backend that does what it is told, for the tests of exec: (tests/conform/backend_exec.c).
+ * A backend that does what it is told, for the tests of exec: (tests/conform/backend_exec.c, tests/hostile/hostile.c).
  *
  * `subject [HELLO]`: HELLO spoils the hello. Afterwards the metadata `do` of each request says how it is answered; without it
- * the request's tensors come back as they are.
+ * the request's tensors come back as they are, or the reference's answer where metadata `from` is `reference`.
  */
 #include <fcntl.h>
+#include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +14,7 @@
 #include <unistd.h>
 
 #include "mr3d/safetensors.h"
+#include "mr3d/server.h"
 
 static void read_all(void *bytes, size_t size) {
   for (size_t got = 0; got < size;) {
@@ -84,6 +86,64 @@ static void hello(const char *spoiled, const char *word) {
   mr3d_bundle_free(&frame);
 }
 
+/* The answer that the reference gives, or its refusal; `what` spoils it. */
+static void answer_rightly(const mr3d_bundle *request, const char *what, mr3d_bundle *frame) {
+  const bool nan = strcmp(what, "nan") == 0, flat = strcmp(what, "wrong-shape") == 0, whole = strcmp(what, "wrong-dtype") == 0;
+  mr3d_server *server = mr3d_server_new(&(mr3d_server_options){.threads = 1});
+  mr3d_error error = {0};
+  mr3d_bundle *right = NULL;
+  if (mr3d_server_answer(server, request, &right, &error) != MR3D_OK) {
+    mr3d_bundle_set(frame, "type", "error");
+    mr3d_bundle_set(frame, "message", error.message);
+  }
+  for (int i = 0; right && i < mr3d_bundle_count(right); i++) {
+    const mr3d_tensor *t = mr3d_bundle_at(right, i);
+    const int64_t count = mr3d_tensor_count(t);
+    void *data = mr3d_bundle_add(frame, t->name, whole ? MR3D_I32 : MR3D_F32, flat ? 1 : t->rank, flat ? &count : t->shape)->data;
+    for (int64_t k = 0; k < count; k++)
+      if (whole) ((int32_t *)data)[k] = (int32_t)((const double *)t->data)[k];
+      else ((float *)data)[k] = nan ? NAN : (float)((const double *)t->data)[k];
+  }
+  mr3d_bundle_free(&right);
+  mr3d_server_free(&server);
+}
+
+static volatile int always = 1;
+
+/* Processes that leave the group, as a daemon does. */
+static void leave_behind(int count) {
+  for (int i = 0; i < count; i++)
+    if (fork() == 0) {
+      setsid();
+      if (fork() == 0) pause();
+      _exit(0);
+    }
+}
+
+/* Behind a length that was sent: the answer, and the whole frame again in one piece with it. */
+static void answer_again(const void *bytes, uint64_t size, bool without_end) {
+  char *twice = malloc(2 * size + 8);
+  memcpy(twice, bytes, size);
+  memcpy(twice + size, &size, 8);
+  memcpy(twice + size + 8, bytes, size);
+  write_all(twice, 2 * size + 8);
+  while (without_end) write_all(twice + size, size + 8);
+  free(twice);
+}
+
+/* What needs no answer at hand. */
+static void misbehave(const char *what) {
+  if (strcmp(what, "abort") == 0) signal(SIGABRT, SIG_DFL), abort();
+  if (strcmp(what, "fork-bomb") == 0) leave_behind(100), pause();
+  if (strcmp(what, "leave-daemon") == 0) leave_behind(1);
+  if (strcmp(what, "signals") == 0)
+    for (int s = 1; s < NSIG; s++) signal(s, SIG_IGN);
+  if (strcmp(what, "signals") == 0 || strcmp(what, "loop") == 0)
+    while (always) {}
+  if (strcmp(what, "endless-output") == 0)
+    while (always) write_all("All work and no play makes Jack a dull boy.\n", 44);
+}
+
 static void answer(const mr3d_bundle *request, const char *what) {
   mr3d_bundle *frame = mr3d_bundle_new();
   const bool is = what != NULL;
@@ -98,7 +158,10 @@ static void answer(const mr3d_bundle *request, const char *what) {
   if (DO("refuse") || DO("unsupported")) mr3d_bundle_set(frame, "message", "as asked");
   if (DO("count-descriptors")) mr3d_bundle_setf(frame, "descriptors", "%d", open_descriptors());
   if (DO("say-pid")) mr3d_bundle_setf(frame, "pid", "%d", (int)getpid());
-  for (int i = 0; i < mr3d_bundle_count(request); i++) mr3d_bundle_copy(frame, NULL, mr3d_bundle_at(request, i));
+  if (is) misbehave(what);
+  if (mr3d_bundle_get(request, "from")) answer_rightly(request, is ? what : "", frame);
+  else
+    for (int i = 0; i < mr3d_bundle_count(request); i++) mr3d_bundle_copy(frame, NULL, mr3d_bundle_at(request, i));
 
   uint64_t size;
   void *bytes = as_bytes(frame, &size);
@@ -122,7 +185,7 @@ static void answer(const mr3d_bundle *request, const char *what) {
   if (DO("giant")) pause();
   if (DO("exit-middle")) write_all(bytes, size / 2), exit(0);
   if (DO("drip")) {
-    write_all(bytes, size / 2);
+    for (uint64_t i = 0; i < size / 2; i++) write_all((char *)bytes + i, 1), usleep(20000);
     pause();
   }
   if (DO("close")) write_all(bytes, size / 2), close(1), pause();
@@ -132,8 +195,8 @@ static void answer(const mr3d_bundle *request, const char *what) {
     fprintf(stderr, "%d\n", (int)child);
     raise(SIGABRT);
   }
-  write_all(bytes, size);
-  if (DO("twice")) write_all(&size, 8), write_all(bytes, size);
+  if (DO("twice") || DO("endless-answers")) answer_again(bytes, size, always && DO("endless-answers"));
+  else write_all(bytes, size);
   if (DO("exit-after")) exit(9);
   free(bytes);
   mr3d_bundle_free(&frame);

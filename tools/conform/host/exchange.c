@@ -1,18 +1,25 @@
 #include "exchange.h"
 
+#include <fenv.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#ifdef __SSE__
+#include <xmmintrin.h>
+#endif
 
 #include "../../../ref/io/json.h"
 #include "pages.h"
 
 /* A tensor as the plug-in sees it. */
 typedef struct lent {
-  DLTensor dl;
+  DLTensor dl;           /* the plug-in's, as are these two: whatever it writes there, only what stands below counts */
+  int64_t dl_shape[MR3D_MAX_RANK], dl_strides[MR3D_MAX_RANK];
   const char *name;
   mr3d_dtype dtype;
+  DLTensor kept;
   int64_t shape[MR3D_MAX_RANK], strides[MR3D_MAX_RANK];
   mr3d_fence fence; /* outputs only */
   struct lent *next;
@@ -48,8 +55,10 @@ static void fill(lent *t, const char *name, mr3d_dtype dtype, int rank, const in
     t->strides[i] = stride;
     stride *= shape[i] > 0 ? shape[i] : 1;
   }
-  t->dl = (DLTensor){.data = data, .device = {kDLCPU, 0}, .ndim = rank, .shape = t->shape, .strides = t->strides,
-                     .dtype = {dl_code(dtype), (uint8_t)(8 * mr3d_dtype_size(dtype)), 1}};
+  memcpy(t->dl_shape, t->shape, sizeof t->shape);
+  memcpy(t->dl_strides, t->strides, sizeof t->strides);
+  t->dl = t->kept = (DLTensor){.data = data, .device = {kDLCPU, 0}, .ndim = rank, .shape = t->dl_shape, .strides = t->dl_strides,
+                               .dtype = {dl_code(dtype), (uint8_t)(8 * mr3d_dtype_size(dtype)), 1}};
 }
 
 /* ---- the request's getters ---- */
@@ -176,6 +185,43 @@ static void check_fence(const lent *t) {
   exit(MR3D_HOST_BROKE_RULES);
 }
 
+static bool same_description(const lent *t) {
+  const DLTensor *a = &t->dl, *b = &t->kept;
+  return a->data == b->data && a->ndim == b->ndim && a->shape == b->shape && a->strides == b->strides && a->byte_offset == b->byte_offset &&
+         a->device.device_type == b->device.device_type && a->device.device_id == b->device.device_id && a->dtype.code == b->dtype.code &&
+         a->dtype.bits == b->dtype.bits && a->dtype.lanes == b->dtype.lanes && memcmp(t->dl_shape, t->shape, sizeof t->shape) == 0 &&
+         memcmp(t->dl_strides, t->strides, sizeof t->strides) == 0;
+}
+
+/* A result is dense and row-major, where the host put it: strides are told, not chosen. */
+static void check_description(const lent *t, const char *what) {
+  if (same_description(t)) return;
+  fprintf(stderr, "mr3d-host: the plug-in changed the description of its %s \"%s\" (data, shape, strides ...), which is the host's\n", what, t->name);
+  exit(MR3D_HOST_BROKE_RULES);
+}
+
+/* How this thread computes: rounding, and whether subnormal numbers count as zero. A function leaves it as it found it, by every machine's rules. */
+typedef struct arithmetic {
+  int rounding;
+  unsigned flags;
+} arithmetic;
+
+static arithmetic arithmetic_now(void) {
+  arithmetic a = {fegetround(), 0};
+#ifdef __SSE__
+  a.flags = _mm_getcsr() & 0x8040U; /* flush to zero, denormals are zero */
+#endif
+  return a;
+}
+
+static void check_arithmetic(arithmetic before) {
+  arithmetic after = arithmetic_now();
+  if (after.rounding == before.rounding && after.flags == before.flags) return;
+  fprintf(stderr, "mr3d-host: the plug-in left %s: later requests would be computed otherwise\n",
+          after.rounding != before.rounding ? "another rounding mode" : "another mode for subnormal numbers (flush to zero)");
+  exit(MR3D_HOST_BROKE_RULES);
+}
+
 /* Elements that still hold the poison. They are sent as they are: NaN, or an integer that no one expects. */
 static void tell_unwritten(const lent *t) {
   const size_t width = mr3d_dtype_size(t->dtype), count = t->fence.size / width;
@@ -210,7 +256,7 @@ static mr3d_bundle *answer(void) {
   mr3d_bundle_set(frame, "type", "answer");
   for (const lent *t = now.outputs; t; t = t->next) {
     tell_unwritten(t);
-    mr3d_bundle_borrow(frame, t->name, t->dtype, t->dl.ndim, t->shape, t->fence.data);
+    mr3d_bundle_borrow(frame, t->name, t->dtype, t->kept.ndim, t->shape, t->fence.data);
   }
   return frame;
 }
@@ -238,9 +284,15 @@ mr3d_bundle *mr3d_exchange_run(const mr3d_bundle *bundle, mr3d_backend_op functi
     .config_number = config_number, .config_bool = config_bool, .config_text = config_text};
   mr3d_backend_reply reply = {.struct_size = sizeof reply, .output = output, .refuse = refuse, .unsupported = unsupported};
 
+  const arithmetic before = arithmetic_now();
   int returned = function(state, &request, &reply);
   fflush(stdout); /* the plug-in's prints belong to this request's log */
-  for (const lent *t = now.outputs; t; t = t->next) check_fence(t);
+  check_arithmetic(before);
+  for (int i = 0; i < now.n_inputs; i++) check_description(&now.inputs[i], "input");
+  for (const lent *t = now.outputs; t; t = t->next) {
+    check_description(t, "output");
+    check_fence(t);
+  }
   if (!now.outcome && returned != 0)
     return mr3d_exchange_say("error", "the plug-in's %s returned %d and gave no reason", op, returned);
   return now.outcome ? mr3d_exchange_say(now.outcome, "%s", now.message) : answer();

@@ -16,6 +16,7 @@
 #include "../frames.h"
 #include "../protocol.h"
 #include "exchange.h"
+#include "isolation.h"
 #include "mr3d/format.h"
 #include "mr3d/safetensors.h"
 #include "pages.h"
@@ -162,19 +163,55 @@ static void serve(int in, int out, void *state) {
   }
 }
 
+/** What the command line asks for. */
+struct wishes {
+  int threads;
+  bool isolated;
+  mr3d_isolation isolation;
+  const char *plugin;
+};
+
+static void read_wishes(int argc, char **argv, struct wishes *w) {
+  int i = 1;
+  for (; i + 1 < argc && strncmp(argv[i], "--", 2) == 0; i++)
+    if (strcmp(argv[i], "--isolate") == 0) w->isolated = true;
+    else if (i + 2 < argc && strcmp(argv[i], "--threads") == 0) w->threads = atoi(argv[++i]);
+    else if (i + 2 < argc && strcmp(argv[i], "--memory") == 0) w->isolation.memory = strtoull(argv[++i], NULL, 10);
+    else if (i + 2 < argc && strcmp(argv[i], "--hide") == 0) w->isolation.hidden = argv[++i];
+    else break;
+  if (i + 1 != argc)
+    die(1, "usage: mr3d-host [--threads N] [--isolate [--memory BYTES] [--hide FOLDER]] PLUGIN.so (mr3d starts it for lib:PLUGIN.so)");
+  w->plugin = argv[i];
+}
+
+/** Before anything of the plug-in's has run, so that it can't speak for the host. */
+static void tell_protections(int out, const mr3d_protections *protections) {
+  mr3d_bundle *frame = mr3d_bundle_new();
+  mr3d_bundle_set(frame, "type", "isolation");
+  mr3d_bundle_set(frame, "active", protections->active);
+  mr3d_bundle_set(frame, "missing", protections->missing);
+  send(out, frame, NULL);
+}
+
 int main(int argc, char **argv) {
-  int threads = 0, first = 1;
-  if (argc > 2 && strcmp(argv[1], "--threads") == 0) threads = atoi(argv[2]), first = 3;
-  if (argc != first + 1) die(1, "usage: mr3d-host [--threads N] PLUGIN.so (mr3d starts it for lib:PLUGIN.so)");
+  struct wishes wishes = {0};
+  mr3d_protections protections = {0};
+  read_wishes(argc, argv, &wishes);
+  if (wishes.isolated) mr3d_isolate(&wishes.isolation, &protections);
 
   /* The frames' descriptors are moved away, so that a print of the plug-in cannot corrupt a frame and a read cannot steal one. */
   int in = fcntl(0, F_DUPFD_CLOEXEC, 10), out = fcntl(1, F_DUPFD_CLOEXEC, 10), nothing = open("/dev/null", O_RDONLY | O_CLOEXEC);
   if (in < 0 || out < 0 || dup2(nothing, 0) < 0 || dup2(2, 1) < 0) die(1, "stdin, stdout and stderr must be open");
 
-  if (threads > 0) setenv("OMP_NUM_THREADS", argv[2], 1); /* for plug-ins that leave it to OpenMP */
-  load(argv[first]);
+  if (wishes.isolated) tell_protections(out, &protections);
+  if (wishes.threads > 0) { /* for plug-ins that leave it to OpenMP */
+    char text[16];
+    snprintf(text, sizeof text, "%d", wishes.threads);
+    setenv("OMP_NUM_THREADS", text, 1);
+  }
+  load(wishes.plugin);
   mr3d_faults_install();
-  mr3d_backend_host host = {.struct_size = sizeof host, .abi_version = MR3D_BACKEND_ABI_VERSION, .threads = threads};
+  mr3d_backend_host host = {.struct_size = sizeof host, .abi_version = MR3D_BACKEND_ABI_VERSION, .threads = wishes.threads};
   void *state = NULL;
   int created = plugin.create ? plugin.create(&host, &state) : 0;
   if (created != 0) die(1, "the plug-in's create() returned %d", created);

@@ -1,0 +1,250 @@
+#include "isolation.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#ifndef SYS_mount_setattr
+#define SYS_mount_setattr 442
+#endif
+
+#define GIB ((uint64_t)1 << 30)
+#define LARGEST_FILE GIB
+#define MOST_THREADS 4096
+#define PROCESSOR_HOURS 24
+
+/* A sanitizer reserves terabytes, and looks for leaks as a debugger would. */
+#if defined(__SANITIZE_ADDRESS__)
+#define SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define SANITIZED 1
+#endif
+#endif
+#ifndef SANITIZED
+#define SANITIZED 0
+#endif
+
+void mr3d_protection(mr3d_protections *protections, bool active, const char *format, ...) {
+  char *list = active ? protections->active : protections->missing;
+  size_t n = strlen(list);
+  va_list arguments;
+  if (n) n += (size_t)snprintf(list + n, sizeof protections->active - n, "; ");
+  va_start(arguments, format);
+  if (n < sizeof protections->active) vsnprintf(list + n, sizeof protections->active - n, format, arguments);
+  va_end(arguments);
+}
+
+/** One that either holds, or is missing for a reason: `reason` is 0 or an errno. */
+static void tell(mr3d_protections *protections, const char *name, int reason) {
+  if (reason) mr3d_protection(protections, false, "%s: %s", name, strerror(reason));
+  else mr3d_protection(protections, true, "%s", name);
+}
+
+static int write_to(const char *path, const char *text) {
+  int fd = open(path, O_WRONLY | O_CLOEXEC);
+  if (fd < 0) return errno;
+  int reason = write(fd, text, strlen(text)) == (ssize_t)strlen(text) ? 0 : errno;
+  close(fd);
+  return reason;
+}
+
+/* ---- namespaces ---- */
+
+/** The same user and group as outside, and no other. */
+static int map_ids(unsigned user, unsigned group) {
+  char text[64];
+  write_to("/proc/self/setgroups", "deny"); /* a kernel without it needs none */
+  snprintf(text, sizeof text, "%u %u 1", group, group);
+  int reason = write_to("/proc/self/gid_map", text);
+  snprintf(text, sizeof text, "%u %u 1", user, user);
+  return reason ? reason : write_to("/proc/self/uid_map", text);
+}
+
+static bool unshared(mr3d_protections *protections, const char *name, int flag) {
+  int reason = unshare(flag) == 0 ? 0 : errno;
+  tell(protections, name, reason);
+  return reason == 0;
+}
+
+static int read_only(void) {
+  struct {
+    uint64_t set, clear, propagation, user_namespace;
+  } attributes = {.set = 1 /* MOUNT_ATTR_RDONLY */};
+  return syscall(SYS_mount_setattr, AT_FDCWD, "/", 0x8000U /* AT_RECURSIVE */, &attributes, sizeof attributes) == 0 ? 0 : errno;
+}
+
+/** In a mount namespace of its own. Whether `hidden` is hidden. */
+static bool change_mounts(const char *hidden, bool own_processes, mr3d_protections *protections) {
+  char *folder = getcwd(NULL, 0);
+  int reason = mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 ? 0 : errno;
+  bool is_private = reason == 0, is_hidden = false;
+  if (hidden && is_private) {
+    reason = mount("mr3d", hidden, "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=4k,mode=0555") == 0 ? 0 : errno;
+    is_hidden = reason == 0;
+    tell(protections, "golden set hidden by a mount", reason);
+  }
+  if (is_private && own_processes)
+    tell(protections, "sees its own processes only", mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) == 0 ? 0 : errno);
+  tell(protections, "files read-only by mounts", is_private ? read_only() : reason);
+  /* The working folder again, by its name: it may be the one that a mount hides. */
+  if (folder && chdir(folder) != 0 && chdir("/") != 0) is_hidden = false;
+  free(folder);
+  return is_hidden;
+}
+
+/* ---- the processes in front of the one that loads the plug-in ---- */
+
+static void let_go_of_pipes(void) {
+  int nothing = open("/dev/null", O_RDWR | O_CLOEXEC);
+  for (int fd = 0; fd < 3; fd++)
+    if (nothing < 0 || dup2(nothing, fd) < 0) close(fd);
+}
+
+/** Ends as a process with this wait status did. */
+static _Noreturn void end_like(int status) {
+  if (WIFEXITED(status)) _exit(WEXITSTATUS(status));
+  int number = WIFSIGNALED(status) ? WTERMSIG(status) : SIGKILL;
+  sigset_t all;
+  sigfillset(&all);
+  setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0});
+  signal(number, SIG_DFL);
+  sigprocmask(SIG_UNBLOCK, &all, NULL);
+  kill(getpid(), number);
+  _exit(128 + number);
+}
+
+/** The first process of a namespace: when it ends, the kernel ends all others in there, whatever they did to stay. */
+static _Noreturn void be_first(pid_t host, int report) {
+  let_go_of_pipes();
+  for (;;) {
+    int status = 0;
+    pid_t ended = wait(&status);
+    if (ended < 0 && errno != EINTR) _exit(1);
+    if (ended != host) continue;
+    ssize_t told = write(report, &status, sizeof status);
+    _exit(told == (ssize_t)sizeof status ? 0 : 1);
+  }
+}
+
+/** Forks twice: returns in the second child, which is not the first process there, so that signals end it. Returns 0 or an errno. */
+static int enter_processes(bool own_mounts, const char *hidden, bool *is_hidden, mr3d_protections *protections) {
+  int report[2];
+  if (pipe2(report, O_CLOEXEC) != 0) return errno;
+  pid_t first = fork();
+  if (first < 0) return errno;
+  if (first > 0) {
+    int status = SIGKILL; /* of a first process that could not tell */
+    close(report[1]);
+    let_go_of_pipes();
+    if (read(report[0], &status, sizeof status) != (ssize_t)sizeof status) status = SIGKILL;
+    while (waitpid(first, NULL, 0) < 0 && errno == EINTR) {}
+    end_like(status);
+  }
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  close(report[0]);
+  if (poll(&(struct pollfd){.fd = report[1]}, 1, 0) > 0) _exit(1); /* the one in front had ended before this one asked to end with it */
+  if (own_mounts) *is_hidden = change_mounts(hidden, true, protections);
+  pid_t host = fork();
+  if (host < 0) _exit(1);
+  if (host > 0) be_first(host, report[1]);
+  close(report[1]);
+  return 0;
+}
+
+static bool enter_namespaces(const char *hidden, mr3d_protections *protections) {
+  const unsigned user = getuid(), group = getgid();
+  bool is_hidden = false;
+  int reason = unshare(CLONE_NEWUSER) == 0 ? map_ids(user, group) : errno;
+  tell(protections, "user namespace", reason);
+  unshared(protections, "network namespace without a network", CLONE_NEWNET);
+  unshared(protections, "ipc namespace", CLONE_NEWIPC);
+  bool mounts = unshare(CLONE_NEWNS) == 0;
+  if (!mounts) tell(protections, "mount namespace", errno);
+  prctl(PR_SET_PDEATHSIG, SIGKILL); /* a change of rights may have reset it */
+  if (unshared(protections, "process namespace", CLONE_NEWPID)) {
+    reason = enter_processes(mounts, hidden, &is_hidden, protections);
+    if (reason == 0) return is_hidden;
+    fprintf(stderr, "mr3d-host: could not enter a process namespace: %s\n", strerror(reason));
+    exit(1); /* this process may no longer start any other */
+  }
+  return mounts && change_mounts(hidden, false, protections);
+}
+
+/* ---- limits ---- */
+
+static uint64_t machine_memory(void) {
+  uint64_t memory = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+  unsigned long long bound;
+  FILE *file = fopen("/sys/fs/cgroup/memory.max", "r"); /* a container's; "max" where there is none */
+  if (file && fscanf(file, "%llu", &bound) == 1 && bound < memory) memory = bound;
+  if (file) fclose(file);
+  return memory;
+}
+
+/** Lowers a limit, never raises one. Returns 0 or an errno. */
+static int limit(int resource, uint64_t most) {
+  struct rlimit bound;
+  if (getrlimit(resource, &bound) != 0) return errno;
+  if (bound.rlim_max > most) bound.rlim_max = most;
+  if (bound.rlim_cur > bound.rlim_max) bound.rlim_cur = bound.rlim_max;
+  return setrlimit(resource, &bound) == 0 ? 0 : errno;
+}
+
+static void set_limits(uint64_t memory, bool own_user, mr3d_protections *protections) {
+  char name[64];
+  if (SANITIZED) {
+    mr3d_protection(protections, false, "memory limit: the host is built with a sanitizer");
+  } else {
+    if (memory == 0) memory = machine_memory() / 4 * 3;
+    int reason = limit(RLIMIT_DATA, memory);
+    if (reason == 0) reason = limit(RLIMIT_AS, 4 * memory); /* shared memory and reservations, which RLIMIT_DATA does not count */
+    snprintf(name, sizeof name, "memory at most %.3g GiB", (double)memory / (double)GIB);
+    tell(protections, name, reason);
+  }
+  snprintf(name, sizeof name, "processor time at most %d h", PROCESSOR_HOURS);
+  tell(protections, name, limit(RLIMIT_CPU, PROCESSOR_HOURS * 3600));
+  snprintf(name, sizeof name, "files at most %d GiB", (int)(LARGEST_FILE / GIB));
+  tell(protections, name, limit(RLIMIT_FSIZE, LARGEST_FILE));
+  tell(protections, "no core files", limit(RLIMIT_CORE, 0));
+  if (own_user) { /* elsewhere it counts all that the user runs */
+    snprintf(name, sizeof name, "at most %d threads", MOST_THREADS);
+    tell(protections, name, limit(RLIMIT_NPROC, MOST_THREADS));
+  }
+}
+
+static int drop_capabilities(void) {
+  for (int c = 0; c < 64; c++) prctl(PR_CAPBSET_DROP, c, 0, 0, 0);
+  struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+  struct __user_cap_data_struct none[2] = {{0}};
+  return syscall(SYS_capset, &header, none) == 0 ? 0 : errno;
+}
+
+void mr3d_isolate(const mr3d_isolation *wanted, mr3d_protections *protections) {
+  *protections = (mr3d_protections){0};
+  write_to("/proc/self/oom_score_adj", "1000"); /* when the machine's memory ends, this process goes first */
+  bool is_hidden = enter_namespaces(wanted->hidden, protections);
+  set_limits(wanted->memory, strstr(protections->active, "user namespace") != NULL, protections);
+  tell(protections, "no capabilities", drop_capabilities());
+
+  int reason = prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 ? 0 : errno, abi = 0;
+  const char *hide = is_hidden ? NULL : wanted->hidden;
+  if (reason == 0) reason = mr3d_landlock(hide, &abi);
+  tell(protections, "files read-only by Landlock", reason);
+  if (hide) tell(protections, "golden set hidden by Landlock", reason);
+  if (SANITIZED) mr3d_protection(protections, false, "system calls filtered (seccomp): the host is built with a sanitizer");
+  else tell(protections, "system calls filtered (seccomp): no processes, no sockets, no tracing", mr3d_filter_calls());
+}
