@@ -121,6 +121,8 @@ static void deleted_or_changed_golden_makes_check_and_verify_exit_1(void **state
   for (int round = 0; round < 2; round++) {
     assert_int_equal(mr3d("golden verify --golden %s", folder), 1);
     assert_said("set/rmsnorm_refused.safetensors.gz");
+    assert_said("damaged: 1 problem\n");
+    assert_null(strstr(strstr(output, "manifest.json") + 1, "manifest.json")); /* each problem once */
     assert_int_equal(mr3d("check --backend builtin:reference --case rmsnorm/a --golden %s", folder),
                      1); /* also when another case is asked for */
     assert_said("set/rmsnorm_refused.safetensors.gz");

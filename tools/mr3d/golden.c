@@ -10,14 +10,17 @@
 #include "mr3d/safetensors.h"
 
 static void print_problem(void *user, const char *line) {
-  (void)user;
+  ++*(int *)user;
   printf("%s\n", line);
 }
 
 static int verify(const char *golden_dir) {
   mr3d_error error = {0};
-  int n = 0;
-  if (mr3d_golden_verify(golden_dir, print_problem, NULL, &n, &error) != MR3D_OK) return mr3d_complain("%s", error.message);
+  int n = 0, problems = 0;
+  mr3d_status status = mr3d_golden_verify(golden_dir, print_problem, &problems, &n, &error);
+  fflush(stdout);
+  if (problems) return mr3d_complain("the golden set in %s is damaged: %d problem%s", golden_dir, problems, problems == 1 ? "" : "s");
+  if (status != MR3D_OK) return mr3d_complain("%s", error.message); /* no manifest to check against */
   printf("%d files, all as manifest.json says\n", n);
   return 0;
 }
