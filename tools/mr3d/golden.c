@@ -167,7 +167,7 @@ int mr3d_command_golden(int argc, char **argv) {
       "verify  every file that manifest.json lists is there, bit for bit, and no other; every case has its golden\n"
       "list    the tensors of every file\n"
       "diff    this set (the first) against another folder (the second), a regenerated one for instance; exit status 2 where they differ\n",
-      1, 2};
+      1, 2, "say what to do with the golden set: verify, list or diff; for instance: mr3d golden verify"};
   int n = 0;
   int status = mr3d_options_parse(&usage, table, argc, argv, &n);
   if (status >= 0) return status;
