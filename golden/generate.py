@@ -40,6 +40,7 @@ WIDEST = 4096         # columns of the view of a tensor whose last size is over 
 ROW_ELEMENTS = 10240  # about how many elements of a larger tensor are kept as rows, at most 16 rows
 DIGESTS = 4
 YARDSTICKS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+OTHERS = ("scene/canonical.ply", "random_digests.json", "library_errors.json")  # the manifest lists them beside the set
 LIMITS = {"F64": 1e-12, "F32": 1e-4, "BF16": 0.1, "F16": 0.1}  # --check on another machine: of the tensor's scale
 
 
@@ -203,10 +204,12 @@ def described(case, seed):
             "pitfalls": case["pitfalls"], "seed": seed}
 
 
+def identity(name, blob):
+    return {"path": name, "sha256": hashlib.sha256(blob).hexdigest(), "bytes": len(blob)}
+
+
 def manifest_entry(case, path, seed):
-    blob = path.read_bytes()
-    return {"path": f"set/{path.name}", "sha256": hashlib.sha256(blob).hexdigest(), "bytes": len(blob),
-            **described(case, seed)}
+    return {**identity(f"set/{path.name}", path.read_bytes()), **described(case, seed)}
 
 
 _runner, _out = None, None
@@ -255,8 +258,11 @@ def manifest(suite, entries, seed):
     """manifest.json, one line a file, in the order of cases.json."""
     head = {"format": 1, "generator": GENERATOR, "libraries": LIBRARIES,
             "cases_sha256": hashlib.sha256((HERE / "cases.json").read_bytes()).hexdigest()}
-    files = ",\n".join("  " + json.dumps(entries[name], ensure_ascii=False) for name in suite.cases if name in entries)
-    return json.dumps(head, ensure_ascii=False)[:-1] + ',\n "files": [\n' + files + "]}\n"
+    lists = {"files": [entries[name] for name in suite.cases if name in entries],
+             "other_files": [identity(name, (HERE / name).read_bytes()) for name in OTHERS]}
+    lines = (f' "{key}": [\n' + ",\n".join("  " + json.dumps(entry, ensure_ascii=False) for entry in listed) + "]"
+             for key, listed in lists.items())
+    return json.dumps(head, ensure_ascii=False)[:-1] + ",\n" + ",\n".join(lines) + "}\n"
 
 
 # Comparing.
@@ -301,8 +307,15 @@ def check(suite, cases, data, seed, jobs):
     old = json.loads((HERE / "manifest.json").read_text())
     if old["cases_sha256"] != hashlib.sha256((HERE / "cases.json").read_bytes()).hexdigest():
         failures.append("manifest.json was made for another cases.json")
+    for name in OTHERS:
+        listed = next((entry for entry in old.get("other_files", ()) if entry["path"] == name), None)
+        if listed is None or not (HERE / name).exists():
+            failures.append(f"{name}: {'no such file; restore it from version control' if listed else 'manifest.json does not list it'}")
+        elif identity(name, (HERE / name).read_bytes()) != listed:
+            failures.append(f"{name}: the file is not the one in manifest.json; restore it from version control")
     listed = {entry["case"]: entry for entry in old["files"]}
-    if (HERE / "library_errors.json").read_text() != library_errors():
+    path = HERE / "library_errors.json"
+    if path.exists() and path.read_text() != library_errors():
         failures.append("library_errors.json: the library says something else")
     with tempfile.TemporaryDirectory() as folder:
         fresh = pathlib.Path(folder)
@@ -365,11 +378,11 @@ def main():
         earlier = {entry["case"]: entry for entry in json.loads(path.read_text())["files"]}
         entries = {name: {**entry, **described(suite.cases[name], seed)} for name, entry in earlier.items()
                    if name in suite.cases} | entries
+    if arguments.case == "*":
+        (HERE / "library_errors.json").write_text(library_errors())
     path.write_text(manifest(suite, entries, seed))
     for stray in set(out.iterdir()) - {HERE / entry["path"] for entry in entries.values()}:
         stray.unlink()
-    if arguments.case == "*":
-        (HERE / "library_errors.json").write_text(library_errors())
     total = sum(entry["bytes"] for entry in entries.values())
     print(f"{len(cases)} goldens written; the set has {len(entries)} files, {total / 1e6:.1f} MB")
     return 0

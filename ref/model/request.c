@@ -219,6 +219,17 @@ static const char *tensor_list(const mr3d_bundle *bundle, char text[400]) {
 
 /* ---- taking ---- */
 
+/** A slot's shape for a reader: "[N,3] (one sample) or [B,N,3]" for "N,3;B=1|B,N,3". */
+static const char *slot_shape_text(const char *shape, char text[96]) {
+  size_t n = 0;
+  for (const char *at = shape; *at && n < 80;) {
+    const size_t length = strcspn(at, "|"), sizes = strcspn(at, "|;");
+    n += (size_t)snprintf(text + n, 96 - n, "%s[%.*s]%s", n ? " or " : "", (int)sizes, at, sizes < length ? " (one sample)" : "");
+    at += length + (at[length] == '|');
+  }
+  return text;
+}
+
 static mr3d_status take_one(mr3d_request *r, const mr3d_slot *slot, const void **values) {
   const char *why;
   mr3d_presence rule = presence(r, slot->when, &why);
@@ -226,8 +237,8 @@ static mr3d_status take_one(mr3d_request *r, const mr3d_slot *slot, const void *
   *values = NULL;
   if (!tensor) {
     if (rule != MR3D_MUST) return MR3D_OK;
-    char list[400];
-    return mr3d_fail(r->error, MR3D_INVALID, "%s is missing, expected a tensor [%s]%s%s; the request holds %s", slot->name, slot->shape,
+    char list[400], shape[96];
+    return mr3d_fail(r->error, MR3D_INVALID, "%s is missing, expected a tensor %s%s%s; the request holds %s", slot->name, slot_shape_text(slot->shape, shape),
                      why ? ": " : "", why ? why : "", tensor_list(r->bundle, list));
   }
   if (rule == MR3D_MUST_NOT) {

@@ -78,16 +78,20 @@ static void mistakes_in_the_command_line_exit_1_and_say_what_was_meant(void **st
       {"check --backend builtin:reference --quiet=yes", "--quiet takes no value"},
       {"check --backend builtin:reference word", "\"word\" is one argument too many"},
       {"check --backend builtin:reference --golden /no/such", "cases.json"},
-      {"eval", "something is missing"},
       {"eval x.safetensors", "-o is missing"},
-      {"compare", "something is missing"},
-      {"compare a b c", "3 files: each request needs its answer"},
       {"compare a b --tier fp32,bf16", "compared at one tier"},
       {"compare /no/such.safetensors b", "/no/such.safetensors"},
       {"list colours", "expected cases, pitfalls, mutants, ops or levels"},
-      {"explain", "something is missing"},
       {"explain mask-lenght", "did you mean mask-length?"},
-      {"golden", "something is missing"},
+      {"golden", "for instance: mr3d golden verify"},
+      {"compare", "for instance: mr3d compare 0.req"},
+      {"compare a b c", "3 files, so the last has no partner"},
+      {"eval", "a request file is missing"},
+      {"explain", "for instance: mr3d explain mask-length"},
+      {"explain L3", "L3 is a level, which is not explained here: `mr3d list levels`"},
+      {"explain attention", "attention is an operator, which is not explained here: docs/protocol.md"},
+      {"list --level L5", "--level \"L5\": no case has that level yet"},
+      {"list --level L7", "no case has that"},
       {"golden verfy", "expected verify, list or diff"},
       {"golden diff", "needs the other folder"},
   };
@@ -121,6 +125,8 @@ static void deleted_or_changed_golden_makes_check_and_verify_exit_1(void **state
   for (int round = 0; round < 2; round++) {
     assert_int_equal(mr3d("golden verify --golden %s", folder), 1);
     assert_said("set/rmsnorm_refused.safetensors.gz");
+    assert_said("damaged: 1 problem\n");
+    assert_null(strstr(strstr(output, "manifest.json") + 1, "manifest.json")); /* each problem once */
     assert_int_equal(mr3d("check --backend builtin:reference --case rmsnorm/a --golden %s", folder),
                      1); /* also when another case is asked for */
     assert_said("set/rmsnorm_refused.safetensors.gz");

@@ -96,6 +96,71 @@ static void unlisted_file_is_named(void **state) {
   DAMAGED("set/extra.safetensors is not listed");
 }
 
+/** Adds files outside set/ to the manifest, each with the digest of what it holds now. */
+static void list_others(int n, const char *const *paths) {
+  char *manifest = read_bytes(folder, "manifest.json", NULL), *text = NULL, hex[65];
+  size_t size = 0, length;
+  FILE *file = open_memstream(&text, &size);
+  fprintf(file, "%.*s, \"other_files\": [", (int)strlen(manifest) - 1, manifest);
+  for (int i = 0; i < n; i++) {
+    char *bytes = read_bytes(folder, paths[i], &length);
+    hex_of(bytes, length, hex);
+    free(bytes);
+    fprintf(file, "%s{\"path\": \"%s\", \"sha256\": \"%s\", \"bytes\": %zu}", i ? ", " : "", paths[i], hex, length);
+  }
+  fprintf(file, "]}");
+  fclose(file);
+  write_text(folder, "manifest.json", text);
+  free(manifest);
+  free(text);
+}
+
+static void make_scene(const char *text) {
+  char path[600];
+  snprintf(path, sizeof path, "%s/scene", folder);
+  mkdir(path, 0777);
+  write_text(folder, "scene/canonical.ply", text);
+}
+
+static void files_beside_the_set_are_checked_like_goldens(void **state) {
+  (void)state;
+  const char *const paths[] = {"scene/canonical.ply", "digests.json"};
+  make_scene("ply\n");
+  write_text(folder, "digests.json", "{}");
+  list_others(2, paths);
+  mr3d_error error = {0};
+  int n = 0;
+  if (mr3d_golden_verify(folder, keep, NULL, &n, &error) != MR3D_OK) fail_msg("%s", error.message);
+  assert_int_equal(n, 4);
+  for (int i = 0; i < 2; i++) {
+    flip_byte(folder, paths[i], 1);
+    DAMAGED(paths[i], "SHA-256", "restore it from version control", "1 problem");
+    flip_byte(folder, paths[i], 1);
+  }
+  write_text(folder, "digests.json", "{ }");
+  DAMAGED("digests.json has 3 bytes, manifest.json says 2");
+  write_text(folder, "digests.json", "{}");
+  write_text(folder, "scene/other.ply", "ply\n");
+  DAMAGED("scene/other.ply is not listed");
+  char path[600];
+  snprintf(path, sizeof path, "%s/scene/other.ply", folder);
+  unlink(path);
+  snprintf(path, sizeof path, "%s/scene/canonical.ply", folder);
+  unlink(path);
+  DAMAGED("scene/canonical.ply is listed in manifest.json but cannot be read", "restore it from version control", "1 problem");
+}
+
+static void scene_that_cases_read_must_be_listed(void **state) {
+  (void)state;
+  make_set(folder, RMSNORM_CASE("a", "", ""));
+  const char *case_ = "{\"id\": \"rmsnorm/a\", \"title\": \"t\", \"why\": \"w\", \"level\": \"L0\", \"config\": {}, \"steps\": [{\"op\": "
+                      "\"rmsnorm\", \"inputs\": {\"x\": {\"shape\": [556, 3], \"dtype\": \"I64\", \"scene\": \"coords\"}}}]}";
+  write_cases(folder, case_);
+  DAMAGED("cases read scene/canonical.ply, which manifest.json does not list");
+  write_manifest(folder);
+  DAMAGED("cases read scene/canonical.ply, which manifest.json does not list");
+}
+
 static void changed_cases_are_seen(void **state) {
   (void)state;
   write_cases(folder, RMSNORM_CASE("a", "", "") ", " REFUSED_CASE("refused", "") " ");
@@ -115,6 +180,10 @@ static void missing_or_malformed_manifest_is_an_error(void **state) {
                                 "{\"format\": 2, \"cases_sha256\": \"\", \"files\": []}",
                                 "{\"format\": 1, \"files\": []}",
                                 "{\"format\": 1, \"cases_sha256\": \"\", \"files\": [{\"path\": \"set/a\"}]}",
+                                "{\"format\": 1, \"cases_sha256\": \"\", \"files\": [], \"other_files\": {}}",
+                                "{\"format\": 1, \"cases_sha256\": \"\", \"files\": [], \"other_files\": [{\"bytes\": 1}]}",
+                                ("{\"format\": 1, \"cases_sha256\": \"\", \"files\": [], \"other_files\": [{\"path\": "
+                                 "\"../cases.json\", \"sha256\": \"\", \"bytes\": 1}]}"),
                                 ("{\"format\": 1, \"cases_sha256\": \"\", \"files\": [{\"path\": \"../cases.json\", \"case\": "
                                  "\"rmsnorm/a\", \"sha256\": \"\", \"bytes\": 1}]}")};
   for (size_t i = 0; i < sizeof broken / sizeof *broken; i++) {
@@ -375,6 +444,8 @@ int main(void) {
       FACT(flipped_byte_is_seen_anywhere),
       FACT(longer_file_is_named_with_both_sizes),
       FACT(unlisted_file_is_named),
+      FACT(files_beside_the_set_are_checked_like_goldens),
+      FACT(scene_that_cases_read_must_be_listed),
       FACT(changed_cases_are_seen),
       FACT(case_without_golden_and_golden_without_case_are_named),
       FACT(missing_or_malformed_manifest_is_an_error),

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "matrix.h"
+#include "schema.h"
 
 static mr3d_matrix *matrix_of(mr3d_matrix_options options) {
   mr3d_matrix *x = NULL;
@@ -208,7 +209,13 @@ static void json_and_html_say_what_the_matrix_says(void **state) {
   char *text = content_of(json);
   cJSON *root = cJSON_Parse(text);
   assert_non_null(root);
+  cJSON *schema = read_schema("matrix.schema.json");
+  check_against(root, schema, schema, "matrix");
+  cJSON_Delete(schema);
+  assert_string_equal(cJSON_GetObjectItemCaseSensitive(root, "selected")->valuestring, "--mutant mask-length/* --op mask");
   assert_int_equal(cJSON_GetArraySize(cJSON_GetObjectItemCaseSensitive(root, "mutants")), x->n_mutants);
+  const int killing = x->n_cases - cJSON_GetArraySize(cJSON_GetObjectItemCaseSensitive(root, "cases_that_kill_none"));
+  assert_in_range(cJSON_GetArraySize(cJSON_GetObjectItemCaseSensitive(root, "cases_that_others_cover")), 1, killing);
   const cJSON *first = cJSON_GetArrayItem(cJSON_GetObjectItemCaseSensitive(root, "mutants"), 0);
   const cJSON *tier = cJSON_GetArrayItem(cJSON_GetObjectItemCaseSensitive(first, "tiers"), 0);
   mr3d_matrix_row row = mr3d_matrix_row_of(x, 0, 0);
@@ -218,7 +225,7 @@ static void json_and_html_say_what_the_matrix_says(void **state) {
   cJSON_Delete(root);
   free(text);
   text = content_of(html);
-  assert_non_null(strstr(text, "EVERY MISTAKE IS KILLED"));
+  assert_non_null(strstr(text, "EVERY SELECTED MISTAKE IS KILLED"));
   assert_non_null(strstr(text, "mask-length/unrepaired"));
   assert_null(strstr(text, "http://"));
   free(text);

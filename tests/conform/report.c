@@ -1,6 +1,7 @@
 /** Reports: whatever a backend says, files stay valid, nothing is lost, and the terminal is not written to by others. */
 #include <math.h>
 
+#include "schema.h"
 #include "small_suite.h"
 
 /* Everything that could break a report: markup, quotes, control characters, terminal colours, broken UTF-8, a CDATA end, "]]>". */
@@ -157,50 +158,9 @@ static void json_lines_parse_and_hold_every_result(void **state) {
   free(text);
 }
 
-/** Every key that the lines hold is described in docs/report.schema.json, and every required one is there. */
-static void check_against(const cJSON *value, const cJSON *schema, const cJSON *root, const char *place) {
-  const cJSON *reference = cJSON_GetObjectItem(schema, "$ref");
-  if (reference) schema = cJSON_GetObjectItem(cJSON_GetObjectItem(root, "$defs"), strrchr(reference->valuestring, '/') + 1);
-  assert_non_null(schema);
-  const cJSON *type = cJSON_GetObjectItem(schema, "type"), *properties = cJSON_GetObjectItem(schema, "properties"),
-              *words = cJSON_GetObjectItem(schema, "enum"), *item;
-  if (cJSON_IsString(type)) {
-    const char *is = cJSON_IsObject(value)   ? "object"
-                     : cJSON_IsArray(value)  ? "array"
-                     : cJSON_IsString(value) ? "string"
-                     : cJSON_IsBool(value)   ? "boolean"
-                     : cJSON_IsNumber(value) ? "number"
-                                             : "null";
-    const char *must = strcmp(type->valuestring, "integer") == 0 ? "number" : type->valuestring;
-    if (strcmp(is, must) != 0) fail_msg("%s is %s, the schema says %s", place, is, must);
-  } else if (cJSON_IsArray(type) && !cJSON_IsNumber(value) && !cJSON_IsString(value)) fail_msg("%s is neither number nor string", place);
-  if (words) {
-    bool known = false;
-    cJSON_ArrayForEach (item, words) known = known || cJSON_Compare(item, value, true);
-    if (!known) fail_msg("%s is none of the schema's words", place);
-  }
-  if (properties) {
-    cJSON_ArrayForEach (item, value) {
-      const cJSON *inner = cJSON_GetObjectItemCaseSensitive(properties, item->string);
-      if (!inner) fail_msg("%s.%s is not in the schema", place, item->string);
-      char deeper[200];
-      snprintf(deeper, sizeof deeper, "%.120s.%s", place, item->string);
-      check_against(item, inner, root, deeper);
-    }
-    cJSON_ArrayForEach (item, cJSON_GetObjectItem(schema, "required"))
-      if (!cJSON_GetObjectItemCaseSensitive(value, item->valuestring)) fail_msg("%s lacks %s", place, item->valuestring);
-  }
-  const cJSON *items = cJSON_GetObjectItem(schema, "items");
-  if (items)
-    cJSON_ArrayForEach (item, value) check_against(item, items, root, place);
-}
-
 /** As many lines as that, each as the schema says; frees the text. */
 static void check_lines(char *text, int count) {
-  assert_non_null(getenv("MR3D_DOCS"));
-  char *schema_text = read_bytes(getenv("MR3D_DOCS"), "report.schema.json", NULL);
-  cJSON *schema = cJSON_Parse(schema_text);
-  assert_non_null(schema);
+  cJSON *schema = read_schema("report.schema.json");
   int n = 0;
   for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n"), n++) {
     cJSON *json = cJSON_Parse(line);
@@ -212,7 +172,6 @@ static void check_lines(char *text, int count) {
   }
   assert_int_equal(n, count);
   cJSON_Delete(schema);
-  free(schema_text);
   free(text);
 }
 

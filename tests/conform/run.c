@@ -124,8 +124,8 @@ static void silent_operator_is_asked_twice_and_then_failed_unasked(void **state)
   make_set(folder, RMSNORM_CASE("a", "", DO("hang")) ", " RMSNORM_CASE("b", "", DO("hang")) ", " RMSNORM_CASE(
                        "c", "", "") ", " RMSNORM_CASE("d", "", ""));
   mr3d_run *run = run_suite((mr3d_run_options){.backend = subject(), .golden_dir = folder, .timeout = 0.2}, NULL, NULL);
-  assert_result(run, "rmsnorm/a", MR3D_FAILED, "no reply within 0.2 s");
-  assert_result(run, "rmsnorm/b", MR3D_FAILED, "no reply within 0.2 s");
+  assert_result(run, "rmsnorm/a", MR3D_FAILED, "no reply within 0.2 s (--timeout)");
+  assert_result(run, "rmsnorm/b", MR3D_FAILED, "no reply within 0.2 s (--timeout)");
   assert_result(run, "rmsnorm/c", MR3D_FAILED, "not asked");
   assert_result(run, "rmsnorm/d", MR3D_FAILED, "not asked");
   assert_int_equal(result_of(run, "rmsnorm/b")->steps[0].reply.kind, MR3D_REPLY_TIMEOUT);

@@ -287,13 +287,13 @@ static const rule rules[] = {
     {"normalize_coords", "meta config {\"num_bins\":100}", {"100", "2^4"}},
 
     /* point tensors */
-    {"mixed_rope", "drop point_coords", {"point_coords is missing", "come together"}},
+    {"mixed_rope", "drop point_coords", {"point_coords is missing, expected a tensor [N,3] (one sample) or [B,N,3]", "come together"}},
     {"mixed_rope", "drop point_token_mask", {"point_token_mask is missing", "come together"}},
     {"mixed_rope", "drop point_token_mask;drop point_coords;put point_counts I64 1 2", {"point_counts", "is unexpected", "needs point_token_mask and point_coords"}},
-    {"mixed_rope", "put point_coords I64 106328,3", {"point_coords has 106328 rows, point_token_mask marks 2", "sample 0"}},
-    {"mixed_rope", "put point_coords I64 1,1,3", {"point_coords has 1 rows, point_token_mask marks 2"}},
+    {"mixed_rope", "put point_coords I64 106328,3", {"point_coords has 106328 rows, point_token_mask marks 2", "sample 0", "coordinates of the raw scan do not belong here"}},
+    {"mixed_rope", "put point_coords I64 1,1,3", {"point_coords has 1 row, point_token_mask marks 2"}},
     {"mixed_rope", "poke point_token_mask 0 1", {"point_coords has 2 rows, point_token_mask marks 3"}},
-    {"mixed_rope", "put point_counts I64 1 1", {"1 rows", "marks 2"}},
+    {"mixed_rope", "put point_counts I64 1 1", {"1 row,", "marks 2"}},
     {"mixed_rope", "put point_counts I64 1 3", {"point_counts[0] is 3", "2 rows"}},
     {"mixed_rope", "put point_counts I64 1 -1", {"point_counts[0] is -1"}},
     {"mixed_rope", "put point_coords I64 2,2,3", {"point_coords has shape [2,2,3], expected [N,3] (B = 1 only) or [B,N,3] with B = 1 (query)"}},

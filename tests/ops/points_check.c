@@ -22,8 +22,22 @@ static void raw_scan_beside_556_marks_is_refused_with_both_numbers(void **state)
     mask[i] = true;
   mr3d_error error = {0};
   assert_refused(mr3d_points_check(&(mr3d_points){mask, 106328, some, NULL}, 1, 786, &error), &error,
-                 "point_coords has 106328 rows, point_token_mask marks 556");
+                 "point_coords has 106328 rows, point_token_mask marks 556", "raw scan");
   assert_refused(mr3d_points_check(&(mr3d_points){mask, 555, some, NULL}, 1, 786, &error), &error, "point_coords has 555 rows, point_token_mask marks 556");
+  const struct {
+    int64_t rows;
+    bool raw;
+  } marked_one[] = {{2, false}, {7, false}, {8, true}};
+  mask[100] = false;
+  for (int i = 0; i < 3; i++) { /* of the mask's first 102 entries one is set */
+    error = (mr3d_error){0};
+    assert_refused(mr3d_points_check(&(mr3d_points){mask, marked_one[i].rows, some, NULL}, 1, 102, &error), &error, "marks 1 ");
+    assert_int_equal(strstr(error.message, "raw scan") != NULL, marked_one[i].raw);
+  }
+  assert_refused(mr3d_points_check(&(mr3d_points){mask, 3, some, NULL}, 1, 100, &error), &error, "has 3 rows, point_token_mask marks 0");
+  assert_null(strstr(error.message, "raw scan"));
+  assert_refused(mr3d_points_check(&(mr3d_points){mask, 1, some, NULL}, 1, 100, &error), &error, "has 1 row, ");
+  mask[100] = true;
   const int64_t counts[] = {556};
   assert_refused(mr3d_points_check(&(mr3d_points){mask, 500, some, counts}, 1, 786, &error), &error, "point_counts[0] is 556", "500 rows");
 }

@@ -1,39 +1,7 @@
-/** `mr3d run` as a user starts it: what it prints for the canonical scene, real scans when the data folder is given, and its errors. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/wait.h>
-
-#include <cmocka.h>
-
+/** `mr3d run` as a user starts it: what it prints for the canonical scene, and its errors. */
 #include "mr3d/random.h"
 #include "mr3d/safetensors.h"
-
-static char output[65536];
-
-/** Runs `mr3d WORDS` through the shell, keeps its output (both streams) and gives the exit status. */
-static int mr3d(const char *format, ...) MR3D_PRINTF(1, 2);
-static int mr3d(const char *format, ...) {
-  char words[3000], command[8000];
-  va_list arguments;
-  va_start(arguments, format);
-  vsnprintf(words, sizeof words, format, arguments);
-  va_end(arguments);
-  snprintf(command, sizeof command, "'%s' %s 2>&1", getenv("MR3D"), words);
-  FILE *pipe = popen(command, "r");
-  assert_non_null(pipe);
-  output[fread(output, 1, sizeof output - 1, pipe)] = '\0';
-  const int status = pclose(pipe);
-  assert_true(WIFEXITED(status));
-  return WEXITSTATUS(status);
-}
-
-static void assert_said(const char *text) {
-  if (!strstr(output, text)) fail_msg("\"%s\" was not said, but: %s", text, output);
-}
+#include "program.h"
 
 static const char *scene(void) {
   static char path[4096];
@@ -150,26 +118,12 @@ static void errors_say_what_to_do(void **state) {
   assert_said("expected a floating tensor features [556,32]");
 }
 
-static void two_real_scans_give_their_known_counts(void **state) {
-  (void)state;
-  const char *data = getenv("MR3D_DATA");
-  if (!data) {
-    print_message("skipped: MR3D_DATA names no data folder\n");
-    skip();
-  }
-  assert_int_equal(mr3d("run --scan '%s/scans/office1.ply'", data), 0);
-  assert_said("307200 rows, 52744 dropped as non-finite, 254456 kept");
-  assert_int_equal(mr3d("run --scan '%s/scans/five_people.ply' --prompt qwen25/all", data), 0);
-  assert_said("T = 231 text tokens");
-}
-
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(canonical_scene_gives_556_tokens),
       cmocka_unit_test(json_output_holds_the_same_numbers),
       cmocka_unit_test(scan_prompt_and_weights_go_on_to_generation),
       cmocka_unit_test(errors_say_what_to_do),
-      cmocka_unit_test(two_real_scans_give_their_known_counts),
   };
   return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

@@ -1,4 +1,4 @@
-"""A backend in Python: copy this file, subclass Backend, call serve(). It needs numpy and safetensors, nothing else.
+"""A backend in Python: import this file, subclass Backend, call serve(). It needs numpy and safetensors, nothing else.
 
     import numpy as np
     from mr3d_backend import Backend, Refused, serve
@@ -17,9 +17,10 @@
 Every method that bears the name of an operator is announced to the suite, at every tier of `tiers`; what a method
 returns is the answer. Raise Refused for a request that must not be answered and Unsupported for an exception to what
 was announced. Any other exception is answered as an error too, and its traceback goes to stderr, the backend's log.
-Judge it with
+NaN and infinity are refused here, before a method is called (not in `points`, whose rows without a return are dropped).
+Save yours beside this file, or a copy of this file beside yours, and judge it with
 
-    mr3d check --backend "exec:python mine.py"
+    mr3d check --backend "exec:python tools/backends/mine.py"
 """
 
 import json
@@ -40,6 +41,7 @@ OPS = ("splice", "mask", "rope1d", "cis3d", "rope3d", "normalize_coords", "mixed
 
 NUMPY_TYPES = {"BOOL": "?", "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4",
                "U64": "<u8", "I64": "<i8", "F16": "<f2", "F32": "<f4", "F64": "<f8"}
+EXPONENTS = {"F64": ("<u8", 0x7FF << 52), "F32": ("<u4", 0xFF << 23), "F16": ("<u2", 0x1F << 10), "BF16": ("<u2", 0xFF << 7)}
 
 
 class Refused(Exception):
@@ -148,6 +150,17 @@ def without_duplicates(pairs: list) -> dict:
 # ---------------------------------------------------------------------------------------------------------------------
 # The conversation
 
+def check_finite(name: str, dtype: str, data: bytes):
+    """Refuses a floating tensor that holds NaN or infinity: numbers whose bits of the exponent are all set."""
+    if dtype not in EXPONENTS or name == "points":
+        return
+    code, exponent = EXPONENTS[dtype]
+    exponent = np.array(exponent, code)
+    found = np.flatnonzero(np.frombuffer(data, code) & exponent == exponent)
+    if len(found):
+        raise Refused(f"{name} holds NaN or infinity at flat index {found[0]}, expected finite values")
+
+
 def make_request(backend: Backend, meta: dict[str, str], tensors: list) -> Request:
     for key in ("op", "tier", "config"):
         if key not in meta:
@@ -162,6 +175,8 @@ def make_request(backend: Backend, meta: dict[str, str], tensors: list) -> Reque
         raise Unsupported(f'op "{meta["op"]}" is not among {", ".join(backend.ops())}')
     if meta["tier"] not in backend.tiers:
         raise Unsupported(f'tier "{meta["tier"]}" is not among {", ".join(backend.tiers)}')
+    for name, t in tensors:
+        check_finite(name, t["dtype"], t["data"])
     arrays = {name: backend.read_tensor(t["dtype"], t["shape"], t["data"]) for name, t in tensors}
     return Request(meta["id"], meta["op"], meta["tier"], config, meta, arrays)
 

@@ -17,6 +17,8 @@
 #include "mr3d/random.h"
 #include "mr3d/safetensors.h"
 
+#define SCENE_PATH "scene/canonical.ply" /* below the golden set's folder; the manifest lists it among other_files */
+
 struct mr3d_golden {
   mr3d_bundle *file;
 };
@@ -47,14 +49,21 @@ static const char *text_in(const cJSON *object, const char *key) {
   return cJSON_IsString(item) ? item->valuestring : NULL;
 }
 
+/** The manifest's two lists: the goldens below set/, and what else cases and tests read, anywhere below golden_dir. */
+static const cJSON *listed(const cJSON *manifest, bool goldens) {
+  return cJSON_GetObjectItemCaseSensitive(manifest, goldens ? "files" : "other_files");
+}
+
 /** One entry of the manifest against the file it lists. */
-static mr3d_status check_entry(const char *golden_dir, const cJSON *entry, mr3d_error *error) {
+static mr3d_status check_entry(const char *golden_dir, const cJSON *entry, bool golden, mr3d_error *error) {
   const char *path = text_in(entry, "path"), *sha256 = text_in(entry, "sha256");
   int64_t bytes;
   if (!path || !sha256 || !mr3d_json_is_count(cJSON_GetObjectItemCaseSensitive(entry, "bytes"), &bytes))
     return mr3d_fail(error, MR3D_FORMAT, "manifest.json: an entry lacks path, sha256 or bytes");
-  if (strncmp(path, "set/", 4) != 0 || strchr(path + 4, '/'))
+  if (golden && (strncmp(path, "set/", 4) != 0 || strchr(path + 4, '/')))
     return mr3d_fail(error, MR3D_FORMAT, "manifest.json: path \"%s\" is not directly below set/", path);
+  if (path[0] == '/' || strstr(path, ".."))
+    return mr3d_fail(error, MR3D_FORMAT, "manifest.json: path \"%s\" is not below the golden set's folder", path);
   char full[4096], hex[65];
   size_t size;
   snprintf(full, sizeof full, "%s/%s", golden_dir, path);
@@ -63,11 +72,11 @@ static mr3d_status check_entry(const char *golden_dir, const cJSON *entry, mr3d_
     return mr3d_fail(error, MR3D_FORMAT, "%s is listed in manifest.json but cannot be read (%s); restore it from version control", path,
                      inner.message);
   if (size != (size_t)bytes)
-    return mr3d_fail(error, MR3D_FORMAT, "%s has %zu bytes, manifest.json says %lld: the file was changed; restore it", path, size,
-                     (long long)bytes);
+    return mr3d_fail(error, MR3D_FORMAT, "%s has %zu bytes, manifest.json says %lld: the file was changed; restore it from version control",
+                     path, size, (long long)bytes);
   if (strcmp(hex, sha256) != 0)
-    return mr3d_fail(error, MR3D_FORMAT, "%s has SHA-256 %.16s..., manifest.json says %.16s...: the file was changed; restore it", path,
-                     hex, sha256);
+    return mr3d_fail(error, MR3D_FORMAT, "%s has SHA-256 %.16s..., manifest.json says %.16s...: the file was changed; restore it from version "
+                     "control", path, hex, sha256);
   return MR3D_OK;
 }
 
@@ -77,18 +86,21 @@ static mr3d_status read_manifest(const char *golden_dir, cJSON **manifest, mr3d_
   mr3d_status status = mr3d_read_json(path, manifest, error);
   if (status != MR3D_OK) return status;
   const cJSON *format = cJSON_GetObjectItemCaseSensitive(*manifest, "format"),
-              *files = cJSON_GetObjectItemCaseSensitive(*manifest, "files"), *entry;
+              *files = listed(*manifest, true), *others = listed(*manifest, false), *entry;
   bool good = cJSON_IsNumber(format) && format->valuedouble == 1 && cJSON_IsArray(files) && text_in(*manifest, "cases_sha256");
+  good = good && (!others || cJSON_IsArray(others));
   cJSON_ArrayForEach (entry, files) good = good && text_in(entry, "path") && text_in(entry, "case");
+  cJSON_ArrayForEach (entry, others) good = good && text_in(entry, "path");
   if (good) return MR3D_OK;
   cJSON_Delete(*manifest);
   *manifest = NULL;
-  return mr3d_fail(error, MR3D_FORMAT, "%s: expected format 1, cases_sha256, and files that each have path and case", path);
+  return mr3d_fail(error, MR3D_FORMAT,
+                   "%s: expected format 1, cases_sha256, files that each have path and case, and other_files, if any, that have path", path);
 }
 
-static const cJSON *entry_of(const cJSON *manifest, const char *key, const char *value) {
+static const cJSON *entry_of(const cJSON *list, const char *key, const char *value) {
   const cJSON *entry;
-  cJSON_ArrayForEach (entry, cJSON_GetObjectItemCaseSensitive(manifest, "files"))
+  cJSON_ArrayForEach (entry, list)
     if (strcmp(text_in(entry, key), value) == 0) return entry;
   return NULL;
 }
@@ -111,18 +123,26 @@ static void complain(struct complaints *to, const char *format, ...) {
   if (to->report) to->report(to->user, line);
 }
 
-/** Files in set/ that the manifest does not list. */
-static void check_unlisted(const char *golden_dir, const cJSON *manifest, struct complaints *to) {
+/** Files in a subfolder, set or scene, that its list does not have. */
+static void check_unlisted(const char *golden_dir, const char *subfolder, const cJSON *list, struct complaints *to) {
   char path[4096];
-  snprintf(path, sizeof path, "%s/set", golden_dir);
+  snprintf(path, sizeof path, "%s/%s", golden_dir, subfolder);
   DIR *folder = opendir(path);
   for (struct dirent *file; folder && (file = readdir(folder));) {
-    char listed[300];
-    snprintf(listed, sizeof listed, "set/%s", file->d_name);
-    if (strcmp(file->d_name, ".") == 0 || strcmp(file->d_name, "..") == 0 || entry_of(manifest, "path", listed)) continue;
-    complain(to, "%s is not listed in manifest.json; remove it, or regenerate the set with golden/generate.py", listed);
+    char name[300];
+    snprintf(name, sizeof name, "%s/%s", subfolder, file->d_name);
+    if (strcmp(file->d_name, ".") == 0 || strcmp(file->d_name, "..") == 0 || entry_of(list, "path", name)) continue;
+    complain(to, "%s is not listed in manifest.json; remove it, or regenerate the set with golden/generate.py", name);
   }
   if (folder) closedir(folder);
+}
+
+/** Whether a recipe somewhere in `json` draws from the scene. */
+static bool draws_from_scene(const cJSON *json) {
+  const cJSON *child;
+  bool found = cJSON_IsObject(json) && text_in(json, "scene") && cJSON_GetObjectItemCaseSensitive(json, "dtype");
+  cJSON_ArrayForEach (child, json) found = found || draws_from_scene(child);
+  return found;
 }
 
 /** Cases and goldens belong together one to one. */
@@ -145,12 +165,14 @@ static void check_cases(const char *golden_dir, const cJSON *manifest, struct co
   for (int i = 0; i < mr3d_suite_count(suite); i++) {
     const char *id = mr3d_suite_at(suite, i)->id;
     golden_path(id, path, sizeof path);
-    const cJSON *entry = entry_of(manifest, "case", id);
+    const cJSON *entry = entry_of(listed(manifest, true), "case", id);
     if (entry && strcmp(text_in(entry, "path"), path) == 0) continue;
     complain(to, "case %s has no golden: manifest.json does not list %s", id, path);
   }
+  if (draws_from_scene(suite->root) && !entry_of(listed(manifest, false), "path", SCENE_PATH))
+    complain(to, "cases read %s, which manifest.json does not list; run golden/generate.py", SCENE_PATH);
   const cJSON *entry;
-  cJSON_ArrayForEach (entry, cJSON_GetObjectItemCaseSensitive(manifest, "files")) {
+  cJSON_ArrayForEach (entry, listed(manifest, true)) {
     if (mr3d_suite_find(suite, text_in(entry, "case"))) continue;
     complain(to, "%s belongs to case %s, which cases.json does not have", text_in(entry, "path"), text_in(entry, "case"));
   }
@@ -165,12 +187,16 @@ mr3d_status mr3d_golden_verify(const char *golden_dir, void (*report)(void *user
   struct complaints to = {report, user, 0, ""};
   const cJSON *entry;
   mr3d_error inner = {0};
-  cJSON_ArrayForEach (entry, cJSON_GetObjectItemCaseSensitive(manifest, "files"))
-    if (check_entry(golden_dir, entry, &inner) != MR3D_OK) complain(&to, "%s", inner.message);
-  check_unlisted(golden_dir, manifest, &to);
+  int count = 0;
+  for (int goldens = 1; goldens >= 0; goldens--) {
+    const cJSON *list = listed(manifest, goldens);
+    cJSON_ArrayForEach (entry, list)
+      if (check_entry(golden_dir, entry, goldens, &inner) != MR3D_OK) complain(&to, "%s", inner.message);
+    check_unlisted(golden_dir, goldens ? "set" : "scene", list, &to);
+    count += cJSON_GetArraySize(list);
+  }
   check_cases(golden_dir, manifest, &to);
-  int count = cJSON_GetArraySize(cJSON_GetObjectItemCaseSensitive(manifest, "files"));
-  if (count == 0) complain(&to, "manifest.json lists no file");
+  if (cJSON_GetArraySize(listed(manifest, true)) == 0) complain(&to, "manifest.json lists no file");
   cJSON_Delete(manifest);
   if (to.count)
     return mr3d_fail(error, MR3D_FORMAT, "the golden set in %s is damaged (%d problem%s): %.600s", golden_dir, to.count,
@@ -184,9 +210,9 @@ mr3d_status mr3d_golden_open(const mr3d_suite *suite, const mr3d_case *test, mr3
   if (status != MR3D_OK) return status;
   char path[600], full[4096];
   golden_path(test->id, path, sizeof path);
-  const cJSON *entry = entry_of(suite->files->manifest, "path", path);
+  const cJSON *entry = entry_of(listed(suite->files->manifest, true), "path", path);
   if (!entry) return mr3d_fail(error, MR3D_FORMAT, "case %s has no golden: manifest.json does not list %s", test->id, path);
-  if ((status = check_entry(suite->golden_dir, entry, error)) != MR3D_OK) return status;
+  if ((status = check_entry(suite->golden_dir, entry, true, error)) != MR3D_OK) return status;
   snprintf(full, sizeof full, "%s/%s", suite->golden_dir, path);
   mr3d_bundle *file;
   if ((status = mr3d_safetensors_open(full, 0, &file, error)) != MR3D_OK) return status;

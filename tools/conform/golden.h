@@ -8,8 +8,9 @@
 typedef struct mr3d_golden mr3d_golden;
 
 /**
- * Reads golden/manifest.json and checks every file: listed but missing, changed (size, SHA-256), present but not listed, cases.json
- * changed, a case without golden. Every problem is one line through `report`. Returns MR3D_FORMAT if there was any.
+ * Reads golden/manifest.json and checks every file, goldens and others: listed but missing, changed (size, SHA-256), in set/ or scene/
+ * but not listed, cases.json changed, a case without golden. Every problem is one line through `report`. Returns MR3D_FORMAT if there was
+ * any; the message holds the first. `n_files` (may be NULL) counts what is listed.
  */
 mr3d_status mr3d_golden_verify(const char *golden_dir, void (*report)(void *user, const char *line), void *user, int *n_files,
                                mr3d_error *);

@@ -275,12 +275,25 @@ static void select_mutants(mr3d_matrix *x, const mr3d_matrix_options *options) {
   }
 }
 
+/** The options that leave out cases or mutants, as they are typed. */
+static void describe_selection(mr3d_matrix *x, const mr3d_matrix_options *o) {
+  const struct {
+    const char *option, *value;
+  } given[] = {{"--mutant", o->mutant_glob},      {"--mutants-of", o->mutant_pitfall}, {"--level", o->selection.level}, {"--op", o->selection.op},
+               {"--case", o->selection.case_glob}, {"--pitfall", o->selection.pitfall}, {"--tag", o->selection.tag},     {"--without", o->without}};
+  for (size_t i = 0; i < sizeof given / sizeof *given; i++) {
+    const size_t used = strlen(x->selected);
+    if (given[i].value) snprintf(x->selected + used, sizeof x->selected - used, " %s %s", given[i].option, given[i].value);
+  }
+}
+
 mr3d_status mr3d_matrix_run(const mr3d_matrix_options *options, mr3d_matrix_progress *progress, void *user, mr3d_matrix **out, mr3d_error *error) {
   mr3d_matrix *x = mr3d_allocate(1, sizeof *x);
   double start = mr3d_now();
   int n_files = 0;
   x->jobs = mr3d_parallel_jobs(options->jobs);
   x->seed = options->seed;
+  describe_selection(x, options);
   uint32_t tiers = options->selection.tiers ? options->selection.tiers : 1u << MR3D_FP64 | 1u << MR3D_FP32;
   for (int t = 0; t < MR3D_N_TIERS; t++)
     if (tiers >> t & 1) x->tiers[x->n_tiers++] = (mr3d_tier)t;

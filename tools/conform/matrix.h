@@ -45,6 +45,7 @@ typedef struct mr3d_matrix {
   uint64_t seed;
   int jobs;
   double seconds;
+  char selected[600];          /**< the options that narrow cases or mutants, each behind a blank; "": all, but for what is slow */
 } mr3d_matrix;
 
 /** Called now and then while it runs. */
@@ -70,7 +71,7 @@ bool mr3d_matrix_survives(const mr3d_matrix *, int tier, int mutant);
 /** Whether fp64 or fp32 is among the tiers where it survives: then the suite has a hole. */
 int mr3d_matrix_holes(const mr3d_matrix *);
 
-/** A case is needed when it alone kills some mutant at some tier. */
+/** A case is needed when it alone kills some mutant at some tier; of others, those that kill nothing are counted apart. */
 bool mr3d_matrix_is_needed(const mr3d_matrix *, int test);
 int mr3d_matrix_kills(const mr3d_matrix *, int test);
 /**

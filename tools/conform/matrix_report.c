@@ -17,7 +17,7 @@ static void add_names(cJSON *list, const mr3d_matrix *x, bool (*wanted)(const mr
     if (wanted(x, i)) cJSON_AddItemToArray(list, cJSON_CreateString(x->cases[i]->id));
 }
 
-static bool is_needless(const mr3d_matrix *x, int test) { return !mr3d_matrix_is_needed(x, test); }
+static bool is_needless(const mr3d_matrix *x, int test) { return mr3d_matrix_kills(x, test) > 0 && !mr3d_matrix_is_needed(x, test); }
 static bool kills_none(const mr3d_matrix *x, int test) { return mr3d_matrix_kills(x, test) == 0; }
 
 static cJSON *row_as_json(const mr3d_matrix *x, int tier, int mutant) {
@@ -47,6 +47,7 @@ mr3d_status mr3d_matrix_json(const mr3d_matrix *x, const char *path, mr3d_error 
   snprintf(seed, sizeof seed, "%llu", (unsigned long long)x->seed);
   cJSON_AddStringToObject(root, "seed", seed);
   cJSON_AddNumberToObject(root, "cases", x->n_cases);
+  cJSON_AddStringToObject(root, "selected", x->selected[0] ? x->selected + 1 : "");
   cJSON_AddNumberToObject(root, "seconds", x->seconds);
   cJSON_AddNumberToObject(root, "holes", mr3d_matrix_holes(x));
   cJSON *mutants = cJSON_AddArrayToObject(root, "mutants");
@@ -193,8 +194,9 @@ mr3d_status mr3d_matrix_html(const mr3d_matrix *x, const char *path, mr3d_error 
   int holes = mr3d_matrix_holes(x);
   fprintf(to, "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
               "<title>Kill matrix</title>\n<style>\n%s%s</style>\n</head>\n<body>\n<header>\n<div class=\"verdict %s\"><h1>%s</h1><p>",
-          mr3d_embedded_report_css, style, holes ? "failed" : "passed", holes ? "A MISTAKE SURVIVES" : "EVERY MISTAKE IS KILLED");
+          mr3d_embedded_report_css, style, holes ? "failed" : "passed", holes ? "A MISTAKE SURVIVES" : x->selected[0] ? "EVERY SELECTED MISTAKE IS KILLED" : "EVERY MISTAKE IS KILLED");
   fprintf(to, "%d mutants against %d cases; seed %llu", x->n_mutants, x->n_cases, (unsigned long long)x->seed);
+  if (x->selected[0]) fputs("; selected:", to), mr3d_write_escaped(to, x->selected);
   for (int t = 0; t < x->n_tiers; t++) {
     int killed = 0, mistakes = 0;
     for (int m = 0; m < x->n_mutants; m++) {

@@ -93,6 +93,21 @@ static mr3d_status check_words(const char *option, const char *list, int count, 
   return MR3D_OK;
 }
 
+/** Levels that the suite describes may still be without cases: that is no typing error. */
+static mr3d_status check_levels(const char *list, int count, const char *const known[], mr3d_error *error) {
+  mr3d_error inner = {0};
+  const mr3d_status status = check_words("--level", list, count, known, &inner);
+  if (status == MR3D_OK) return MR3D_OK;
+  static const char *const all[] = {"L0", "L1", "L2", "L3", "L4", "L5"};
+  for (int i = 0; i < 6; i++) {
+    bool has_cases = false;
+    for (int k = 0; k < count; k++) has_cases = has_cases || strcmp(all[i], known[k]) == 0;
+    if (has_cases || !list || strcmp(list, all[i]) != 0) continue;
+    return mr3d_fail(error, MR3D_INVALID, "--level \"%s\": no case has that level yet; `mr3d list levels` shows how many each has", all[i]);
+  }
+  return check_words("--level", list, 6, all, error) == MR3D_OK ? MR3D_OK : error->status;
+}
+
 /** The distinct words of one kind over all cases, in order of appearance. */
 struct words {
   int count;
@@ -116,7 +131,7 @@ mr3d_status mr3d_selection_check(const mr3d_suite *suite, const mr3d_selection *
     for (int t = 0; t < test->n_tags; t++) add_word(&tags, test->tags[t]);
   }
   mr3d_status status = check_words("--op", selection->op, ops.count, ops.list, error);
-  if (status == MR3D_OK) status = check_words("--level", selection->level, levels.count, levels.list, error);
+  if (status == MR3D_OK) status = check_levels(selection->level, levels.count, levels.list, error);
   if (status == MR3D_OK) status = check_words("--pitfall", selection->pitfall, pitfalls.count, pitfalls.list, error);
   if (status == MR3D_OK) status = check_words("--tag", selection->tag, tags.count, tags.list, error);
   free(ops.list), free(levels.list), free(pitfalls.list), free(tags.list);
@@ -265,8 +280,10 @@ mr3d_verdict mr3d_judge_reply(mr3d_truth *truth, const mr3d_error *refusal, int 
              refusal->message, reply->message);
     break;
   case MR3D_REPLY_TIMEOUT:
-    if (timeout > 0) snprintf(reason, size, "step %d (%s): no reply within %.3g s (--timeout): %.700s", step, out->op, timeout, reply->message);
-    else snprintf(reason, size, "step %d (%s): no reply in time: %.700s", step, out->op, reply->message);
+    if (timeout > 0) {
+      const char *said = strncmp(reply->message, "no answer within", 16) == 0 ? strstr(reply->message, "; ") : NULL; /* the limit, once */
+      snprintf(reason, size, "step %d (%s): no reply within %.3g s (--timeout)%.700s", step, out->op, timeout, said ? said : "");
+    } else snprintf(reason, size, "step %d (%s): no reply in time: %.700s", step, out->op, reply->message);
     break;
   case MR3D_REPLY_CRASH: snprintf(reason, size, "step %d (%s): the backend crashed: %.700s", step, out->op, reply->message); break;
   case MR3D_REPLY_MALFORMED: snprintf(reason, size, "step %d (%s): malformed reply: %.700s", step, out->op, reply->message); break;

@@ -54,6 +54,7 @@ typedef struct mr3d_usage {
   const char *line;   /**< "mr3d check --backend SPEC [OPTION ...]" */
   const char *text;   /**< paragraphs; may be "" */
   int least, most;    /**< how many arguments that are no options; most < 0: any number */
+  const char *needs;  /**< what is missing where there are fewer, with an example; NULL where `least` is 0 */
 } mr3d_usage;
 
 /**

@@ -231,11 +231,11 @@ int mr3d_command_compare(int argc, char **argv) {
       "Judges answer files as mr3d check judges a backend's answers (docs/protocol.md, \"Files\"). Several pairs are taken in order in one\n"
       "session table: a prefill, then its decodes. An answer file whose `type` is error is right where the reference refuses the request.\n\n"
       "Exit status: 0 within tolerance, 2 not, 1 could not compare.\n",
-      2, -1};
+      2, -1, "files come in pairs, a request and its answer; for instance: mr3d compare 0.req.safetensors 0.ans.safetensors"};
   int n = 0;
   int status = mr3d_options_parse(&usage, table, argc, argv, &n);
   if (status >= 0) return status;
-  if (n % 2 != 0) return mr3d_complain("%d files: each request needs its answer\nUsage: %s", n, usage.line);
+  if (n % 2 != 0) return mr3d_complain("%d files, so the last has no partner: %s\nUsage: %s", n, usage.needs, usage.line);
   if (only_tier(tiers, &c.asked) != 0) return 1;
   c.threads = (int)(threads > 1024 ? 1024 : threads);
   mr3d_error error = {0};

@@ -100,7 +100,7 @@ int mr3d_command_eval(int argc, char **argv) {
                             "answer file says its `type`\n"
                             "in its metadata: answer, error (the request was refused, `message` says why) or unsupported.\n\n"
                             "Exit status: 0 if all are answers, 1 otherwise.\n",
-                            1, -1};
+                            1, -1, "a request file is missing; for instance: mr3d eval 0.req.safetensors -o 0.ans.safetensors"};
   int n = 0;
   int status = mr3d_options_parse(&usage, table, argc, argv, &n);
   if (status >= 0) return status;

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "command.h"
+#include "mr3d/server.h"
 #include "mutants.h"
 #include "pitfalls.h"
 #include "run.h"
@@ -92,6 +93,19 @@ static int explain_case(const mr3d_case *test) {
   return 0;
 }
 
+/** Levels and operators: known words, described elsewhere. */
+static bool is_described_elsewhere(const char *name) {
+  bool op = false, level = strlen(name) == 2 && name[0] == 'L' && name[1] >= '0' && name[1] <= '5';
+  for (const char *const *known = mr3d_server_ops(); *known; known++) op = op || strcmp(name, *known) == 0;
+  if (level)
+    mr3d_complain("%s is a level, which is not explained here: `mr3d list levels` says what each covers, docs/concepts.md what levels are, and "
+                  "`mr3d list cases --level %s` shows its cases", name, name);
+  else if (op)
+    mr3d_complain("%s is an operator, which is not explained here: docs/protocol.md lists its inputs and outputs, docs/spec.md its formula, and "
+                  "`mr3d list cases --op %s` shows its cases", name, name);
+  return level || op;
+}
+
 static int unknown(const char *name, const mr3d_suite *suite) {
   int n = 0, count = mr3d_pitfall_count() + mr3d_suite_count(suite);
   const char **known = mr3d_allocate(count, sizeof *known);
@@ -147,7 +161,7 @@ int mr3d_command_explain(int argc, char **argv) {
                             "Says what a pitfall is (by slug or number: mask-length, P1), what a mutant does wrong "
                             "(mask-length/unrepaired), what a case shows, or which pitfalls\nan error message points to: "
                             "`mr3d explain \"size of tensor a (787) must match b (232)\"`.\n",
-                            1, 1};
+                            1, 1, "say what to explain; for instance: mr3d explain mask-length"};
   int n = 0;
   int status = mr3d_options_parse(&usage, table, argc, argv, &n);
   if (status >= 0) return status;
@@ -163,6 +177,7 @@ int mr3d_command_explain(int argc, char **argv) {
   status = pitfall  ? explain_pitfall(pitfall, suite)
            : mutant ? explain_mutant(mutant, suite)
            : test   ? explain_case(test)
+           : is_described_elsewhere(name) ? 1
            : explain_symptom(argv[0]) ? 0
                     : unknown(name, suite);
   mr3d_suite_close(&suite);

@@ -10,14 +10,17 @@
 #include "mr3d/safetensors.h"
 
 static void print_problem(void *user, const char *line) {
-  (void)user;
+  ++*(int *)user;
   printf("%s\n", line);
 }
 
 static int verify(const char *golden_dir) {
   mr3d_error error = {0};
-  int n = 0;
-  if (mr3d_golden_verify(golden_dir, print_problem, NULL, &n, &error) != MR3D_OK) return mr3d_complain("%s", error.message);
+  int n = 0, problems = 0;
+  mr3d_status status = mr3d_golden_verify(golden_dir, print_problem, &problems, &n, &error);
+  fflush(stdout);
+  if (problems) return mr3d_complain("the golden set in %s is damaged: %d problem%s", golden_dir, problems, problems == 1 ? "" : "s");
+  if (status != MR3D_OK) return mr3d_complain("%s", error.message); /* no manifest to check against */
   printf("%d files, all as manifest.json says\n", n);
   return 0;
 }
@@ -164,7 +167,7 @@ int mr3d_command_golden(int argc, char **argv) {
       "verify  every file that manifest.json lists is there, bit for bit, and no other; every case has its golden\n"
       "list    the tensors of every file\n"
       "diff    this set (the first) against another folder (the second), a regenerated one for instance; exit status 2 where they differ\n",
-      1, 2};
+      1, 2, "say what to do with the golden set: verify, list or diff; for instance: mr3d golden verify"};
   int n = 0;
   int status = mr3d_options_parse(&usage, table, argc, argv, &n);
   if (status >= 0) return status;

@@ -51,9 +51,9 @@ static void print_cases(const mr3d_matrix *x) {
   int needless = 0, killing = 0;
   for (int i = 0; i < x->n_cases; i++) {
     killing += mr3d_matrix_kills(x, i) > 0;
-    needless += !mr3d_matrix_is_needed(x, i);
+    needless += mr3d_matrix_kills(x, i) > 0 && !mr3d_matrix_is_needed(x, i);
   }
-  printf("\n%d of %d cases kill a mutant; %d kill only what others kill too (other sizes and options; --json lists them)\n", killing, x->n_cases, needless);
+  printf("\n%d of %d cases kill a mutant; %d of them kill only what others kill too (other sizes and options; --json lists them)\n", killing, x->n_cases, needless);
   int n = 0;
   for (int i = 0; i < x->n_cases; i++)
     for (int p = 0; p < x->cases[i]->n_pitfalls; p++) {

@@ -116,7 +116,7 @@ int mr3d_options_parse(const mr3d_usage *usage, const mr3d_option *options, int 
     int status = set_option(o, value);
     if (status >= 0) return status;
   }
-  if (n < usage->least) return mr3d_complain("something is missing\nUsage: %s", usage->line);
+  if (n < usage->least) return mr3d_complain("%s\nUsage: %s", usage->needs ? usage->needs : "something is missing", usage->line);
   if (usage->most >= 0 && n > usage->most)
     return mr3d_complain("\"%s\" is one argument too many\nUsage: %s", argv[usage->most], usage->line);
   *n_arguments = n;
