@@ -334,6 +334,48 @@ static void verdict_and_exit_status_agree(void **state) {
   }
 }
 
+static bool any_holds(const mr3d_run *run, const char *text) {
+  char limits[MR3D_MAX_LIMITS][1024];
+  int n = mr3d_run_limits(run, limits);
+  for (int i = 0; i < n; i++)
+    if (strstr(limits[i], text)) return true;
+  return false;
+}
+
+static void a_passing_run_says_what_it_does_not_exclude(void **state) {
+  (void)state;
+  char *bytes = NULL;
+  size_t size = 0;
+  mr3d_run *run = hostile_run();
+  run->failed = run->broken = 0;
+  run->n_results = 1; /* passed at fp32, about decode-rope */
+  assert_true(any_holds(run, "at fp32, errors of an operator below"));
+  assert_false(any_holds(run, "bf16"));
+  assert_true(any_holds(run, "mask-length"));
+  assert_false(any_holds(run, "decode-rope"));
+  assert_false(any_holds(run, "stored answers")); /* its seed is its own */
+  assert_false(any_holds(run, "rounding of a narrow tier"));
+  FILE *to = open_memstream(&bytes, &size);
+  mr3d_report_text(run, to, false, false);
+  fclose(to);
+  assert_non_null(strstr(bytes, "This does not exclude\n  - at fp32"));
+  free(bytes);
+
+  results[0].tier = MR3D_BF16_TIER;
+  run->options.seed = 0;
+  assert_true(any_holds(run, "rounding of a narrow tier"));
+  assert_true(any_holds(run, "stored answers"));
+  results[0].verdict = MR3D_SKIPPED;
+  assert_true(any_holds(run, "what was not compared: rope1d"));
+
+  run = hostile_run();
+  to = open_memstream(&bytes, &size);
+  mr3d_report_text(run, to, false, false);
+  fclose(to);
+  assert_null(strstr(bytes, "does not exclude"));
+  free(bytes);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(json_lines_parse_and_hold_every_result),
@@ -344,6 +386,7 @@ int main(void) {
       cmocka_unit_test(terminal_report_shows_findings_and_no_control_characters),
       cmocka_unit_test(rerun_command_is_quoted_for_a_shell),
       cmocka_unit_test(unwritable_file_is_an_error_with_its_path),
+      cmocka_unit_test(a_passing_run_says_what_it_does_not_exclude),
       cmocka_unit_test(verdict_and_exit_status_agree),
   };
   return cmocka_run_group_tests(tests, make, drop);

@@ -5,6 +5,7 @@
 
 #include "file.h"
 #include "json.h"
+#include "pitfalls.h"
 
 const char *mr3d_verdict_name(mr3d_verdict verdict) {
   static const char *const names[] = {"passed", "failed", "skipped", "broken"};
@@ -34,6 +35,59 @@ const char *mr3d_run_verdict(const mr3d_run *run, char why[512]) {
   }
   snprintf(why, 512, "all %d compared results passed%s", compared, run->skipped ? "; what was skipped is not judged" : "");
   return "COMPLIANT";
+}
+
+static bool was_judged(const mr3d_run *run, mr3d_tier tier) {
+  for (int i = 0; i < run->n_results; i++)
+    if (run->results[i].tier == tier && run->results[i].verdict == MR3D_PASSED) return true;
+  return false;
+}
+
+/** Operators of which nothing was compared: "voxelize, decode". */
+static void list_skipped(const mr3d_run *run, char *to, size_t size) {
+  int n;
+  mr3d_operator_row *rows = mr3d_operator_rows(run, &n);
+  for (int r = 0; r < n; r++) {
+    int compared = 0;
+    for (int tier = 0; tier < MR3D_N_TIERS; tier++) compared += rows[r].count[tier][MR3D_PASSED] + rows[r].count[tier][MR3D_FAILED];
+    if (!compared) snprintf(to + strlen(to), size - strlen(to), "%s%s", *to ? ", " : "", rows[r].op);
+  }
+  free(rows);
+}
+
+/** Pitfalls that no passed result is about. */
+static void list_untried(const mr3d_run *run, char *to, size_t size) {
+  for (int p = 0; p < mr3d_pitfall_count(); p++) {
+    const char *slug = mr3d_pitfall_at(p)->slug;
+    bool tried = false;
+    for (int i = 0; i < run->n_results && !tried; i++)
+      for (int k = 0; k < run->results[i].test->n_pitfalls && run->results[i].verdict == MR3D_PASSED && !tried; k++)
+        tried = strcmp(run->results[i].test->pitfalls[k], slug) == 0;
+    if (!tried) snprintf(to + strlen(to), size - strlen(to), "%s%s", *to ? ", " : "", slug);
+  }
+}
+
+int mr3d_run_limits(const mr3d_run *run, char limits[MR3D_MAX_LIMITS][1024]) {
+  /* What `mr3d sensitivity` finds, docs/tolerance.md, of the operator where it is most. */
+  static const char *const smallest[MR3D_N_TIERS] = {
+      [MR3D_FP64] = "errors of an operator below 2e-15 of all outputs, 3e-15 of one token or 1e-14 of one element",
+      [MR3D_FP32] = "errors of an operator below 7e-7 of all outputs, 1e-6 of one token or 5e-6 of one element",
+      [MR3D_TF32] = "small errors: how small ones are seen has not been measured at this tier",
+      [MR3D_BF16_TIER] = "errors of an operator below 0.8 % of all outputs (swiglu; 0.2 % else), 2 % of one token or 9 % of one element",
+      [MR3D_FP16] = "errors of an operator below 0.12 % of all outputs (swiglu; 0.03 % else), 0.2 % of one token or 1 % of one element"};
+  int n = 0;
+  char list[900] = "";
+  for (int tier = 0; tier < MR3D_N_TIERS; tier++)
+    if (was_judged(run, (mr3d_tier)tier)) snprintf(limits[n++], 1024, "at %s, %s", mr3d_tier_name((mr3d_tier)tier), smallest[tier]);
+  if (n > 0 && !was_judged(run, MR3D_FP32) && !was_judged(run, MR3D_FP64))
+    snprintf(limits[n++], 1024, "mistakes of logic that are smaller than the rounding of a narrow tier: nothing was judged at fp32 or fp64");
+  list_skipped(run, list, sizeof list);
+  if (*list && n < MR3D_MAX_LIMITS) snprintf(limits[n++], 1024, "anything in what was not compared: %s", list);
+  list[0] = '\0';
+  list_untried(run, list, sizeof list);
+  if (*list && n < MR3D_MAX_LIMITS) snprintf(limits[n++], 1024, "pitfalls that no compared result is about: %s", list);
+  if (run->options.seed == 0 && n < MR3D_MAX_LIMITS) snprintf(limits[n++], 1024, "stored answers: the inputs of seed 0 are public, those of another --seed are not");
+  return n;
 }
 
 mr3d_worst mr3d_result_worst(const mr3d_result *result) {

@@ -25,6 +25,13 @@ const char *mr3d_reply_name(mr3d_reply_kind); /**< "answer", "error", "unsupport
 /** "COMPLIANT", "NOT COMPLIANT", "COULD NOT JUDGE", and why in one sentence. */
 const char *mr3d_run_verdict(const mr3d_run *, char why[512]);
 
+#define MR3D_MAX_LIMITS 8
+/**
+ * What a run that passed does not exclude, a sentence each: errors below what its tiers show, tiers, operators and pitfalls that were not judged, stored answers.
+ * Returns how many.
+ */
+int mr3d_run_limits(const mr3d_run *, char limits[MR3D_MAX_LIMITS][1024]);
+
 /** The statistic nearest to its limit, and where; `share` is value over limit. */
 typedef struct mr3d_worst {
   double share;

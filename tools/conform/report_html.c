@@ -347,12 +347,22 @@ static void write_cases(FILE *to, const mr3d_run *run) {
   fputs("</section>\n", to);
 }
 
+static void write_limits(FILE *to, const mr3d_run *run) {
+  char limits[MR3D_MAX_LIMITS][1024];
+  int n = mr3d_run_exit_status(run) == 0 ? mr3d_run_limits(run, limits) : 0;
+  if (n == 0) return;
+  fputs("<section id=\"limits\"><h2>What this does not exclude</h2>\n<ul>\n", to);
+  for (int i = 0; i < n; i++) fputs("<li>", to), text(to, limits[i]), fputs("</li>\n", to);
+  fputs("</ul>\n</section>\n", to);
+}
+
 mr3d_status mr3d_report_html(const mr3d_run *run, const char *path, mr3d_error *error) {
   char *bytes = NULL;
   size_t size = 0;
   FILE *to = open_memstream(&bytes, &size);
   write_head(to, run);
   write_findings(to, run);
+  write_limits(to, run);
   write_operators(to, run);
   write_pitfalls(to, run);
   write_cases(to, run);

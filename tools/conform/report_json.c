@@ -153,6 +153,10 @@ mr3d_status mr3d_report_json(const mr3d_run *run, const char *path, mr3d_error *
   cJSON_AddNumberToObject(tail, "skipped", run->skipped);
   cJSON_AddNumberToObject(tail, "broken", run->broken);
   cJSON_AddNumberToObject(tail, "exit_status", mr3d_run_exit_status(run));
+  cJSON *limits = cJSON_AddArrayToObject(tail, "does_not_exclude");
+  char texts[MR3D_MAX_LIMITS][1024];
+  int n = mr3d_run_exit_status(run) == 0 ? mr3d_run_limits(run, texts) : 0;
+  for (int i = 0; i < n; i++) cJSON_AddItemToArray(limits, cJSON_CreateString(texts[i]));
   cJSON_AddNumberToObject(tail, "yardsticks_taken", run->yardsticks_found);
   add_number(tail, "diagnosis_seconds", run->diagnosis_seconds);
   add_text(tail, "remarks", run->remarks ? run->remarks : "");

@@ -161,6 +161,12 @@ void mr3d_report_text(const mr3d_run *run, FILE *to, bool brief, bool colour) {
   const char *verdict = mr3d_run_verdict(run, why);
   fprintf(to, "%s%s%s: ", paint(&t, mr3d_run_exit_status(run) == 0 ? GREEN : RED), verdict, paint(&t, OFF));
   print_clean(to, why);
+  if (mr3d_run_exit_status(run) == 0 && !brief) {
+    char limits[MR3D_MAX_LIMITS][1024];
+    int n = mr3d_run_limits(run, limits);
+    fprintf(to, "\nThis does not exclude");
+    for (int i = 0; i < n; i++) fprintf(to, "\n  - %s", limits[i]);
+  }
   if (run->yardsticks_found > 0) fprintf(to, "\n%d yardstick runs taken from %s", run->yardsticks_found, run->options.yardsticks_dir);
   if (run->failed > 0) fprintf(to, "\nthe diagnosis took %.1f s", run->diagnosis_seconds);
   fprintf(to, "\n%d passed, %d failed, %d skipped, %d broken in %.1f s\n", run->passed, run->failed, run->skipped, run->broken,
