@@ -609,6 +609,10 @@ static void logits_fail_when_a_clear_favourite_changes(void **state) {
   mr3d_tensor_verdict verdict = verdict_on(&p, answer, "logits", &passed);
   assert_false(passed);
   assert_false(statistic(&verdict, "top1")->passed);
+  assert_true(verdict.top5_overlap == 1); /* the same five */
+  row[second] = -1000;
+  verdict = verdict_on(&p, answer, "logits", &passed);
+  assert_true(fabs(verdict.top5_overlap - (1 - 1.0 / 5 / 12)) < 1e-12); /* one of five lost in one row of twelve */
   fails_by(&p, answer, "logits", "kl");
   drop(&p);
   unlink(path);

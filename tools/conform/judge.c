@@ -161,6 +161,38 @@ static void check_finite(const mr3d_output *output, mr3d_tensor_verdict *verdict
                    (long long)verdict->elements);
 }
 
+#define FAVOURITES 5
+
+/** Indices of the largest values of a row, the largest first; ties go to the lower index. Returns how many there are. */
+static int favourites_of(const double *row, int64_t cols, int64_t favourites[FAVOURITES]) {
+  int n = 0;
+  for (int64_t c = 0; c < cols; c++) {
+    int at = n;
+    while (at > 0 && row[c] > row[favourites[at - 1]]) at--;
+    if (at == FAVOURITES) continue;
+    if (n < FAVOURITES) n++;
+    for (int k = n - 1; k > at; k--) favourites[k] = favourites[k - 1];
+    favourites[at] = c;
+  }
+  return n;
+}
+
+static double top5_overlap(const mr3d_output *output) {
+  double overlap = 0;
+  int64_t rows = 0;
+  for (int64_t r = 0; r < output->rows; r++) {
+    if (output->skip && output->skip[r]) continue;
+    int64_t right[FAVOURITES], got[FAVOURITES];
+    int n = favourites_of(output->ref + r * output->cols, output->cols, right), shared = 0;
+    favourites_of(output->got + r * output->cols, output->cols, got);
+    for (int a = 0; a < n; a++)
+      for (int b = 0; b < n; b++) shared += right[a] == got[b];
+    overlap += n ? (double)shared / n : 1;
+    rows++;
+  }
+  return rows ? overlap / (double)rows : NAN;
+}
+
 /** What every report shows: relative L2 of the tensor and its worst row, errors in ulps. */
 static void measure(const mr3d_output *output, mr3d_tensor_verdict *verdict) {
   int64_t n = 0;
@@ -186,6 +218,7 @@ static void measure(const mr3d_output *output, mr3d_tensor_verdict *verdict) {
     verdict->ulp_p99 = mr3d_select(ulps, n, (n - 1) * 99 / 100);
     verdict->ulp_max = mr3d_select(ulps, n, n - 1);
   }
+  if (strcmp(verdict->name, "logits") == 0) verdict->top5_overlap = top5_overlap(output);
   free(ulps);
 }
 
@@ -271,6 +304,7 @@ static void judge_by_yardstick(mr3d_truth *truth, const mr3d_output *output, mr3
 static void judge_float(mr3d_truth *truth, const mr3d_tensor *expected, const mr3d_tensor *got, mr3d_tensor_verdict *verdict) {
   if (got->dtype == MR3D_F64 && memcmp(got->data, expected->data, (size_t)verdict->elements * sizeof(double)) == 0) {
     mr3d_verdict_add(verdict, "exact", 0, 0, true, "%s", "");
+    if (strcmp(verdict->name, "logits") == 0) verdict->top5_overlap = 1;
     return;
   }
   mr3d_output output;
@@ -313,6 +347,7 @@ void mr3d_judge(mr3d_truth *truth, const mr3d_bundle *got, mr3d_judgement *judge
     if (strchr(tensor->name, ':')) continue;
     mr3d_tensor_verdict *verdict = &judgement->tensors[judgement->n_tensors++];
     verdict->passed = true;
+    verdict->top5_overlap = NAN;
     snprintf(verdict->name, sizeof verdict->name, "%s", tensor->name);
     truth->in_doubt = false;
     judge_tensor(truth, op, tensor, got, verdict);

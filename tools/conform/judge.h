@@ -32,6 +32,7 @@ typedef struct mr3d_tensor_verdict {
   double got, expected, bound;
   double relative_l2, worst_slice_relative_l2;
   double ulp_p50, ulp_p99, ulp_max;   /**< in ulps of the tier's storage type */
+  double top5_overlap;                /**< of logits: which part of the truth's five favourites are among the answer's, mean over rows; else NAN. Reported, not judged */
 } mr3d_tensor_verdict;
 
 typedef struct mr3d_judgement {

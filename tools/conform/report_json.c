@@ -69,6 +69,7 @@ static cJSON *tensor_object(const mr3d_tensor_verdict *v) {
   add_number(tensor, "ulp_p50", v->ulp_p50);
   add_number(tensor, "ulp_p99", v->ulp_p99);
   add_number(tensor, "ulp_max", v->ulp_max);
+  if (strcmp(v->name, "logits") == 0) add_number(tensor, "top5_overlap", v->top5_overlap);
   cJSON *statistics = cJSON_AddArrayToObject(tensor, "statistics");
   for (int i = 0; i < v->n_statistics; i++) {
     cJSON *statistic = cJSON_CreateObject();

@@ -1,4 +1,5 @@
 /** mr3d compare: answer files under the judge, without a backend (docs/cli.md, "compare"). */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -178,6 +179,8 @@ static void print_tensor(const mr3d_tensor_verdict *v) {
   if (measured)
     printf("    relative L2 %.3g, of the worst slice %.3g; ulps p50 %.3g, p99 %.3g, max %.3g\n", v->relative_l2, v->worst_slice_relative_l2,
            v->ulp_p50, v->ulp_p99, v->ulp_max);
+  if (measured && !isnan(v->top5_overlap))
+    printf("    of the five favourites %.3g %% are shared\n", 100 * v->top5_overlap);
 }
 
 static void print_pair(const struct comparison *c, int i) {
