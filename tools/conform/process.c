@@ -20,21 +20,10 @@
 
 #include "backend.h"
 #include "frames.h"
+#include "sanitized.h"
 
 /* Beyond any answer and any cache: only what writes without end meets it (MR3D_PROCESS_LIMITS). */
 #define LARGEST_FILE ((rlim_t)64 << 30)
-
-/* A leak checker reads its own process as a debugger would. */
-#if defined(__SANITIZE_ADDRESS__)
-#define SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
-#ifndef SANITIZED
-#define SANITIZED 0
-#endif
 
 /* ---- words ---- */
 
@@ -302,7 +291,7 @@ static void close_both(int pair[2]) {
 }
 
 void mr3d_process_protections(bool limits, char active[512], char missing[512]) {
-  bool adopts = prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0, closed = !SANITIZED && limits && prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) == 0;
+  bool adopts = prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0, closed = !MR3D_SANITIZED && limits && prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) == 0;
   snprintf(active, 512, "process group of its own; no inherited descriptors%s", adopts ? "; its children end with it" : "");
   snprintf(missing, 512, "%s", adopts ? "" : "its children end with it: this process cannot adopt them");
   char *list = closed ? active : missing;

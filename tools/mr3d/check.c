@@ -46,12 +46,7 @@ int mr3d_command_check(int argc, char **argv) {
   const mr3d_option table[] = {
       {"--backend", "SPEC", MR3D_OPTION_TEXT, &options.backend, "who is judged (needed); see above"},
       {"--tier", "LIST", MR3D_OPTION_TIERS, &selection->tiers, "fp64, fp32, tf32, bf16, fp16 (default: those the backend claims; fp64 for builtin: and mutant:)"},
-      {"--level", "LIST", MR3D_OPTION_TEXT, &selection->level, "L0 .. L5"},
-      {"--op", "LIST", MR3D_OPTION_TEXT, &selection->op, "operators"},
-      {"--case", "GLOB", MR3D_OPTION_TEXT, &selection->case_glob, "case names, * and ? as in a shell"},
-      {"--pitfall", "LIST", MR3D_OPTION_TEXT, &selection->pitfall, "slugs of the catalogue (mr3d list pitfalls)"},
-      {"--tag", "LIST", MR3D_OPTION_TEXT, &selection->tag, "tags of cases (mr3d list cases)"},
-      {"--without-slow", NULL, MR3D_OPTION_FLAG, &selection->without_slow, "leave out the cases tagged slow"},
+      MR3D_SELECTION_OPTIONS(selection),
       {"--seed", "N", MR3D_OPTION_SEED, &options.seed, "draw other inputs (default 0, the golden set's)"},
       {"--timeout", "SECONDS", MR3D_OPTION_SECONDS, &options.timeout, "for one request (default: 20 s and more by its size)"},
       {"--threads", "N", MR3D_OPTION_COUNT, &threads, "for reference and judge (default: all processors)"},

@@ -49,6 +49,15 @@ typedef struct mr3d_option {
   const char *help;
 } mr3d_option;
 
+/** The options that choose cases, of a `mr3d_selection *`. */
+#define MR3D_SELECTION_OPTIONS(selection)                                                                                \
+  {"--level", "LIST", MR3D_OPTION_TEXT, &(selection)->level, "L0 .. L5"},                                                \
+      {"--op", "LIST", MR3D_OPTION_TEXT, &(selection)->op, "operators"},                                                 \
+      {"--case", "GLOB", MR3D_OPTION_TEXT, &(selection)->case_glob, "case names, * and ? as in a shell"},                \
+      {"--pitfall", "LIST", MR3D_OPTION_TEXT, &(selection)->pitfall, "slugs of the catalogue (mr3d list pitfalls)"},     \
+      {"--tag", "LIST", MR3D_OPTION_TEXT, &(selection)->tag, "tags of cases (mr3d list cases)"},                         \
+      {"--without-slow", NULL, MR3D_OPTION_FLAG, &(selection)->without_slow, "leave out the cases tagged slow"}
+
 /** What the help says beside the options. */
 typedef struct mr3d_usage {
   const char *line;   /**< "mr3d check --backend SPEC [OPTION ...]" */

@@ -9,12 +9,7 @@ int mr3d_command_export(int argc, char **argv) {
   int64_t threads = 0;
   const mr3d_option table[] = {
       {"--tier", "LIST", MR3D_OPTION_TIERS, &selection->tiers, "fp64, fp32, tf32, bf16, fp16 (default: all)"},
-      {"--level", "LIST", MR3D_OPTION_TEXT, &selection->level, "L0 .. L5"},
-      {"--op", "LIST", MR3D_OPTION_TEXT, &selection->op, "operators"},
-      {"--case", "GLOB", MR3D_OPTION_TEXT, &selection->case_glob, "case names, * and ? as in a shell"},
-      {"--pitfall", "LIST", MR3D_OPTION_TEXT, &selection->pitfall, "slugs of the catalogue (mr3d list pitfalls)"},
-      {"--tag", "LIST", MR3D_OPTION_TEXT, &selection->tag, "tags of cases (mr3d list cases)"},
-      {"--without-slow", NULL, MR3D_OPTION_FLAG, &selection->without_slow, "leave out the cases tagged slow"},
+      MR3D_SELECTION_OPTIONS(selection),
       {"--seed", "N", MR3D_OPTION_SEED, &options.seed, "draw other inputs (default 0, the golden set's)"},
       {"--threads", "N", MR3D_OPTION_COUNT, &threads, "for the reference, which later steps of a session need (default: all processors)"},
       {"--golden", "DIR", MR3D_OPTION_TEXT, &golden, "the golden set (default: MR3D_GOLDEN, else beside the program)"},

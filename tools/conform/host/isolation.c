@@ -17,6 +17,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "../sanitized.h"
+
 #ifndef SYS_mount_setattr
 #define SYS_mount_setattr 442
 #endif
@@ -25,18 +27,6 @@
 #define LARGEST_FILE GIB
 #define MOST_THREADS 4096
 #define PROCESSOR_HOURS 24
-
-/* A sanitizer reserves terabytes, and looks for leaks as a debugger would. */
-#if defined(__SANITIZE_ADDRESS__)
-#define SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
-#ifndef SANITIZED
-#define SANITIZED 0
-#endif
 
 void mr3d_protection(mr3d_protections *protections, bool active, const char *format, ...) {
   char *list = active ? protections->active : protections->missing;
@@ -206,7 +196,7 @@ static int limit(int resource, uint64_t most) {
 
 static void set_limits(uint64_t memory, bool own_user, mr3d_protections *protections) {
   char name[64];
-  if (SANITIZED) {
+  if (MR3D_SANITIZED) {
     mr3d_protection(protections, false, "memory limit: the host is built with a sanitizer");
   } else {
     if (memory == 0) memory = machine_memory() / 4 * 3;
@@ -245,6 +235,6 @@ void mr3d_isolate(const mr3d_isolation *wanted, mr3d_protections *protections) {
   if (reason == 0) reason = mr3d_landlock(hide, &abi);
   tell(protections, "files read-only by Landlock", reason);
   if (hide) tell(protections, "golden set hidden by Landlock", reason);
-  if (SANITIZED) mr3d_protection(protections, false, "system calls filtered (seccomp): the host is built with a sanitizer");
+  if (MR3D_SANITIZED) mr3d_protection(protections, false, "system calls filtered (seccomp): the host is built with a sanitizer");
   else tell(protections, "system calls filtered (seccomp): no processes, no sockets, no tracing", mr3d_filter_calls());
 }
