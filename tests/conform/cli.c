@@ -4,10 +4,11 @@
 #include <sys/wait.h>
 #include <time.h>
 
+#include "../program.h"
 #include "pitfalls.h"
 #include "small_suite.h"
 
-static char folder[256], output[1 << 18];
+static char folder[256];
 
 static int make(void **state) {
   (void)state;
@@ -22,33 +23,11 @@ static int drop(void **state) {
   return 0;
 }
 
-/** Runs `mr3d WORDS` through the shell, keeps its output (both streams) and gives the exit status. */
-static int mr3d(const char *format, ...) MR3D_PRINTF(1, 2);
-static int mr3d(const char *format, ...) {
-  char words[4000], command[9000];
-  va_list arguments;
-  va_start(arguments, format);
-  vsnprintf(words, sizeof words, format, arguments);
-  va_end(arguments);
-  assert_non_null(getenv("MR3D"));
-  snprintf(command, sizeof command, "'%s' %s 2>&1", getenv("MR3D"), words);
-  FILE *pipe = popen(command, "r");
-  assert_non_null(pipe);
-  output[fread(output, 1, sizeof output - 1, pipe)] = '\0';
-  const int status = pclose(pipe);
-  assert_true(WIFEXITED(status));
-  return WEXITSTATUS(status);
-}
-
-static void assert_said(const char *text) {
-  if (!strstr(output, text)) fail_msg("\"%s\" was not said, but: %.3000s", text, output);
-}
-
 /* ---- help and mistakes in the command line ---- */
 
 static void every_command_has_help(void **state) {
   (void)state;
-  const char *const commands[] = {"check", "eval", "compare", "list", "explain", "export", "mutants", "golden", "run", "scene"};
+  const char *const commands[] = {"check", "eval", "compare", "list", "explain", "export", "mutants", "sensitivity", "golden", "run", "scene"};
   assert_int_equal(mr3d("--help"), 0);
   for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) assert_said(commands[i]);
   for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {

@@ -1,30 +1,21 @@
 /** mr3d export and dir: as a user meets them: requests go out as files, answers come back as files, and what is no answer is known for what it is. */
-#include <sys/wait.h>
-
 #include "offline.h"
+
+#include "../program.h"
 #include "small_suite.h"
 
-static char folder[256], output[1 << 16];
+static char folder[256];
 
-/** Runs a command line through the shell in the test's folder; $MR3D is the program. Keeps its output and gives the exit status. */
+/** Runs a command line through the shell in the test's folder; $MR3D is the program. */
 static int shell(const char *words) {
   char command[5000];
   snprintf(command, sizeof command, "{ cd '%s' && %s; } 2>&1", folder, words);
-  FILE *pipe = popen(command, "r");
-  assert_non_null(pipe);
-  output[fread(output, 1, sizeof output - 1, pipe)] = '\0';
-  const int status = pclose(pipe);
-  assert_true(WIFEXITED(status));
-  return WEXITSTATUS(status);
+  return run_command(command);
 }
 
 static void assert_shell(const char *words, int status) {
   int got = shell(words);
   if (got != status) fail_msg("%s: exit status %d, expected %d; %.3000s", words, got, status, output);
-}
-
-static void assert_said(const char *text) {
-  if (!strstr(output, text)) fail_msg("\"%s\" was not said, but: %.3000s", text, output);
 }
 
 #define EVAL(to) "cd requests && { \"$MR3D\" eval *.req.safetensors -o ../" to "; cd ..; }"

@@ -1,5 +1,5 @@
 /** `mr3d run` on two real scans of the data folder; skipped without it. */
-#include "program.h"
+#include "../program.h"
 
 static void two_real_scans_give_their_known_counts(void **state) {
   (void)state;

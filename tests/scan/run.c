@@ -1,7 +1,7 @@
 /** `mr3d run` as a user starts it: what it prints for the canonical scene, and its errors. */
 #include "mr3d/random.h"
 #include "mr3d/safetensors.h"
-#include "program.h"
+#include "../program.h"
 
 static const char *scene(void) {
   static char path[4096];
