@@ -269,7 +269,7 @@ static void close_exact(exact *e) {
   free(e->row);
 }
 
-/** Whether every row holds what belongs `by` columns before, over[0] = 0; or, `rows`, every row what belongs `by` rows before. */
+/** Whether each element holds what belongs `by` columns before it, or `by` rows; what was shifted in from outside is not looked at. */
 static bool is_shifted(const exact *e, bool rows, int64_t by) {
   for (int64_t i = 0; i < e->rows * e->cols; i++) {
     int64_t r = i / e->cols - (rows ? by : 0), c = i % e->cols - (rows ? 0 : by);
