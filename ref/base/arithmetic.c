@@ -18,6 +18,8 @@ mr3d_arithmetic mr3d_arithmetic_of(mr3d_tier tier, mr3d_rounding rounding, bool 
   return arithmetic;
 }
 
+double mr3d_stored_unit(const mr3d_units *units, mr3d_rounding_point point) { return units->kept >> point & 1 ? units->ua : units->u; }
+
 /** SplitMix64's output function (Steele, Lea, Flood 2014): bijective, every input bit reaches every output bit. */
 static inline uint64_t mix(uint64_t z) {
   z = (z ^ z >> 30) * UINT64_C(0xBF58476D1CE4E5B9);

@@ -45,6 +45,7 @@ mr3d_server *mr3d_server_new(const mr3d_server_options *options) {
   server->arithmetic = options->arithmetic;
   server->emulate = options->emulate;
   server->with_scale = options->with_scale;
+  server->kept = options->kept;
   server->threads = options->threads;
   server->own_weights = options->weights ? NULL : mr3d_weights_cache_new();
   server->weights = options->weights ? options->weights : server->own_weights;
@@ -96,6 +97,7 @@ static mr3d_status answer(mr3d_request *r) {
     status = (operators[found].part ? mr3d_config_parse_part : mr3d_config_parse)(r->config_json, &r->config, r->error);
   if (status == MR3D_OK) {
     r->units = mr3d_tier_units(r->tier);
+    r->units.kept = r->server->kept;
     status = operators[found].answer(r);
   }
   return status == MR3D_OK ? MR3D_OK : mr3d_fail_in(r->error, "%s", r->op);

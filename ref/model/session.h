@@ -40,6 +40,7 @@ struct mr3d_server {
   mr3d_arithmetic arithmetic;
   bool emulate, with_scale;
   int threads;
+  uint32_t kept;
   mr3d_weights_cache *weights, *own_weights;
   mr3d_session *sessions;
   uint64_t answered;

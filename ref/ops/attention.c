@@ -115,6 +115,7 @@ void mr3d_attention(const mr3d_context *context, const mr3d_attention_in *in, do
       .softmax_noise = mr3d_rounder_at(context, MR3D_AT_ACCUMULATION), .probability = mr3d_rounder_at(context, MR3D_AT_PROBABILITY),
       .probability_input = mr3d_rounder_at(context, MR3D_AT_PRODUCT_INPUT), .context_noise = mr3d_rounder_at(context, MR3D_AT_ACCUMULATION),
       .context = mr3d_rounder_at(context, MR3D_AT_CONTEXT)};
+  r.probability_input.on = r.probability_input.on && r.probability.on; /* kept wide into the product */
   r.score_noise.equal_columns = r.softmax_noise.equal_columns = r.probability_input.equal_columns = true;
 
   const int64_t tiles = (in->q + QUERY_TILE - 1) / QUERY_TILE;
@@ -151,6 +152,7 @@ static void scale_row(const mr3d_units *units, const mr3d_attention_in *in, cons
                       const bool *visible, const scale_work *work, double *scale) {
   const int64_t D = in->D, K = in->K;
   const double u = units->u, ua = units->ua, up = units->up, root = sqrt((double)D);
+  const double score = mr3d_stored_unit(units, MR3D_AT_SCORE), probability = mr3d_stored_unit(units, MR3D_AT_PROBABILITY);
   double *p = work->p, *delta = work->delta, *y = work->y, *spread = work->spread, *size = work->size, *squares = work->squares, *norm = work->norm;
   double max = -INFINITY, sum = 0, lost = 0;
   int64_t n = 0;
@@ -165,7 +167,7 @@ static void scale_row(const mr3d_units *units, const mr3d_attention_in *in, cons
       dot_squares += term * term;
     }
     p[j] = dot / root;
-    delta[j] = ua * (fmax(2, root) * dot_size / root + 2) + u * fabs(p[j]) + up * (2 * fabs(dot) + sqrt(dot_squares)) / root;
+    delta[j] = ua * (fmax(2, root) * dot_size / root + 2) + score * fabs(p[j]) + up * (2 * fabs(dot) + sqrt(dot_squares)) / root;
     max = fmax(max, p[j]);
     n++;
   }
@@ -200,7 +202,7 @@ static void scale_row(const mr3d_units *units, const mr3d_attention_in *in, cons
   }
   for (int64_t d = 0; d < D; d++)
     scale[d] = n == 0 ? 0
-                      : (units->narrow ? u * fabs(y[d]) : 0) + sqrt(spread[d] + u * u * squares[d] + units->eta * units->eta * norm[d]) +
+                      : (units->narrow ? u * fabs(y[d]) : 0) + sqrt(spread[d] + probability * probability * squares[d] + units->eta * units->eta * norm[d]) +
                             ua * (4 + sqrt((double)n) / 2) * size[d] + lost * (fabs(y[d]) + size[d]) + up * (2 * fabs(y[d]) + sqrt(squares[d])) + units->eta +
                             (double)n * units->eta_term;
 }
@@ -214,7 +216,7 @@ static void scale_row(const mr3d_units *units, const mr3d_attention_in *in, cons
  * (sqrt D as in mr3d_linear_scale: terms of one sign, added in order, stray by sqrt(D) / 3), the exponential and its argument, and the stored score (eager
  * stacks: 62 without). (u p_j + eta) v_j: probabilities stored in the tier (SDPA: 720 without). ua (4 + sqrt(n)/2): both sums over keys and the division.
  * lost: of both sums, the sum over p_j <= 8 ua of min(p_j, ua): where one key has nearly all weight, a sum in key order loses the small ones after it (5.5
- * without). up and eta_term as in mr3d_linear_scale. Without visible keys: 0, zeros are demanded.
+ * without). Promised scores or probabilities have ua for u. up and eta_term as in mr3d_linear_scale. Without visible keys: 0, zeros are demanded.
  */
 void mr3d_attention_scale(const mr3d_units *units, const mr3d_attention_in *in, double *scale) {
   const int64_t D = in->D, K = in->K, q = in->q;

@@ -81,13 +81,14 @@ static double *sizes_of(int64_t count, const double *x) {
 /**
  * scale = u (|y| + |xw| if there is a bias) + ua c (sum |x w| + |bias|) + up (2 |xw| + sqrt(sum (x w)^2)) + eta + K eta_term
  *
- * u: y is stored, with a bias often the product xw before it too. c: the accumulation of K terms, a random walk of sqrt K in binary32; below it
+ * u: y is stored, with a bias often the product xw before it too (unless promised otherwise, then ua |xw|). c: the accumulation of K terms, a random walk of sqrt K in binary32; below it
  * tensor cores that truncate, K/16. The bias stands in the sum because an accumulator may start from it. up (tf32): inputs rounded to nearest
  * err independently, sqrt(sum (x w)^2); hardware that drops their low bits loses up to 2 up of the whole product, with one sign.
  * eta_term: each product may be flushed.
  */
 void mr3d_linear_scale(const mr3d_units *units, const mr3d_linear_in *in, double *scale) {
   const double K = (double)in->in, c = units->narrow ? fmax(sqrt(K), K / 16) : sqrt(K), u = units->narrow ? units->u : 0;
+  const double before_bias = units->narrow ? mr3d_stored_unit(units, MR3D_AT_BEFORE_BIAS) : 0;
   const int64_t count = in->rows * in->out;
   double *xw = mr3d_allocate(count, sizeof *xw), *size = mr3d_allocate(count, sizeof *size);
   double *x_size = sizes_of(in->rows * in->in, in->x), *weight_size = sizes_of(in->out * in->in, in->weight);
@@ -101,7 +102,7 @@ void mr3d_linear_scale(const mr3d_units *units, const mr3d_linear_in *in, double
   mr3d_product(&product, 0, size);
   for (int64_t i = 0; i < count; i++) {
     const double bias = in->bias != NULL ? in->bias[i % in->out] : 0, stored = in->bias != NULL ? fabs(xw[i]) : 0;
-    scale[i] = u * (fabs(xw[i] + bias) + stored) + units->ua * c * (size[i] + fabs(bias)) +
+    scale[i] = u * fabs(xw[i] + bias) + before_bias * stored + units->ua * c * (size[i] + fabs(bias)) +
                units->up * (2 * fabs(xw[i]) + sqrt((double)squares[i])) + units->eta + K * units->eta_term;
   }
   free(xw);

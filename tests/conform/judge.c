@@ -461,16 +461,6 @@ static void rules_without_enough_rows_are_not_tested(void **state) {
 
 /* ---- composed operators ---- */
 
-static mr3d_bundle *emulated_answer(const mr3d_bundle *request, mr3d_tier tier, mr3d_rounding rounding, uint64_t seed) {
-  mr3d_server_options options = {.threads = 1, .emulate = true, .arithmetic = mr3d_arithmetic_of(tier, rounding, false, seed)};
-  mr3d_server *server = mr3d_server_new(&options);
-  mr3d_bundle *answer = NULL;
-  mr3d_error error = {0};
-  if (mr3d_server_answer(server, request, &answer, &error) != MR3D_OK) fail_msg("emulated: %s", error.message);
-  mr3d_server_free(&server);
-  return answer;
-}
-
 static void nearest_and_stochastic_arithmetic_of_a_layer_pass(void **state) {
   (void)state;
   static const mr3d_tier tiers[] = {MR3D_FP32, MR3D_TF32, MR3D_BF16_TIER, MR3D_FP16};
@@ -478,7 +468,7 @@ static void nearest_and_stochastic_arithmetic_of_a_layer_pass(void **state) {
     for (uint64_t seed = 1; seed <= 5; seed++) {
       problem p = pose(layer_request(tiers[t], seed, 1, 48));
       for (int rounding = 0; rounding < 2; rounding++) {
-        mr3d_bundle *answer = emulated_answer(p.request, tiers[t], rounding ? MR3D_STOCHASTIC : MR3D_NEAREST, 1000 + seed);
+        mr3d_bundle *answer = emulated_answer(p.request, mr3d_arithmetic_of(tiers[t], rounding ? MR3D_STOCHASTIC : MR3D_NEAREST, false, 1000 + seed));
         passes(&p, answer, rounding ? "stochastic layer" : "nearest layer", seed);
         mr3d_bundle_free(&answer);
       }
@@ -594,7 +584,7 @@ static void logits_fail_when_a_clear_favourite_changes(void **state) {
   (void)state;
   char path[64];
   problem p = pose(prefill_request(MR3D_FP32, 7, 12, path));
-  mr3d_bundle *answer = emulated_answer(p.request, MR3D_FP32, MR3D_NEAREST, 99);
+  mr3d_bundle *answer = emulated_answer(p.request, mr3d_arithmetic_of(MR3D_FP32, MR3D_NEAREST, false, 99));
   passes(&p, answer, "nearest decoder", 7);
   double *row = values_of(answer, "logits") + 5 * 600;
   int top = 0, second = -1;

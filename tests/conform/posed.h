@@ -73,6 +73,17 @@ static inline mr3d_bundle *exact_answer(const problem *p) {
   return answer;
 }
 
+/** What a stack would answer that computes so. */
+static inline mr3d_bundle *emulated_answer(const mr3d_bundle *request, mr3d_arithmetic arithmetic) {
+  mr3d_server_options options = {.threads = 1, .emulate = true, .arithmetic = arithmetic};
+  mr3d_server *server = mr3d_server_new(&options);
+  mr3d_bundle *answer = NULL;
+  mr3d_error error = {0};
+  if (mr3d_server_answer(server, request, &answer, &error) != MR3D_OK) fail_msg("emulated: %s", error.message);
+  mr3d_server_free(&server);
+  return answer;
+}
+
 /** Every floating output of `answer` rounded to nearest in another type. */
 static inline mr3d_bundle *stored_as(const mr3d_bundle *answer, mr3d_dtype dtype) {
   mr3d_bundle *stored = mr3d_bundle_new();

@@ -70,6 +70,7 @@ class Backend:
     name = "unnamed"
     version = "0"
     tiers: tuple[str, ...] = ("fp32",)
+    keeps: tuple[str, ...] = ()  # promises: "scores", "probabilities", "products" stay in binary32 at every tier
 
     def ops(self) -> list[str]:
         """What is announced."""
@@ -204,7 +205,8 @@ def converse(backend: Backend, stdin, stdout, max_frame: int):
             return
         if kind == "hello":
             write_frame(stdout, {"type": "hello", "name": backend.name, "version": backend.version,
-                                 "ops": json.dumps(backend.ops()), "tiers": json.dumps(list(backend.tiers))}, {})
+                                 "ops": json.dumps(backend.ops()), "tiers": json.dumps(list(backend.tiers)),
+                                 **{kept: "fp32" for kept in backend.keeps}}, {})
         elif kind == "request" and "id" in meta:
             answer_meta, outputs = reply(backend, meta, tensors)
             write_frame(stdout, {"id": meta["id"], **answer_meta}, outputs)

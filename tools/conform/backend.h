@@ -30,6 +30,7 @@ typedef struct mr3d_backend_info {
   int n_ops, n_tiers;
   const char *const *ops;
   const mr3d_tier *tiers;
+  uint32_t kept; /**< what it promises (promises.h) */
   /** What it is kept from, and what could not be had and why: each a list joined by "; ", "" where there is nothing to say. */
   const char *protections, *missing_protections;
 } mr3d_backend_info;

@@ -10,6 +10,7 @@
 #include "frames.h"
 #include "mr3d/safetensors.h"
 #include "process.h"
+#include "promises.h"
 #include "protocol.h"
 
 #define HELLO_TIMEOUT 120.0 /* loading a framework takes long on a busy machine */
@@ -81,6 +82,19 @@ static mr3d_status check_protocol(const mr3d_bundle *frame, const char *what, mr
   return MR3D_OK;
 }
 
+/* Its promises: metadata such as scores = fp32; "tier", like none at all, promises nothing. */
+static mr3d_status read_promises(const mr3d_bundle *hello, uint32_t *kept, mr3d_error *error) {
+  const mr3d_promise *promise;
+  for (int i = 0; (promise = mr3d_promise_at(i)); i++) {
+    const char *value = mr3d_bundle_get(hello, promise->name);
+    if (!value || strcmp(value, "tier") == 0) continue;
+    if (strcmp(value, "fp32") != 0)
+      return mr3d_fail(error, MR3D_FORMAT, "its hello's \"%s\" is \"%.40s\"; expected \"fp32\" (a promise) or \"tier\" (none)", promise->name, value);
+    *kept |= 1u << promise->point;
+  }
+  return MR3D_OK;
+}
+
 /* Checks a hello; the first one also introduces the backend. */
 static mr3d_status read_hello(mr3d_backend *backend, const mr3d_bundle *hello, mr3d_error *error) {
   mr3d_status status = check_protocol(hello, "hello", error);
@@ -93,12 +107,15 @@ static mr3d_status read_hello(mr3d_backend *backend, const mr3d_bundle *hello, m
   int ops[N_PROTOCOL_OPS], tiers[MR3D_N_TIERS], n_ops, n_tiers;
   status = read_names(hello, "ops", N_PROTOCOL_OPS, op_at, ops, &n_ops, error);
   if (status == MR3D_OK) status = read_names(hello, "tiers", MR3D_N_TIERS, tier_at, tiers, &n_tiers, error);
+  uint32_t kept = 0;
+  if (status == MR3D_OK) status = read_promises(hello, &kept, error);
   if (status != MR3D_OK || backend->info.name) return status;
   const char *names[N_PROTOCOL_OPS];
   mr3d_tier kinds[MR3D_N_TIERS];
   for (int i = 0; i < n_ops; i++) names[i] = protocol_ops[ops[i]];
   for (int i = 0; i < n_tiers; i++) kinds[i] = (mr3d_tier)tiers[i];
   mr3d_backend_introduce(backend, name, version, n_ops, names, n_tiers, kinds);
+  backend->info.kept = kept;
   return MR3D_OK;
 }
 

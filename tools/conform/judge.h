@@ -52,7 +52,10 @@ typedef struct mr3d_truth mr3d_truth;
 mr3d_truth *mr3d_truth_new(mr3d_tier tier, const mr3d_operators *operators, mr3d_weights_cache *weights, int threads);
 void mr3d_truth_free(mr3d_truth **);
 
-/** Takes emulated runs from the cache, where it has them, and puts there what took long. Before the first step; borrowed. NULL: none. */
+/** Judges by what a backend promises (promises.h: bits of rounding points) beyond its tier. Before the first step. */
+void mr3d_truth_promise(mr3d_truth *, uint32_t kept);
+
+/** Takes emulated runs from the cache, where it has them, and puts there what took long. Before the first step, after mr3d_truth_promise; borrowed. NULL: none. */
 void mr3d_truth_keep_runs(mr3d_truth *, mr3d_yardstick_cache *);
 
 /** Never more than eight emulated runs: a failure that is close is then not declared but left in doubt, see mr3d_judgement. */

@@ -20,6 +20,7 @@ struct mr3d_truth {
   const mr3d_operators *operators;
   mr3d_weights_cache *weights;
   int threads;
+  uint32_t kept;               /* what the judged backend promises */
   bool spare_runs, in_doubt;   /* the latter of the judgement under way */
   mr3d_server *plain;          /* single operators, without their scales */
   mr3d_server *server;         /* composed operators and, when a judgement asks for it, scales */

@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "pitfalls.h"
+#include "promises.h"
 #include "report.h"
 
 extern const char mr3d_embedded_report_css[], mr3d_embedded_report_js[]; /* put here by embed.c */
@@ -70,6 +71,8 @@ static void write_head(FILE *to, const mr3d_run *run) {
   text(to, run->options.backend);
   fputs("</code></dd>\n<dt>Tiers it claims</dt><dd>", to);
   for (int i = 0; i < run->info.n_tiers; i++) fprintf(to, "%s%s", i ? ", " : "", mr3d_tier_name(run->info.tiers[i]));
+  char kept[96];
+  if (run->info.kept) fprintf(to, "</dd>\n<dt>It promises to keep in binary32</dt><dd>%s, and is judged by that", mr3d_promises_text(run->info.kept, kept));
   fprintf(to, "</dd>\n<dt>Operators it offers</dt><dd>%d</dd>\n", run->info.n_ops);
   const mr3d_selection *selection = &run->options.selection;
   const struct {

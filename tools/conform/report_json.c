@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "promises.h"
 #include "report.h"
 
 static void add_text(cJSON *object, const char *key, const char *text) {
@@ -136,6 +137,10 @@ mr3d_status mr3d_report_json(const mr3d_run *run, const char *path, mr3d_error *
   add_texts(head, "ops", run->info.n_ops, run->info.ops);
   cJSON *tiers = cJSON_AddArrayToObject(head, "tiers");
   for (int i = 0; i < run->info.n_tiers; i++) cJSON_AddItemToArray(tiers, cJSON_CreateString(mr3d_tier_name(run->info.tiers[i])));
+  cJSON *keeps = cJSON_AddArrayToObject(head, "keeps");
+  const mr3d_promise *promise;
+  for (int i = 0; (promise = mr3d_promise_at(i)); i++)
+    if (run->info.kept >> promise->point & 1) cJSON_AddItemToArray(keeps, cJSON_CreateString(promise->name));
   add_seed(head, run->options.seed);
   cJSON_AddNumberToObject(head, "golden_files", run->n_golden_files);
   cJSON *isolation = cJSON_AddObjectToObject(head, "isolation");

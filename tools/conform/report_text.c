@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "promises.h"
 #include "report.h"
 
 #define MR3D_MAX_ALSO 8 /* further results of a group that are named */
@@ -146,6 +147,8 @@ void mr3d_report_text(const mr3d_run *run, FILE *to, bool brief, bool colour) {
     fprintf(to, ")");
   }
   fprintf(to, ", seed %llu, %d golden files verified\n", (unsigned long long)run->options.seed, run->n_golden_files);
+  char kept[96];
+  if (run->info.kept) fprintf(to, "it promises to keep in binary32, and is judged by that: %s\n", mr3d_promises_text(run->info.kept, kept));
   if (!brief) print_protections(&t, &run->info, run->options.no_isolation);
   fprintf(to, "\n");
   print_findings(&t, run);

@@ -353,6 +353,7 @@ static void close_session(struct session *s) {
 static void open_session(struct session *s, struct runner *r, const mr3d_case *test, mr3d_tier tier, uint64_t seed) {
   *s = (struct session){.runner = r};
   mr3d_posing_open(&s->posed, r->run->suite, test, tier, seed, r->scratch, r->weights, r->run->options.threads);
+  mr3d_truth_promise(s->posed.truth, r->run->info.kept);
   mr3d_truth_keep_runs(s->posed.truth, r->yardsticks);
 }
 

@@ -22,7 +22,7 @@ static bool is_composed(const char *op) {
 
 static mr3d_server *new_server(const mr3d_truth *truth, bool with_scale) {
   mr3d_server_options options = {
-      .operators = truth->operators, .threads = truth->threads, .weights = truth->weights, .with_scale = with_scale};
+      .operators = truth->operators, .threads = truth->threads, .weights = truth->weights, .kept = truth->kept, .with_scale = with_scale};
   return mr3d_server_new(&options);
 }
 
@@ -37,8 +37,15 @@ mr3d_truth *mr3d_truth_new(mr3d_tier tier, const mr3d_operators *operators, mr3d
   return truth;
 }
 
+void mr3d_truth_promise(mr3d_truth *truth, uint32_t kept) {
+  mr3d_server_free(&truth->server);
+  truth->kept = kept;
+  truth->server = new_server(truth, true);
+}
+
 void mr3d_truth_keep_runs(mr3d_truth *truth, mr3d_yardstick_cache *cache) {
   truth->cache = cache;
+  memcpy(truth->line.digest, &truth->kept, sizeof truth->kept); /* other promises, other runs */
   truth->has_line = cache != NULL;
 }
 
@@ -124,6 +131,7 @@ static mr3d_server *emulated_server(const mr3d_truth *truth, int run) {
                                  .emulate = true,
                                  .threads = truth->threads,
                                  .weights = truth->weights};
+  if (options.arithmetic.units.narrow) options.arithmetic.points &= ~truth->kept; /* elsewhere storage and accumulator are one */
   return mr3d_server_new(&options);
 }
 

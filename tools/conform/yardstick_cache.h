@@ -13,7 +13,7 @@
 
 typedef struct mr3d_yardstick_cache mr3d_yardstick_cache;
 
-/** Names a line of requests: starts zeroed, changes with each. */
+/** Names a line of requests: starts with what the judged backend promises, changes with each request. */
 typedef struct mr3d_request_line {
   unsigned char digest[32];
 } mr3d_request_line;

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "command.h"
+#include "promises.h"
 #include "mr3d/safetensors.h"
 #include "report.h"
 #include "words.h"
@@ -18,6 +19,7 @@ struct comparison {
   mr3d_tier tier, asked; /**< judged at; --tier, or MR3D_N_TIERS */
   const char *ops;
   int threads;
+  uint32_t kept;
   mr3d_truth *truth;
   mr3d_weights_cache *weights;
 };
@@ -125,6 +127,7 @@ static mr3d_status compare_all(struct comparison *c, mr3d_error *error) {
   if (read_pairs(c, error) != MR3D_OK) return error->status;
   c->weights = mr3d_weights_cache_new();
   c->truth = mr3d_truth_new(c->tier, NULL, c->weights, c->threads);
+  mr3d_truth_promise(c->truth, c->kept);
   mr3d_diagnose_forget();
   for (int i = 0; i < c->n; i++) if (compare_pair(c, i, error) != MR3D_OK) return error->status;
   mr3d_diagnose_settle(&c->run);
@@ -221,10 +224,11 @@ int mr3d_command_compare(int argc, char **argv) {
   struct comparison c = {0};
   uint32_t tiers = 0;
   int64_t threads = 0;
-  const char *json = NULL;
+  const char *json = NULL, *keeps = NULL;
   const mr3d_option table[] = {
       {"--tier", "TIER", MR3D_OPTION_TIERS, &tiers, "judge at another tier than the requests' own; their types must fit it"},
       {"--op", "LIST", MR3D_OPTION_TEXT, &c.ops, "the operators that the requests must ask, else it is an error"},
+      {"--keeps", "LIST", MR3D_OPTION_TEXT, &keeps, "judge by these promises: scores, probabilities, products (docs/protocol.md)"},
       {"--json", "FILE", MR3D_OPTION_TEXT, &json, "write JSON lines (docs/report.schema.json)"},
       {"--threads", "N", MR3D_OPTION_COUNT, &threads, "for the reference (default: all processors)"},
       {NULL, NULL, MR3D_OPTION_FLAG, NULL, NULL},
@@ -238,10 +242,11 @@ int mr3d_command_compare(int argc, char **argv) {
   int n = 0;
   int status = mr3d_options_parse(&usage, table, argc, argv, &n);
   if (status >= 0) return status;
+  mr3d_error error = {0};
   if (n % 2 != 0) return mr3d_complain("%d files, so the last has no partner: %s\nUsage: %s", n, usage.needs, usage.line);
   if (only_tier(tiers, &c.asked) != 0) return 1;
+  if (mr3d_promises_read(keeps ? keeps : "", &c.kept, &error) != MR3D_OK) return mr3d_complain("--keeps: %s", error.message);
   c.threads = (int)(threads > 1024 ? 1024 : threads);
-  mr3d_error error = {0};
   open_comparison(&c, n / 2, argv);
   if (compare_all(&c, &error) != MR3D_OK) status = mr3d_complain("%s", error.message);
   else {

@@ -39,6 +39,9 @@ typedef enum mr3d_rounding_point {
   MR3D_N_ROUNDING_POINTS
 } mr3d_rounding_point;
 
+/** Unit roundoff of what is stored at a point: u, or ua where the value is promised to be kept. */
+double mr3d_stored_unit(const mr3d_units *, mr3d_rounding_point);
+
 /** Nearest also leaves out all noise: every sum is exact and every value rounded to nearest even, nothing is random. */
 typedef enum mr3d_rounding { MR3D_NEAREST, MR3D_STOCHASTIC } mr3d_rounding;
 

@@ -115,6 +115,12 @@ typedef struct mr3d_backend_plugin {
   /* One function an operator, in the protocol's order; NULL: not offered. */
   mr3d_backend_op splice, mask, rope1d, cis3d, rope3d, normalize_coords, mixed_rope, rmsnorm, linear, swiglu, attention, attention_block,
     decoder_layer, prefill, decode, drop_session, voxelize, token_coords, encode_points;
+
+  /**
+   * Optional: what is kept in binary32 at narrow tiers where others store it in the tier's type, to be judged by that (docs/protocol.md,
+   * "Promises"): names with blanks between them, of scores, probabilities, products. NULL: nothing is promised.
+   */
+  const char *keeps;
 } mr3d_backend_plugin;
 
 #if defined(__GNUC__)

@@ -29,11 +29,12 @@ mr3d_dtype mr3d_tier_storage(mr3d_tier tier);     /**< F64, F32, F32, BF16, F16 
 /**
  * What a tier's arithmetic may lose per operation (docs/tolerance.md): u storage and output, ua accumulation, up inputs of
  * products, eta half the smallest subnormal (fp32, tf32, bf16: the smallest normal, for flush to zero), eta_term the same of one term of a sum, in its
- * accumulator.
+ * accumulator. `kept` has a bit for each mr3d_rounding_point whose value is promised to stay in the accumulator's type (0: none).
  */
 typedef struct mr3d_units {
   double u, ua, up, eta, eta_term;
   bool narrow; /**< storage narrower than the accumulation (bf16, fp16): outputs are rounded once more */
+  uint32_t kept;
 } mr3d_units;
 
 mr3d_units mr3d_tier_units(mr3d_tier tier);

@@ -23,6 +23,7 @@ typedef struct mr3d_server_options {
   bool emulate;                      /**< use `arithmetic`; false: exact binary64 */
   int threads;                       /**< 0: as many as the processor has */
   mr3d_weights_cache *weights;       /**< NULL: the server's own */
+  uint32_t kept;                     /**< mr3d_units.kept of the scales: what the judged backend promises */
   bool with_scale;                   /**< add the judge's extra tensors, see mr3d_server_answer */
 } mr3d_server_options;
 

@@ -82,6 +82,7 @@ const mr3d_backend_plugin *mr3d_backend_entry(uint32_t abi_version) {
                                             .supports = supports,
                                             .create = create,
                                             .rmsnorm = rmsnorm,
-                                            .linear = linear};
+                                            .linear = linear,
+                                            .keeps = "probabilities"};
   return abi_version == MR3D_BACKEND_ABI_VERSION ? &table : NULL;
 }

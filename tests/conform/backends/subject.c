@@ -71,10 +71,12 @@ static int open_descriptors(void) {
 }
 
 static void hello(const char *spoiled, const char *word) {
+  const bool named = strcmp(spoiled, "word") == 0;
   mr3d_bundle *frame = mr3d_bundle_new();
   mr3d_bundle_set(frame, "protocol", strcmp(spoiled, "protocol-2") == 0 ? "2" : "1");
   mr3d_bundle_set(frame, "type", strcmp(spoiled, "type") == 0 ? "answer" : "hello");
-  if (strcmp(spoiled, "no-name") != 0) mr3d_bundle_set(frame, "name", word);
+  if (strcmp(spoiled, "no-name") != 0) mr3d_bundle_set(frame, "name", named ? word : "subject");
+  if (strcmp(spoiled, "scores") == 0) mr3d_bundle_set(frame, "scores", word), mr3d_bundle_set(frame, "products", "tier");
   mr3d_bundle_set(frame, "version", "7");
   mr3d_bundle_set(frame, "ops", strcmp(spoiled, "op") == 0     ? "[\"linear\",\"rope2d\"]"
                                 : strcmp(spoiled, "twice") == 0 ? "[\"linear\",\"linear\"]"
@@ -214,7 +216,7 @@ int main(int argc, char **argv) {
     mr3d_bundle *frame = receive();
     const char *type = mr3d_bundle_get(frame, "type"), *what = mr3d_bundle_get(frame, "do");
     if (strcmp(type, "bye") == 0) return 0;
-    if (strcmp(type, "hello") == 0) hello(spoiled, argc > 2 && strcmp(spoiled, "word") == 0 ? argv[2] : "subject");
+    if (strcmp(type, "hello") == 0) hello(spoiled, argc > 2 ? argv[2] : "");
     else answer(frame, what);
     mr3d_bundle_free(&frame);
   }

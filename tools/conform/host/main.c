@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "../frames.h"
+#include "../promises.h"
 #include "../protocol.h"
 #include "exchange.h"
 #include "isolation.h"
@@ -112,6 +113,15 @@ static bool tier_offered(int tier) {
   return false;
 }
 
+static void set_promises(mr3d_bundle *hello) {
+  uint32_t kept;
+  mr3d_error error = {0};
+  const mr3d_promise *promise;
+  if (mr3d_promises_read(plugin.keeps ? plugin.keeps : "", &kept, &error) != MR3D_OK) die(1, "the plug-in's table, keeps: %s", error.message);
+  for (int i = 0; (promise = mr3d_promise_at(i)); i++)
+    if (kept >> promise->point & 1) mr3d_bundle_set(hello, promise->name, "fp32");
+}
+
 static void say_hello(int out) {
   mr3d_bundle *hello = mr3d_bundle_new();
   mr3d_bundle_set(hello, "type", "hello");
@@ -119,6 +129,7 @@ static void say_hello(int out) {
   mr3d_bundle_set(hello, "version", plugin.version);
   set_names(hello, "ops", N_OPS, op_name, op_offered);
   set_names(hello, "tiers", MR3D_N_TIERS, tier_name, tier_offered);
+  set_promises(hello);
   send(out, hello, NULL);
 }
 
