@@ -16,8 +16,10 @@
 #define TILE_VECTORS 2
 #define TILE_DEPTH 256
 #define BLOCK_OUTPUTS 64
+#define FEW_ROWS 4 /* packing costs as much as some eight rows */
+#define FEW_SUMS 8
 /* Loops over registers must be unrolled at every optimisation level above none, else the sums live in memory (three times slower). */
-#define UNROLLED _Pragma("GCC unroll 4")
+#define UNROLLED _Pragma("GCC unroll 8")
 #define ITSELF(w) (w)
 #define SQUARE(w) (float)((w) * (w))
 
@@ -28,6 +30,7 @@
 #define TILE_TARGET
 #define TILE_SUMS sums_portable
 #define TILE_BLOCK block_portable
+#define TILE_FEW few_portable
 #include "product_tile.h"
 
 #define TILE_REAL float
@@ -36,6 +39,7 @@
 #define TILE_TARGET
 #define TILE_SUMS sums_squares_portable
 #define TILE_BLOCK block_squares_portable
+#define TILE_FEW few_squares_portable
 #include "product_tile.h"
 
 #if defined(__x86_64__)
@@ -45,6 +49,7 @@
 #define TILE_TARGET __attribute__((target("avx2")))
 #define TILE_SUMS sums_avx2
 #define TILE_BLOCK block_avx2
+#define TILE_FEW few_avx2
 #include "product_tile.h"
 
 #define TILE_REAL float
@@ -53,6 +58,7 @@
 #define TILE_TARGET __attribute__((target("avx2")))
 #define TILE_SUMS sums_squares_avx2
 #define TILE_BLOCK block_squares_avx2
+#define TILE_FEW few_squares_avx2
 #include "product_tile.h"
 
 static bool portable_only;

@@ -4,6 +4,7 @@
  *   TILE_REAL      double or float              TILE_OF(w)    what is packed for a weight: w, or its square
  *   TILE_BYTES     bytes of a vector register   TILE_TARGET   target attribute of the functions, or nothing
  *   TILE_SUMS      name of the inner function   TILE_BLOCK    name of the outer one
+ *   TILE_FEW       name of that for few rows
  */
 
 /**
@@ -36,12 +37,33 @@ TILE_TARGET static void TILE_SUMS(int64_t rows, int64_t in, const TILE_REAL *x, 
       *(vector *)(sums + r * width + v * lanes) = sum[r][v];
 }
 
+/** Outputs first .. first+count-1 of few rows, without packing. FEW_SUMS of them side by side hide how long an addition takes. */
+TILE_TARGET static void TILE_FEW(const mr3d_product_in *p, const TILE_REAL *x, int64_t x_row, int64_t first, int64_t count, TILE_REAL *y) {
+  for (int64_t o = first; o < first + count; o += FEW_SUMS) {
+    const int64_t n = first + count - o < FEW_SUMS ? first + count - o : FEW_SUMS;
+    const double *w[FEW_SUMS];
+    for (int64_t k = 0; k < FEW_SUMS; k++)
+      w[k] = p->w + (o + (k < n ? k : 0)) * p->w_out;
+    for (int64_t r = 0; r < p->rows; r++) {
+      TILE_REAL sum[FEW_SUMS] = {0};
+      for (int64_t i = 0; i < p->in; i++)
+        UNROLLED for (int k = 0; k < FEW_SUMS; k++)
+          sum[k] = sum[k] + x[r * x_row + i] * TILE_OF(w[k][i]);
+      memcpy(y + r * p->y_row + o, sum, sizeof(TILE_REAL) * (size_t)n);
+    }
+  }
+}
+
 /**
  * Outputs first .. first+count-1 of all rows, TILE_DEPTH terms at a time: y carries the sums from one stretch of terms to the next.
  * packed holds BLOCK_OUTPUTS * TILE_DEPTH elements.
  */
 TILE_TARGET static void TILE_BLOCK(const mr3d_product_in *p, const TILE_REAL *x, int64_t x_row, int64_t first, int64_t count,
                                    TILE_REAL *packed, TILE_REAL *y) {
+  if (p->rows <= FEW_ROWS && p->w_in == 1) {
+    TILE_FEW(p, x, x_row, first, count, y);
+    return;
+  }
   enum { width = TILE_BYTES / sizeof(TILE_REAL) * TILE_VECTORS };
   for (int64_t start = 0; start == 0 || start < p->in; start += TILE_DEPTH) {
     const int64_t depth = p->in - start < TILE_DEPTH ? p->in - start : TILE_DEPTH;
@@ -71,3 +93,4 @@ TILE_TARGET static void TILE_BLOCK(const mr3d_product_in *p, const TILE_REAL *x,
 #undef TILE_TARGET
 #undef TILE_SUMS
 #undef TILE_BLOCK
+#undef TILE_FEW
