@@ -1,5 +1,8 @@
 /** mr3d: the command line. One command a file; this one only finds it. */
 #include <string.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include "command.h"
 #include "words.h"
@@ -31,7 +34,16 @@ static const mr3d_command *find(const char *name) {
   return c->name ? c : NULL;
 }
 
+/** One request's arrays have the sizes of the next one's: given back to the system, each page of theirs would be had and cleared anew. */
+static void keep_freed_memory(void) {
+#if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__)
+  mallopt(M_MMAP_THRESHOLD, 256 << 20);
+  mallopt(M_TRIM_THRESHOLD, 512 << 20);
+#endif
+}
+
 int main(int argc, char **argv) {
+  keep_freed_memory();
   if (argc < 2) {
     print_help(stderr);
     return 1;
