@@ -96,7 +96,7 @@ static inline mr3d_bundle *stored_as(const mr3d_bundle *answer, mr3d_dtype dtype
   return stored;
 }
 
-static double *values_of(mr3d_bundle *answer, const char *name) { return mr3d_bundle_find(answer, name)->data; }
+static inline double *values_of(mr3d_bundle *answer, const char *name) { return mr3d_bundle_find(answer, name)->data; }
 
 /* ---- the operators' requests ---- */
 

@@ -11,10 +11,13 @@
 #include "golden.h"
 #include "parallel.h"
 #include "posing.h"
+#include "thinning.h"
 #include "trial.h"
 #include "words.h"
 
-#define THIN_TOKENS 12    /* of a layer over many tokens, this many are compared */
+#define THIN_TOKENS 12    /* of many tokens of a hidden state or logits, this many are compared */
+#define PART_FROM 256     /* of so many tokens the first few are tried by themselves before all are */
+enum { PADDING = 1, LEFT_OUT = 2 }; /* of a row that is not compared */
 #define SILENCE 0.02      /* seconds that a mutant which never answers is waited for */
 
 /** One case at one tier. */
@@ -115,71 +118,92 @@ static mr3d_status ask_reference(job *j, int step, mr3d_error *error) {
 /** THIN_TOKENS of q tokens, spread over all: the first, the last, and those between. */
 static int64_t spread_tokens(int64_t q, int64_t tokens[THIN_TOKENS]) {
   int64_t n = 0;
-  for (int64_t k = 0; k < THIN_TOKENS; k++) {
+  for (int64_t k = 0; k < THIN_TOKENS && q > 0; k++) {
     int64_t token = k * (q - 1) / (THIN_TOKENS - 1);
     if (n == 0 || tokens[n - 1] != token) tokens[n++] = token;
   }
   return n;
 }
 
-/** Rows of `hidden` that a thinned trial leaves out are compared no more than padding is. */
-static void skip_others(mr3d_bundle *answer, const mr3d_trial *trial) {
-  const mr3d_tensor *hidden = mr3d_bundle_find(answer, "hidden");
-  if (!hidden || mr3d_trial_has(trial, -1)) return;
-  mr3d_tensor *skip = mr3d_bundle_find(answer, "skip:hidden");
-  if (!skip) skip = mr3d_bundle_add(answer, "skip:hidden", MR3D_BOOL, 2, hidden->shape);
-  for (int64_t i = 0; i < hidden->shape[0] * hidden->shape[1]; i++)
-    if (!mr3d_trial_has(trial, i % hidden->shape[1])) ((uint8_t *)skip->data)[i] = 1;
+/** Tokens of the request's hidden states; 0: it has none. */
+static int64_t tokens_of(const mr3d_bundle *request) {
+  const mr3d_tensor *hidden = mr3d_bundle_find(request, "hidden"), *embeds = mr3d_bundle_find(request, "inputs_embeds");
+  if (!hidden) hidden = embeds;
+  return hidden && hidden->rank == 3 ? hidden->shape[1] : 0;
 }
 
-/** One request: trials share what does not change from mutant to mutant, and few tokens stand for a long layer. */
-static mr3d_status run_single(job *j, mr3d_error *error) {
-  const mr3d_matrix *x = j->matrix;
-  mr3d_status status = ask_reference(j, 0, error);
-  if (status != MR3D_OK) return status;
-  const mr3d_tensor *hidden = mr3d_bundle_find(j->posed.requests[0], "hidden");
-  int64_t tokens[THIN_TOKENS], n_tokens = hidden && hidden->rank == 3 && hidden->shape[1] > 0 ? spread_tokens(hidden->shape[1], tokens) : 0;
-  mr3d_trial *trial = mr3d_trial_new(1, j->posed.requests, n_tokens, tokens, j->worker->weights, 1);
-  if (!mr3d_trial_has(trial, -1)) mr3d_truth_spare_runs(j->posed.truth);
-  if (j->posed.answers[0]) skip_others(j->posed.answers[0], trial);
-  for (int m = 0; m < x->n_mutants; m++) {
-    if (!is_asked_in(j, m)) continue;
-    if (x->mutants[m]->hangs) {
-      enter_silence(j, x->mutants[m], j->posed.requests[0], &j->cells[m]);
-      continue;
-    }
-    mr3d_bundle *answer = mr3d_trial_answer(trial, x->mutants[m], NULL);
-    enter(j, j->posed.answers[0] == NULL, answer, &j->cells[m]);
+/** For all tokens, or for the first `part` of them alone. */
+static mr3d_thinning *thin(const mr3d_bundle *request, int64_t part) {
+  int64_t tokens[THIN_TOKENS], q = tokens_of(request);
+  return mr3d_thinning_new(request, spread_tokens(part ? part : q, tokens), tokens, part > 0);
+}
+
+/** Rows of `name`, the last ones of q tokens, that are left out, or all, are compared no more than padding is. */
+static void skip_others(mr3d_bundle *answer, const char *name, int64_t q, const mr3d_thinning *thinning, bool all) {
+  char skip_name[32];
+  const mr3d_tensor *tensor = mr3d_bundle_find(answer, name);
+  if (!tensor) return;
+  snprintf(skip_name, sizeof skip_name, "skip:%s", name);
+  mr3d_tensor *skip = mr3d_bundle_find(answer, skip_name);
+  if (!skip) skip = mr3d_bundle_add(answer, skip_name, MR3D_BOOL, 2, tensor->shape);
+  const int64_t rows = tensor->shape[1];
+  for (int64_t i = 0; i < tensor->shape[0] * rows; i++)
+    ((uint8_t *)skip->data)[i] = (((uint8_t *)skip->data)[i] & PADDING) | (all || !mr3d_thinning_has(thinning, q - rows + i % rows) ? LEFT_OUT : 0);
+}
+
+/** `servers` has one for each mutant that is asked, NULL for one that is not, or not any more, and behind them the reference's. */
+static void start(const job *j, mr3d_mutant_server *servers[], int m) {
+  const mr3d_mutant *mutant = m < j->matrix->n_mutants ? j->matrix->mutants[m] : NULL;
+  const mr3d_operators thin_ones = mr3d_thinning_operators(mutant, NULL);
+  const mr3d_server_options options = {.operators = &thin_ones, .threads = 1, .weights = j->worker->weights};
+  mr3d_mutant_server_free(&servers[m]);
+  servers[m] = mr3d_mutant_server_new(mutant, NULL, &options);
+}
+
+/** All of them answer a step's request, thinned; `part`: its first tokens alone. Who is killed is asked no more. */
+static void ask_all(job *j, mr3d_mutant_server *servers[], int step, const mr3d_bundle *request, int64_t part) {
+  const int n = j->matrix->n_mutants;
+  mr3d_bundle *due = j->posed.answers[step];
+  mr3d_thinning *thinning = thin(request, part);
+  mr3d_bundle *answer = mr3d_thinning_answer(thinning, servers[n], NULL, NULL, request);
+  mr3d_bundle_free(&answer);
+  if (due && mr3d_thinning_is_thin(thinning)) {
+    mr3d_truth_spare_runs(j->posed.truth);
+    skip_others(due, "hidden", tokens_of(request), thinning, false);
+    skip_others(due, "logits", tokens_of(request), thinning, part > 0);
+  }
+  for (int m = 0; m < n; m++) {
+    if (!servers[m] || j->matrix->mutants[m]->hangs) continue;
+    answer = mr3d_thinning_answer(thinning, servers[m], j->matrix->mutants[m], NULL, request);
+    if (!part || !mr3d_thinning_saw_beyond(thinning)) enter(j, due == NULL, answer, &j->cells[m]);
+    if (j->cells[m].state == MR3D_CELL_KILLED) mr3d_mutant_server_free(&servers[m]);
     mr3d_bundle_free(&answer);
   }
-  mr3d_trial_free(&trial);
-  return MR3D_OK;
+  mr3d_thinning_free(&thinning);
 }
 
-/** Several requests: every mutant is a server of its own, and all go on step by step until they are killed. */
-static mr3d_status run_session(job *j, mr3d_error *error) {
-  const mr3d_matrix *x = j->matrix;
+/** They go on step by step until they are killed, and share what does not differ between them. */
+static mr3d_status run_steps(job *j, mr3d_error *error) {
+  const int n = j->matrix->n_mutants;
+  mr3d_mutant_server **servers = mr3d_allocate(n + 1, sizeof *servers);
+  for (int m = 0; m <= n; m++)
+    if (m == n || is_asked_in(j, m)) start(j, servers, m);
   mr3d_status status = MR3D_OK;
-  mr3d_mutant_server **servers = mr3d_allocate(x->n_mutants, sizeof *servers);
-  const mr3d_server_options options = {.threads = 1, .weights = j->worker->weights};
-  for (int m = 0; m < x->n_mutants; m++)
-    if (is_asked_in(j, m)) servers[m] = mr3d_mutant_server_new(x->mutants[m], NULL, &options);
   for (int s = 0; s < j->test->n_steps && status == MR3D_OK; s++) {
     status = ask_reference(j, s, error);
-    for (int m = 0; m < x->n_mutants && status == MR3D_OK; m++) {
-      if (!servers[m] || j->cells[m].state == MR3D_CELL_KILLED) continue;
-      if (x->mutants[m]->hangs) {
-        enter_silence(j, x->mutants[m], j->posed.requests[s], &j->cells[m]);
-        continue;
-      }
-      mr3d_bundle *answer = NULL;
-      mr3d_error refusal = {0};
-      if (mr3d_mutant_server_answer(servers[m], j->posed.requests[s], &answer, &refusal) != MR3D_OK) answer = NULL;
-      enter(j, j->posed.answers[s] == NULL, answer, &j->cells[m]);
-      mr3d_bundle_free(&answer);
+    if (status != MR3D_OK) break;
+    mr3d_bundle *request = mr3d_trial_widened(j->posed.requests[s]);
+    if (s == 0 && j->test->n_steps > 1 && tokens_of(request) >= PART_FROM) {
+      ask_all(j, servers, s, request, tokens_of(request) / 5);
+      for (int m = 0; m <= n; m++)
+        if (servers[m]) start(j, servers, m);
     }
+    ask_all(j, servers, s, request, 0);
+    for (int m = 0; m < n; m++)
+      if (servers[m] && j->matrix->mutants[m]->hangs && j->cells[m].state != MR3D_CELL_KILLED) enter_silence(j, j->matrix->mutants[m], j->posed.requests[s], &j->cells[m]);
+    mr3d_bundle_free(&request);
   }
-  for (int m = 0; m < x->n_mutants; m++) mr3d_mutant_server_free(&servers[m]);
+  for (int m = 0; m <= n; m++) mr3d_mutant_server_free(&servers[m]);
   free(servers);
   return status;
 }
@@ -189,7 +213,7 @@ static mr3d_status run_case(const mr3d_matrix *x, mr3d_worker *w, int tier, int 
   if (!(j.test->tiers >> j.tier & 1)) return MR3D_OK;
   double start = mr3d_now();
   mr3d_posing_open(&j.posed, x->suite, j.test, j.tier, x->seed, w->scratch, w->weights, 1);
-  mr3d_status status = j.test->n_steps == 1 ? run_single(&j, error) : run_session(&j, error);
+  mr3d_status status = run_steps(&j, error);
   mr3d_posing_close(&j.posed);
   x->case_seconds[tier * x->n_cases + test] = (float)(mr3d_now() - start);
   return status;

@@ -16,6 +16,7 @@ typedef struct mr3d_mutant {
   mr3d_bundle *(*decorate)(const mr3d_bundle *request);
   /** Optional: changes an answer. Returns a new answer, or NULL when this one is not touched. */
   mr3d_bundle *(*distort)(const mr3d_bundle *request, const mr3d_bundle *answer);
+  bool only_whole;           /**< can't be thinned (thinning.h): it mixes tokens beyond the keys they see, or projects keys and values after attention */
   bool hangs;                  /**< never answers (mask-ownership/never-returns) */
   uint32_t tiers;              /**< bit per tier at which it is a mistake at all; 0: at every one */
   const char *harmless;        /**< why it is none at the others; NULL when tiers is 0 */

@@ -6,12 +6,12 @@
 
 typedef struct mr3d_trial mr3d_trial;
 
+/** The same request at fp64: the reference computes in binary64 at every tier, and takes F64 as it lies. Other tensors are borrowed. */
+mr3d_bundle *mr3d_trial_widened(const mr3d_bundle *request);
+
 /**
- * Prepares trials on these requests, which must outlive them: floating inputs are widened once for all mutants.
- *
- * A single layer over many tokens is thinned. What follows its attention concerns each token alone, so only `tokens` (ascending, n_tokens of them)
- * are computed of it, and the projections before it once for all mutants; `key` and `value` are whole. Of other operators everything is computed.
- * One trial at a time.
+ * Prepares trials on these requests, which must outlive them: floating inputs are widened once for all mutants. Of a single layer over many tokens only
+ * `tokens` (ascending, n_tokens of them) are computed, as thinning.h says; of other operators everything.
  */
 mr3d_trial *mr3d_trial_new(int n_requests, mr3d_bundle *const requests[], int64_t n_tokens, const int64_t tokens[], mr3d_weights_cache *, int threads);
 void mr3d_trial_free(mr3d_trial **);

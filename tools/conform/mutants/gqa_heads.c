@@ -258,7 +258,7 @@ static const mr3d_mutant entries[] = {
     {"gqa-heads", "kv-head-reversed", "query head h reads key/value head 1 - h / 7 instead of h / 7: the groups stand in reverse order", "attention " MR3D_LAYERS,
      {.attention = kv_head_reversed}},
     {"gqa-heads", "not-transposed", "the attention's output [H,q,D] is read as [q,H,D] without a transpose: heads and tokens are mixed", "attention " MR3D_LAYERS,
-     {.attention = not_transposed}},
+     {.attention = not_transposed}, .only_whole = true},
     {"gqa-heads", "cached-heads-exchanged", "the key/value heads of the cache are read in reverse order: head 1 as head 0", MR3D_LAYERS,
      {.attention_block = cached_heads_exchanged}},
     {"gqa-heads", "uneven-groups", "query heads that are no multiple of the key/value heads are shared out among them (h G / H) instead of a refusal", "attention",

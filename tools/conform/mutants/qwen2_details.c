@@ -269,7 +269,7 @@ static const mr3d_mutant entries[] = {
     {"qwen2-details", "scaled-by-head-dim", "scores are divided by head_dim instead of its root", "attention " MR3D_LAYERS,
      {.attention = scaled_by_D}},
     {"qwen2-details", "softmax-over-queries", "softmax goes over the queries of each key instead of the keys of each query", "attention " MR3D_LAYERS,
-     {.attention = softmax_over_queries}},
+     {.attention = softmax_over_queries}, .only_whole = true},
     {"qwen2-details", "post-norm", "a layer norms each sum after its residual instead of each part before it", "decoder_layer prefill decode",
      {.decoder_layer = post_norm}},
     {"qwen2-details", "attention-alone", "the residual around attention is left out", "decoder_layer prefill decode",
