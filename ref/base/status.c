@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "large_pages.h"
+
 /* A message is one line of whole characters, whatever names from a hostile file it quotes. */
 static void tidy(char *message) {
   size_t length = strlen(message);
@@ -55,5 +57,6 @@ void *mr3d_allocate(long long count, unsigned long size) {
     fprintf(stderr, "mr3d: out of memory: asked for %lld elements of %lu bytes\n", count, size);
     exit(1);
   }
+  mr3d_large_pages(memory, (size_t)count * size);
   return memory;
 }

@@ -10,6 +10,7 @@
 #include "../base/bundle.h"
 #include "file.h"
 #include "json.h"
+#include "parts.h"
 
 #define MAX_HEADER 100000000
 #define ALIGNMENT 8
@@ -293,15 +294,22 @@ static char *header_text(const mr3d_bundle *bundle, const int64_t *begin, mr3d_e
   return text;
 }
 
-mr3d_status mr3d_safetensors_serialize(const mr3d_bundle *bundle, void **bytes, size_t *size, mr3d_error *error) {
+mr3d_status mr3d_safetensors_parts(const mr3d_bundle *bundle, struct iovec **parts, int *n_parts, size_t *size, mr3d_error *error) {
   const int count = mr3d_bundle_count(bundle);
   int64_t *begin = mr3d_allocate(count, sizeof *begin), data_size = 0;
+  struct iovec *made = mr3d_allocate(count + 1, sizeof *made);
+  int n = 1;
   for (size_t element = ALIGNMENT; element > 0; element /= 2)
-    for (int i = 0; i < count; i++)
-      if (mr3d_dtype_size(mr3d_bundle_at(bundle, i)->dtype) == element) {
-        begin[i] = data_size;
-        data_size += (int64_t)mr3d_tensor_bytes(mr3d_bundle_at(bundle, i));
-      }
+    for (int i = 0; i < count; i++) {
+      const mr3d_tensor *tensor = mr3d_bundle_at(bundle, i);
+      if (mr3d_dtype_size(tensor->dtype) != element)
+        continue;
+      begin[i] = data_size;
+      made[n].iov_base = tensor->data;
+      made[n].iov_len = mr3d_tensor_bytes(tensor);
+      data_size += (int64_t)made[n].iov_len;
+      n++;
+    }
 
   mr3d_status status = MR3D_OK;
   mr3d_error problem = {0};
@@ -312,22 +320,43 @@ mr3d_status mr3d_safetensors_serialize(const mr3d_bundle *bundle, void **bytes, 
   else if (header_size > MAX_HEADER)
     status = mr3d_fail(error, MR3D_INVALID, "header of %zu bytes is above the format's limit of %d", header_size, MAX_HEADER);
   else {
-    const size_t total = 8 + header_size + (size_t)data_size;
-    unsigned char *out = mr3d_allocate((long long)total, 1);
+    unsigned char *start = mr3d_allocate((long long)(8 + header_size), 1);
     for (int i = 0; i < 8; i++)
-      out[i] = (unsigned char)(header_size >> 8 * i);
-    memcpy(out + 8, text, length);
-    memset(out + 8 + length, ' ', header_size - length);
-    for (int i = 0; i < count; i++) {
-      const mr3d_tensor *tensor = mr3d_bundle_at(bundle, i);
-      memcpy(out + 8 + header_size + begin[i], tensor->data, mr3d_tensor_bytes(tensor));
-    }
-    *bytes = out;
-    *size = total;
+      start[i] = (unsigned char)(header_size >> 8 * i);
+    memcpy(start + 8, text, length);
+    memset(start + 8 + length, ' ', header_size - length);
+    made[0] = (struct iovec){start, 8 + header_size};
+    *parts = made;
+    *n_parts = n;
+    *size = 8 + header_size + (size_t)data_size;
   }
+  if (status != MR3D_OK)
+    free(made);
   free(begin);
   cJSON_free(text);
   return status;
+}
+
+void mr3d_safetensors_parts_free(struct iovec **parts) {
+  free((*parts)[0].iov_base);
+  free(*parts);
+  *parts = NULL;
+}
+
+mr3d_status mr3d_safetensors_serialize(const mr3d_bundle *bundle, void **bytes, size_t *size, mr3d_error *error) {
+  struct iovec *parts;
+  int count;
+  size_t total, done = 0;
+  const mr3d_status status = mr3d_safetensors_parts(bundle, &parts, &count, &total, error);
+  if (status != MR3D_OK)
+    return status;
+  unsigned char *out = mr3d_allocate((long long)total, 1);
+  for (int i = 0; i < count; done += parts[i++].iov_len)
+    memcpy(out + done, parts[i].iov_base, parts[i].iov_len);
+  mr3d_safetensors_parts_free(&parts);
+  *bytes = out;
+  *size = total;
+  return MR3D_OK;
 }
 
 mr3d_status mr3d_safetensors_save(const char *path, const mr3d_bundle *bundle, mr3d_error *error) {

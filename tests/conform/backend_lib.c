@@ -130,6 +130,44 @@ static void what_it_does_not_write_is_nan_and_told(void **state) {
   mr3d_backend_close(&backend);
 }
 
+/* Asks for 2 x of `count` numbers from `first` on; all of y must be right, but for the last two, which are NaN, where they are not written. */
+static void assert_large(mr3d_backend *backend, int64_t count, int first, bool unwritten) {
+  mr3d_bundle *request = mr3d_bundle_new();
+  mr3d_bundle_set(request, "op", "linear");
+  mr3d_bundle_set(request, "tier", "fp32");
+  mr3d_bundle_set(request, "config", "{}");
+  if (unwritten) mr3d_bundle_set(request, "do", "unwritten");
+  float *x = mr3d_bundle_add(request, "x", MR3D_F32, 1, &count)->data;
+  for (int64_t i = 0; i < count; i++) x[i] = (float)((first + i) % 65536);
+  mr3d_reply reply;
+  mr3d_backend_ask(backend, request, 20, &reply);
+  if (reply.kind != MR3D_REPLY_ANSWER) fail_msg("kind %d: %s\n%s", reply.kind, reply.message, reply.log);
+  const mr3d_tensor *y = mr3d_bundle_find(reply.answer, "y");
+  assert_int_equal(y->shape[0], count);
+  for (int64_t i = 0; i < count; i++) {
+    const float got = ((const float *)y->data)[i];
+    if (unwritten && i >= count - 2 ? !isnan(got) : got != 2 * x[i]) fail_msg("%lld numbers: y[%lld] is %g", (long long)count, (long long)i, (double)got);
+  }
+  if (unwritten) {
+    char told[100];
+    snprintf(told, sizeof told, "2 of the %lld elements of output \"y\" were never written, the first at flat index %lld", (long long)count, (long long)count - 2);
+    if (!strstr(reply.log, told)) fail_msg("%s", reply.log);
+  }
+  mr3d_reply_clear(&reply);
+  mr3d_bundle_free(&request);
+}
+
+static void large_tensors_come_back_whole_whatever_came_before_them(void **state) {
+  (void)state;
+  mr3d_backend *backend = open_plugin("MR3D_PLUGIN");
+  const int64_t counts[] = {5 << 20, (5 << 20) + 1, 3 << 20, 5, (3 << 20) - 1025, (1 << 20) - 2, (1 << 20) - 3, 9 << 20, 0, 2 << 20}; /* pages are used again */
+  for (int i = 0; i < 10; i++) {
+    assert_large(backend, counts[i], i, false);
+    if (counts[i] > 2) assert_large(backend, counts[i], -i + 20, true);
+  }
+  mr3d_backend_close(&backend);
+}
+
 static void the_request_is_lent_as_the_header_says(void **state) {
   (void)state;
   mr3d_backend *backend = open_plugin("MR3D_PLUGIN");
@@ -203,6 +241,7 @@ int main(void) {
     cmocka_unit_test(a_pair_it_does_not_support_is_unsupported),
     cmocka_unit_test(its_prints_and_reads_touch_no_frame),
     cmocka_unit_test(what_it_does_not_write_is_nan_and_told),
+    cmocka_unit_test(large_tensors_come_back_whole_whatever_came_before_them),
     cmocka_unit_test(the_request_is_lent_as_the_header_says),
     cmocka_unit_test(a_plugin_of_an_older_table_works),
     cmocka_unit_test(what_is_no_plugin_says_so),

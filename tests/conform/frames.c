@@ -55,7 +55,54 @@ static void a_frame_arrives_as_it_was_sent(void **state) {
   assert_int_equal(frame.size, 5);
   assert_int_equal(frame.received, 13);
   assert_memory_equal(frame.bytes, "hello", 5);
-  free(frame.bytes);
+  mr3d_frame_free(frame.bytes, frame.size);
+}
+
+static void a_frame_in_parts_arrives_as_one(void **state) {
+  (void)state;
+  enum { PARTS = 200 }; /* more than one call takes; the third of three is empty */
+  static char part[4099];
+  struct iovec parts[PARTS];
+  size_t size = 0;
+  for (int i = 0; i < (int)sizeof part; i++) part[i] = (char)(i * 7);
+  for (int i = 0; i < PARTS; i++) size += (parts[i] = (struct iovec){part, i % 3 == 2 ? 0 : sizeof part - (size_t)i}).iov_len;
+  ends e = open_ends();
+  pid_t pid = fork();
+  if (pid == 0) { /* reads slowly, in pieces of all sizes, and sends it all back */
+    for (size_t done = 0; done < size + 8;) {
+      char bytes[5000];
+      ssize_t n = read(e.in[0], bytes, 1 + done % sizeof bytes);
+      if (n <= 0 || write(e.out[1], bytes, (size_t)n) != n) _exit(1);
+      done += (size_t)n;
+    }
+    _exit(0);
+  }
+  mr3d_channel channel = channel_of(&e, size);
+  mr3d_frame frame;
+  mr3d_error error = {0};
+  assert_int_equal(mr3d_frame_exchange_parts(&channel, parts, PARTS, &frame, mr3d_now() + 20, &error), MR3D_FRAME_DONE);
+  assert_int_equal(frame.size, size);
+  const char *at = frame.bytes;
+  for (int i = 0; i < PARTS; at += parts[i++].iov_len) assert_memory_equal(at, part, parts[i].iov_len);
+  mr3d_frame_free(frame.bytes, frame.size);
+  waitpid(pid, NULL, 0);
+  close_ends(&e);
+}
+
+static void large_frames_get_memory_of_their_size(void **state) {
+  (void)state;
+  const size_t sizes[] = {5 << 20, 3 << 20, 0, 5 << 20, 64 << 20, 6 << 20, 40 << 20, 4 << 20};
+  void *last = NULL;
+  for (int i = 0; i < 8; i++) { /* one is held while the next is asked for */
+    char *bytes = mr3d_frame_new(sizes[i]);
+    assert_non_null(bytes);
+    assert_int_equal((uintptr_t)bytes % 64, MR3D_FRAME_OFFSET);
+    memset(bytes, i, sizes[i]);
+    mr3d_frame_free(last, 0);
+    last = bytes;
+  }
+  mr3d_frame_free(last, 0);
+  assert_null(mr3d_frame_new(SIZE_MAX));
 }
 
 static void an_empty_frame_is_a_frame(void **state) {
@@ -65,7 +112,7 @@ static void an_empty_frame_is_a_frame(void **state) {
   assert_int_equal(receive("\0\0\0\0\0\0\0\0", 8, 100, &frame, &error), MR3D_FRAME_DONE);
   assert_int_equal(frame.size, 0);
   assert_non_null(frame.bytes);
-  free(frame.bytes);
+  mr3d_frame_free(frame.bytes, frame.size);
 }
 
 static void a_truncated_frame_says_how_much_came(void **state) {
@@ -142,7 +189,7 @@ static void a_reader_that_has_gone_is_an_error_and_no_signal(void **state) {
   mr3d_frame frame;
   assert_int_equal(write(e.out[1], "\1\0\0\0\0\0\0\0y", 9), 9);
   assert_int_equal(mr3d_frame_exchange(&channel, "x", 1, &frame, mr3d_now() + 5, &error), MR3D_FRAME_DONE);
-  free(frame.bytes);
+  mr3d_frame_free(frame.bytes, frame.size);
   e.in[0] = -1;
   close_ends(&e);
 }
@@ -169,7 +216,7 @@ static void signals_do_not_disturb(void **state) {
   mr3d_error error = {0};
   assert_int_equal(mr3d_frame_exchange(&channel, "x", 1, &frame, mr3d_now() + 10, &error), MR3D_FRAME_DONE);
   assert_memory_equal(frame.bytes, "abcdefghijklmnopqrstuvwx", 24);
-  free(frame.bytes);
+  mr3d_frame_free(frame.bytes, frame.size);
   waitpid(pid, NULL, 0);
   close_ends(&e);
   sigaction(SIGALRM, &before, NULL);
@@ -178,6 +225,8 @@ static void signals_do_not_disturb(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
     cmocka_unit_test(a_frame_arrives_as_it_was_sent),
+    cmocka_unit_test(a_frame_in_parts_arrives_as_one),
+    cmocka_unit_test(large_frames_get_memory_of_their_size),
     cmocka_unit_test(an_empty_frame_is_a_frame),
     cmocka_unit_test(a_truncated_frame_says_how_much_came),
     cmocka_unit_test(a_giant_frame_is_refused_before_memory_is_taken),

@@ -135,6 +135,41 @@ static void an_answer_of_another_version_or_request_is_stale(void **state) {
   assert_said("is stale: the request has changed since it was exported");
 }
 
+/* Puts something else in the place of one answer, named $A. */
+static void assert_spoilt(const char *spoil, const char *told) {
+  char words[600];
+  snprintf(words, sizeof words, "cp -a answers kept; A=answers/rmsnorm_b.fp32.000.ans.safetensors; %s", spoil);
+  assert_shell(words, 0);
+  const int status = shell("timeout 20 " CHECK "--seed 7");
+  if (status != 2 || !strstr(output, told) || !strstr(output, "2 passed, 1 failed")) fail_msg("%s: exit status %d, expected %s; %.3000s", spoil, status, told, output);
+  assert_shell("rm -r answers && mv kept answers", 0);
+}
+
+static void what_is_no_answer_file_fails_its_case_alone_and_says_why(void **state) {
+  (void)state;
+  assert_spoilt("truncate -s 100 $A", "unreadable: rmsnorm_b.fp32.000.ans.safetensors: header length is");
+  assert_spoilt("truncate -s -1 $A", "unreadable: rmsnorm_b.fp32.000.ans.safetensors: tensor \"y\": data_offsets");
+  assert_spoilt("printf x >>$A", "bytes follow the last tensor");
+  assert_spoilt("truncate -s 0 $A", "0 bytes; a safetensors file starts with the header's length");
+  assert_spoilt("head -c 4096 \"$MR3D\" >$A", "is this a safetensors file?");
+  assert_spoilt("printf '\\377\\377\\377\\377\\377\\377\\377\\177{}' >$A", "header length 9223372036854775807 is above the limit");
+  assert_spoilt("truncate -s 5G $A", "5368709120 bytes, at most 4294967296 are accepted");
+  assert_spoilt("rm $A; mkfifo $A", "a device or pipe, not a regular file");
+  assert_spoilt("rm $A; mkdir $A", "a folder, not a regular file");
+  assert_spoilt("mv $A secret.safetensors; ln -s ../secret.safetensors $A", "unreadable: rmsnorm_b.fp32.000.ans.safetensors: a link out of the folder");
+  assert_spoilt("rm $A; ln -s /dev/zero $A", "a link out of the folder");
+  assert_spoilt("mv $A answers-beside; ln -s ../answers-beside $A", "a link out of the folder");
+  assert_spoilt("rm $A; ln -s ../nowhere $A", "cannot find it: No such file");
+  assert_spoilt("rm $A; ln -s rmsnorm_b.fp32.000.ans.safetensors $A", "cannot find it: Too many levels of symbolic links");
+}
+
+static void a_link_inside_the_folder_is_an_answer(void **state) {
+  (void)state;
+  assert_shell("cd answers && mv rmsnorm_b.fp32.000.ans.safetensors b.data && ln -s b.data rmsnorm_b.fp32.000.ans.safetensors && cd .. && ln -s answers linked", 0);
+  assert_shell("\"$MR3D\" check --backend dir:linked --golden . --seed 7", 0);
+  assert_said("all 3 compared results passed");
+}
+
 static void what_holds_no_answer_does_not_start(void **state) {
   (void)state;
   assert_shell("\"$MR3D\" check --backend dir:nowhere --golden .", 1);
@@ -181,6 +216,8 @@ int main(void) {
     FRESH(an_extra_answer_is_told_and_harms_nobody),
     FRESH(an_answer_of_another_seed_is_stale),
     FRESH(an_answer_of_another_version_or_request_is_stale),
+    FRESH(what_is_no_answer_file_fails_its_case_alone_and_says_why),
+    FRESH(a_link_inside_the_folder_is_an_answer),
     FRESH(what_holds_no_answer_does_not_start),
     FRESH(a_folder_that_holds_something_is_not_exported_into),
     FRESH(wrong_answers_fail_and_are_diagnosed_as_of_any_backend),

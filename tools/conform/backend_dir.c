@@ -1,13 +1,19 @@
 /* dir:FOLDER: answers that someone gave elsewhere, as files (docs/writing-a-backend.md, "Offline"). */
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
+#include "../../ref/base/bundle.h"
 #include "backend_kind.h"
+#include "frames.h"
 #include "mr3d/safetensors.h"
 #include "offline.h"
+#include "protocol.h"
 
 #define ENDING ".ans.safetensors"
 #define MOST_NAMED 5 /* of the files that answer nothing */
@@ -35,12 +41,58 @@ typedef struct folder {
 
 /* ---- the folder ---- */
 
-static void read_file(const folder *f, answer_file *file) {
+/* A link may lead to another file of the folder, not to one of whoever runs the suite. */
+static mr3d_status stays_inside(const char *folder_path, const char *path, mr3d_error *error) {
+  char *real = realpath(path, NULL);
+  if (!real) return mr3d_fail(error, MR3D_IO, "cannot find it: %s", strerror(errno));
+  char *home = realpath(folder_path, NULL);
+  const size_t n = home ? strlen(home) : 0;
+  const bool inside = home && strncmp(real, home, n) == 0 && (real[n] == '/' || n == 1);
+  mr3d_status status = inside ? MR3D_OK : mr3d_fail(error, MR3D_IO, "a link out of the folder");
+  free(real);
+  free(home);
+  return status;
+}
+
+/* Copied, not mapped: whoever answers may still be at work on the file. */
+static mr3d_status read_all(int fd, mr3d_bundle **bundle, mr3d_error *error) {
+  struct stat about;
+  if (fstat(fd, &about) != 0) return mr3d_fail(error, MR3D_IO, "cannot examine it: %s", strerror(errno));
+  if (!S_ISREG(about.st_mode)) return mr3d_fail(error, MR3D_IO, "%s, not a regular file", S_ISDIR(about.st_mode) ? "a folder" : "a device or pipe");
+  if ((uint64_t)about.st_size > MR3D_FRAME_CAP)
+    return mr3d_fail(error, MR3D_IO, "%lld bytes, at most %llu are accepted", (long long)about.st_size, (unsigned long long)MR3D_FRAME_CAP);
+  const size_t size = (size_t)about.st_size;
+  char *bytes = mr3d_frame_new(size);
+  if (!bytes) return mr3d_fail(error, MR3D_IO, "%zu bytes, for which there is no memory", size);
+  mr3d_status status = MR3D_OK;
+  for (size_t done = 0; done < size && status == MR3D_OK;) {
+    const ssize_t n = read(fd, bytes + done, size - done);
+    if (n == 0) status = mr3d_fail(error, MR3D_IO, "cut short while it was read: %zu of %zu bytes", done, size);
+    else if (n < 0 && errno != EINTR) status = mr3d_fail(error, MR3D_IO, "cannot read it: %s", strerror(errno));
+    else if (n > 0) done += (size_t)n;
+  }
+  if (status == MR3D_OK) status = mr3d_safetensors_parse(bytes, size, bundle, error);
+  if (status == MR3D_OK) mr3d_bundle_keep(*bundle, bytes, size, mr3d_frame_free);
+  else mr3d_frame_free(bytes, size);
+  return status;
+}
+
+static mr3d_status open_answer(const folder *f, const answer_file *file, mr3d_bundle **bundle, mr3d_error *error) {
   char path[4352];
+  snprintf(path, sizeof path, "%.4000s/%.300s", f->path, file->name);
+  mr3d_status status = stays_inside(f->path, path, error);
+  if (status == MR3D_OK) {
+    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a named pipe is refused instead of waited for */
+    status = fd < 0 ? mr3d_fail(error, MR3D_IO, "cannot open it: %s", strerror(errno)) : read_all(fd, bundle, error);
+    if (fd >= 0) close(fd);
+  }
+  return status == MR3D_OK ? status : mr3d_fail_in(error, "%.300s", file->name);
+}
+
+static void read_file(const folder *f, answer_file *file) {
   mr3d_bundle *bundle = NULL;
   mr3d_error error = {0};
-  snprintf(path, sizeof path, "%.4000s/%.300s", f->path, file->name);
-  if (mr3d_safetensors_open(path, 0, &bundle, &error) != MR3D_OK) {
+  if (open_answer(f, file, &bundle, &error) != MR3D_OK) {
     file->problem = strdup(error.message);
     return;
   }
@@ -117,11 +169,9 @@ static void tell_difference(const answer_file *file, const mr3d_request_id *aske
 /** The reply that an answer file stands for, as mr3d compare reads it. */
 static void read_reply(const folder *f, const answer_file *file, mr3d_reply *reply) {
   static const char *const types[] = {"answer", "error", "unsupported", "crash", "timeout", "malformed"}; /* in the order of mr3d_reply_kind */
-  char path[4352];
   mr3d_error error = {0};
-  snprintf(path, sizeof path, "%.4000s/%.300s", f->path, file->name);
   reply->kind = MR3D_REPLY_MALFORMED;
-  if (mr3d_safetensors_open(path, 0, &reply->answer, &error) != MR3D_OK) {
+  if (open_answer(f, file, &reply->answer, &error) != MR3D_OK) {
     snprintf(reply->message, sizeof reply->message, "unreadable: %.900s", error.message);
     return;
   }

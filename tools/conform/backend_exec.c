@@ -6,9 +6,11 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
+#include "../../ref/base/bundle.h"
 #include "backend_kind.h"
 #include "frames.h"
 #include "mr3d/safetensors.h"
+#include "parts.h"
 #include "process.h"
 #include "promises.h"
 #include "protocol.h"
@@ -152,6 +154,14 @@ static mr3d_status read_protections(mr3d_backend *backend, const mr3d_bundle *fr
   return MR3D_OK;
 }
 
+/* A frame as a bundle, which takes its memory over, or NULL: it is no safetensors file. */
+static mr3d_bundle *adopt(const mr3d_frame *frame, mr3d_error *error) {
+  mr3d_bundle *bundle = NULL;
+  if (mr3d_safetensors_parse(frame->bytes, frame->size, &bundle, error) == MR3D_OK) mr3d_bundle_keep(bundle, frame->bytes, frame->size, mr3d_frame_free);
+  else mr3d_frame_free(frame->bytes, frame->size);
+  return bundle;
+}
+
 /* Sends a frame (bytes NULL: none) and reads one with `read`. */
 static mr3d_status greet(mr3d_backend *backend, const void *bytes, size_t size, double patience,
                          mr3d_status (*read)(mr3d_backend *, const mr3d_bundle *, mr3d_error *), mr3d_error *error) {
@@ -161,14 +171,8 @@ static mr3d_status greet(mr3d_backend *backend, const void *bytes, size_t size, 
   mr3d_error said = {0};
   mr3d_frame_end end = mr3d_frame_exchange(&channel, bytes, size, &frame, mr3d_now() + patience, &said);
   if (end == MR3D_FRAME_DONE) {
-    mr3d_bundle *hello = NULL;
-    mr3d_status status = mr3d_safetensors_adopt(frame.bytes, frame.size, &hello, &said);
-    if (status == MR3D_OK) {
-      status = read(backend, hello, error);
-    } else {
-      free(frame.bytes);
-      mr3d_fail(error, MR3D_FORMAT, "its hello is no safetensors file: %.700s", said.message);
-    }
+    mr3d_bundle *hello = adopt(&frame, &said);
+    mr3d_status status = hello ? read(backend, hello, error) : mr3d_fail(error, MR3D_FORMAT, "its hello is no safetensors file: %.700s", said.message);
     mr3d_bundle_free(&hello);
     return status;
   }
@@ -205,8 +209,8 @@ static mr3d_status start(mr3d_backend *backend, mr3d_error *error) {
 
 /* ---- ask ---- */
 
-/* The request with the layer's own metadata, as bytes; its tensors are only borrowed. */
-static mr3d_status envelope(const mr3d_bundle *request, const char *id, void **bytes, size_t *size, mr3d_error *error) {
+/* The request with the layer's own metadata, as a frame's parts; its tensors are only borrowed. */
+static mr3d_status envelope(const mr3d_bundle *request, const char *id, struct iovec **parts, int *n_parts, size_t *size, mr3d_error *error) {
   mr3d_bundle *frame = mr3d_bundle_new();
   mr3d_bundle_set(frame, "protocol", MR3D_PROTOCOL);
   mr3d_bundle_set(frame, "type", "request");
@@ -220,7 +224,7 @@ static mr3d_status envelope(const mr3d_bundle *request, const char *id, void **b
     const mr3d_tensor *t = mr3d_bundle_at(request, i);
     mr3d_bundle_borrow(frame, t->name, t->dtype, t->rank, t->shape, t->data);
   }
-  mr3d_status status = mr3d_safetensors_serialize(frame, bytes, size, error);
+  mr3d_status status = mr3d_safetensors_parts(frame, parts, n_parts, size, error);
   mr3d_bundle_free(&frame);
   return status;
 }
@@ -290,17 +294,16 @@ static bool went_astray(mr3d_backend *backend, char message[256]) {
   return true;
 }
 
-static void exchange(mr3d_backend *backend, const void *bytes, size_t size, const char *id, double timeout, mr3d_reply *reply) {
+static void exchange(mr3d_backend *backend, const struct iovec *parts, int n_parts, const char *id, double timeout, mr3d_reply *reply) {
   mr3d_process *p = ((child *)backend->state)->process;
   if (idle_mistake(p, reply)) return;
   mr3d_channel channel = channel_of(backend, p);
   mr3d_frame frame;
   mr3d_error said = {0};
-  mr3d_frame_end end = mr3d_frame_exchange(&channel, bytes, size, &frame, timeout > 0 ? mr3d_now() + timeout : 0, &said);
+  mr3d_frame_end end = mr3d_frame_exchange_parts(&channel, parts, n_parts, &frame, timeout > 0 ? mr3d_now() + timeout : 0, &said);
   if (end == MR3D_FRAME_DONE) {
-    mr3d_bundle *answer = NULL;
-    if (mr3d_safetensors_adopt(frame.bytes, frame.size, &answer, &said) != MR3D_OK) {
-      free(frame.bytes);
+    mr3d_bundle *answer = adopt(&frame, &said);
+    if (!answer) {
       reply->kind = MR3D_REPLY_MALFORMED;
       snprintf(reply->message, sizeof reply->message, "its answer is no safetensors file: %.900s", said.message);
       return;
@@ -341,9 +344,10 @@ static void ask(mr3d_backend *backend, const mr3d_bundle *request, double timeou
   }
   char id[32];
   snprintf(id, sizeof id, "%llu", ++c->last_id);
-  void *bytes;
+  struct iovec *parts;
+  int n_parts;
   size_t size;
-  if (envelope(request, id, &bytes, &size, &error) != MR3D_OK) {
+  if (envelope(request, id, &parts, &n_parts, &size, &error) != MR3D_OK) {
     reply->kind = MR3D_REPLY_MALFORMED;
     snprintf(reply->message, sizeof reply->message, "the request could not be written as a frame: %.960s", error.message);
     return;
@@ -353,9 +357,9 @@ static void ask(mr3d_backend *backend, const mr3d_bundle *request, double timeou
     snprintf(reply->message, sizeof reply->message, "the request's frame would have %zu bytes, the cap is %llu", size,
              (unsigned long long)backend->options.frame_cap);
   } else {
-    exchange(backend, bytes, size, id, timeout, reply);
+    exchange(backend, parts, n_parts, id, timeout, reply);
   }
-  free(bytes);
+  mr3d_safetensors_parts_free(&parts);
 
   reply->log = mr3d_process_log(c->process);
   if (reply->kind == MR3D_REPLY_CRASH || reply->kind == MR3D_REPLY_TIMEOUT || reply->kind == MR3D_REPLY_MALFORMED) {

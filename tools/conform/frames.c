@@ -1,16 +1,20 @@
 #include "frames.h"
 
+#include <assert.h>
 #include <ctype.h>
 #include <errno.h>
 #include <math.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "../../ref/base/large_pages.h"
 
 double mr3d_now(void) {
   struct timespec t;
@@ -18,11 +22,57 @@ double mr3d_now(void) {
   return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-enum { LENGTH = 8, CHUNK = 1 << 20 };
+/* ---- memory ---- */
+
+enum { LINE = 64 };
+#define SMALLEST_SPARE ((size_t)4 << 20)
+#define LARGEST_SPARE ((size_t)256 << 20)
+
+/* The last large block that was freed: the system clears fresh pages, which takes longer than reading a frame into them. Each begins with its size. */
+static char *_Atomic spare;
+
+static size_t room_of(const char *block) {
+  size_t room;
+  memcpy(&room, block, sizeof room);
+  return room;
+}
+
+void *mr3d_frame_new(size_t size) {
+  static_assert(sizeof(size_t) <= MR3D_FRAME_OFFSET, "the size of a block stands before the frame");
+  if (size > SIZE_MAX - 2 * LINE) return NULL;
+  const size_t room = (size + MR3D_FRAME_OFFSET + LINE - 1) / LINE * LINE;
+  char *block = room < SMALLEST_SPARE ? NULL : atomic_exchange(&spare, NULL);
+  if (block && (room_of(block) < room || room_of(block) / 2 > room)) {
+    free(block);
+    block = NULL;
+  }
+  if (!block) {
+    block = aligned_alloc(LINE, room);
+    if (!block) return NULL;
+    memcpy(block, &room, sizeof room);
+    mr3d_large_pages(block, room);
+  }
+  return block + MR3D_FRAME_OFFSET;
+}
+
+void mr3d_frame_free(void *bytes, size_t size) {
+  (void)size;
+  if (!bytes) return;
+  char *block = (char *)bytes - MR3D_FRAME_OFFSET;
+  const size_t room = room_of(block);
+  if (room >= SMALLEST_SPARE && room <= LARGEST_SPARE) block = atomic_exchange(&spare, block);
+  free(block);
+}
+
+/* ---- exchange ---- */
+
+enum { LENGTH = 8, CHUNK = 1 << 20, PARTS_AT_ONCE = 64 };
 
 typedef struct sending {
   uint8_t length[LENGTH];
-  const uint8_t *bytes;
+  const struct iovec *parts; /* those not sent yet */
+  int n_parts;
+  size_t of_part;      /* sent of the first of them */
   uint64_t size, sent; /* sent counts the length's bytes too */
 } sending;
 
@@ -36,14 +86,21 @@ static bool would_block(void) { return errno == EAGAIN || errno == EWOULDBLOCK |
 
 /* Writes what fits. Returns false when the other side reads no more. */
 static bool send_some(int fd, sending *s) {
-  struct iovec parts[2];
+  struct iovec now[PARTS_AT_ONCE];
   int n = 0;
-  if (s->sent < LENGTH) parts[n++] = (struct iovec){s->length + s->sent, (size_t)(LENGTH - s->sent)};
-  uint64_t done = s->sent > LENGTH ? s->sent - LENGTH : 0;
-  if (done < s->size) parts[n++] = (struct iovec){(void *)(uintptr_t)(s->bytes + done), (size_t)(s->size - done)};
-  ssize_t wrote = writev(fd, parts, n);
-  if (wrote > 0) s->sent += (uint64_t)wrote;
-  return wrote >= 0 || would_block();
+  const size_t of_length = s->sent < LENGTH ? (size_t)(LENGTH - s->sent) : 0;
+  if (of_length) now[n++] = (struct iovec){s->length + s->sent, of_length};
+  for (int i = 0; i < s->n_parts && n < PARTS_AT_ONCE; i++) {
+    const size_t skip = i == 0 ? s->of_part : 0;
+    now[n++] = (struct iovec){(char *)s->parts[i].iov_base + skip, s->parts[i].iov_len - skip};
+  }
+  const ssize_t wrote = writev(fd, now, n);
+  if (wrote < 0) return would_block();
+  s->sent += (uint64_t)wrote;
+  if ((size_t)wrote < of_length) return true;
+  s->of_part += (size_t)wrote - of_length;
+  while (s->n_parts > 0 && s->of_part >= s->parts->iov_len) s->of_part -= s->parts->iov_len, s->parts++, s->n_parts--;
+  return true;
 }
 
 static uint64_t length_of(const uint8_t bytes[LENGTH]) {
@@ -88,8 +145,7 @@ static mr3d_frame_end receive_some(const mr3d_channel *channel, receiving *r, mr
                 (unsigned long long)r->size, (unsigned long long)channel->cap, text);
       return MR3D_FRAME_GARBAGE;
     }
-    size_t size = r->size > 0 ? (size_t)r->size : 1;
-    r->bytes = channel->allocate ? channel->allocate(size) : malloc(size);
+    r->bytes = (channel->allocate ? channel->allocate : mr3d_frame_new)((size_t)r->size);
     if (!r->bytes) {
       mr3d_fail(error, MR3D_IO, "announced a frame of %llu bytes, for which there is no memory", (unsigned long long)r->size);
       return MR3D_FRAME_FAILED;
@@ -98,7 +154,7 @@ static mr3d_frame_end receive_some(const mr3d_channel *channel, receiving *r, mr
   return MR3D_FRAME_DONE;
 }
 
-static bool all_sent(const sending *s) { return !s->bytes || s->sent == s->size + LENGTH; }
+static bool all_sent(const sending *s) { return !s->parts || s->sent == s->size + LENGTH; }
 static bool all_received(const receiving *r) { return r->got >= LENGTH && r->got == r->size + LENGTH; }
 
 static mr3d_frame_end run(const mr3d_channel *channel, sending *s, receiving *r, double deadline, mr3d_error *error) {
@@ -153,8 +209,15 @@ static mr3d_frame_end run(const mr3d_channel *channel, sending *s, receiving *r,
 
 mr3d_frame_end mr3d_frame_exchange(const mr3d_channel *channel, const void *bytes, size_t size, mr3d_frame *frame, double deadline,
                                    mr3d_error *error) {
-  sending s = {.bytes = bytes, .size = size};
-  for (int i = 0; i < LENGTH; i++) s.length[i] = (uint8_t)((uint64_t)size >> (8 * i));
+  const struct iovec whole = {(void *)(uintptr_t)bytes, size};
+  return mr3d_frame_exchange_parts(channel, bytes ? &whole : NULL, size > 0, frame, deadline, error);
+}
+
+mr3d_frame_end mr3d_frame_exchange_parts(const mr3d_channel *channel, const struct iovec *parts, int count, mr3d_frame *frame, double deadline,
+                                         mr3d_error *error) {
+  sending s = {.parts = parts, .n_parts = count};
+  for (int i = 0; i < count; i++) s.size += parts[i].iov_len;
+  for (int i = 0; i < LENGTH; i++) s.length[i] = (uint8_t)(s.size >> (8 * i));
   receiving r = {0};
 
   /* A write to a process that has gone must be an error of this call, not the end of this program. */
@@ -171,7 +234,7 @@ mr3d_frame_end mr3d_frame_exchange(const mr3d_channel *channel, const void *byte
   if (frame) {
     *frame = (mr3d_frame){.size = (size_t)r.size, .received = r.got, .bytes = r.bytes};
     if (end != MR3D_FRAME_DONE) {
-      if (!channel->allocate) free(r.bytes);
+      if (!channel->allocate) mr3d_frame_free(r.bytes, (size_t)r.size);
       frame->bytes = NULL;
     }
   }

@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/uio.h>
 
 #include "mr3d/status.h"
 
@@ -17,7 +18,7 @@ typedef struct mr3d_channel {
   int to, from;    /**< descriptors; `to` non-blocking where the other side may be slow to read */
   int process;     /**< a pidfd that tells when the other side has ended, or -1 */
   uint64_t cap;    /**< largest frame accepted */
-  void *(*allocate)(size_t size); /**< memory for the frame received; NULL: malloc */
+  void *(*allocate)(size_t size); /**< memory for the frame received, best MR3D_FRAME_OFFSET behind a cache line; NULL: mr3d_frame_new */
 } mr3d_channel;
 
 typedef enum mr3d_frame_end {
@@ -29,10 +30,21 @@ typedef enum mr3d_frame_end {
 } mr3d_frame_end;
 
 typedef struct mr3d_frame {
-  void *bytes;         /**< the caller's after MR3D_FRAME_DONE, else NULL */
+  void *bytes;         /**< the caller's after MR3D_FRAME_DONE (mr3d_frame_free, or as `allocate` has it), else NULL */
   size_t size;
   uint64_t received;   /**< bytes that came, the 8 of the length included */
 } mr3d_frame;
+
+/**
+ * A frame of gigabytes comes through the pipe in pages that begin at multiples of 4096 of the stream, its length included. Where these are copied to
+ * cache lines, and not across them, reading takes half the time.
+ */
+#define MR3D_FRAME_OFFSET 8
+
+/** Memory for a frame; NULL where there is none. */
+void *mr3d_frame_new(size_t size);
+/** For mr3d_bundle_keep too, which is why it takes the size. NULL is fine. */
+void mr3d_frame_free(void *bytes, size_t size);
 
 /** Seconds on a clock that only goes forward. */
 double mr3d_now(void);
@@ -43,5 +55,8 @@ double mr3d_now(void);
  * what happened, as the tail of a sentence: "closed its output after 12 of 4096 bytes of a frame".
  */
 mr3d_frame_end mr3d_frame_exchange(const mr3d_channel *, const void *bytes, size_t size, mr3d_frame *frame, double deadline, mr3d_error *);
+
+/** The same; the frame that is sent lies in parts. */
+mr3d_frame_end mr3d_frame_exchange_parts(const mr3d_channel *, const struct iovec *parts, int count, mr3d_frame *frame, double deadline, mr3d_error *);
 
 #endif

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "../../../ref/io/parts.h"
 #include "../frames.h"
 #include "../promises.h"
 #include "../protocol.h"
@@ -80,14 +81,15 @@ static bool offers(int op, mr3d_tier tier) { return function_of(op) && plugin.su
 static void send(int out, mr3d_bundle *frame, const char *id) {
   mr3d_bundle_set(frame, "protocol", MR3D_PROTOCOL);
   if (id) mr3d_bundle_set(frame, "id", id);
-  void *bytes;
+  struct iovec *parts;
+  int count;
   size_t size;
   mr3d_error error = {0};
-  if (mr3d_safetensors_serialize(frame, &bytes, &size, &error) != MR3D_OK)
+  if (mr3d_safetensors_parts(frame, &parts, &count, &size, &error) != MR3D_OK)
     die(MR3D_HOST_BROKE_RULES, "the plug-in's answer could not be written: %s", error.message);
   mr3d_channel channel = {.to = out, .from = -1, .process = -1};
-  if (mr3d_frame_exchange(&channel, bytes, size, NULL, 0, &error) != MR3D_FRAME_DONE) die(2, "the suite %s", error.message);
-  free(bytes);
+  if (mr3d_frame_exchange_parts(&channel, parts, count, NULL, 0, &error) != MR3D_FRAME_DONE) die(2, "the suite %s", error.message);
+  mr3d_safetensors_parts_free(&parts);
   mr3d_bundle_free(&frame);
 }
 

@@ -6,28 +6,85 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "../../../ref/base/large_pages.h"
+#include "../frames.h"
+
 enum { ALIGNMENT = 64, CANARY = 0xC7 };
 
 static size_t page(void) { return (size_t)sysconf(_SC_PAGESIZE); }
 static size_t whole_pages(size_t size) { return (size + page() - 1) / page() * page(); }
 
-static void *map(size_t size, int protection) {
-  void *pages = mmap(NULL, size, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  return pages == MAP_FAILED ? NULL : pages;
+/* ---- pages that are used again ---- */
+
+/*
+ * Large ranges that were given back. The system clears each fresh page, which takes longer than all else that a large tensor meets on its way; so they
+ * are kept, shut, and moved to where they are needed next.
+ */
+static struct spare {
+  void *pages;
+  size_t size;
+} spares[2];
+
+#define SMALLEST_SPARE (2 * MR3D_LARGE_PAGE)
+#define LARGEST_SPARE ((size_t)256 << 20)
+
+/* An unused range of addresses whose byte `offset` lies at the beginning of a large page where that pays. */
+static uint8_t *reserve(size_t size, size_t offset) {
+  const size_t slack = size < SMALLEST_SPARE ? 0 : MR3D_LARGE_PAGE;
+  uint8_t *range = mmap(NULL, size + slack, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (range == MAP_FAILED) return NULL;
+  const size_t skip = slack ? -((uintptr_t)range + offset) % MR3D_LARGE_PAGE : 0;
+  if (skip > 0) munmap(range, skip);
+  if (skip < slack) munmap(range + skip + size, slack - skip);
+  return range + skip;
 }
 
-void *mr3d_pages_new(size_t size) { return map(whole_pages(size), PROT_READ | PROT_WRITE); }
-void mr3d_pages_read_only(void *pages, size_t size) { mprotect(pages, whole_pages(size), PROT_READ); }
-void mr3d_pages_free(void *pages, size_t size) { munmap(pages, whole_pages(size)); }
+/* Puts pages that can be written to at a place in a reserved range; what they hold is left to chance. */
+static bool put_pages(void *place, size_t size) {
+  for (int i = 0; i < 2 && size >= SMALLEST_SPARE; i++) {
+    struct spare *s = &spares[i];
+    if (!s->pages || mremap(s->pages, s->size, size, MREMAP_MAYMOVE | MREMAP_FIXED, place) == MAP_FAILED) continue;
+    s->pages = NULL;
+    return mprotect(place, size, PROT_READ | PROT_WRITE) == 0;
+  }
+  mr3d_large_pages(place, size);
+  return mprotect(place, size, PROT_READ | PROT_WRITE) == 0;
+}
+
+static void give_back(void *pages, size_t size) {
+  for (int i = 0; i < 2 && size >= SMALLEST_SPARE && size <= LARGEST_SPARE; i++)
+    if (!spares[i].pages && mprotect(pages, size, PROT_NONE) == 0) {
+      spares[i] = (struct spare){pages, size};
+      return;
+    }
+  munmap(pages, size);
+}
+
+static uint8_t *pages_of(void *frame) { return (uint8_t *)frame - MR3D_FRAME_OFFSET; }
+
+void *mr3d_pages_new(size_t size) {
+  const size_t whole = whole_pages(size + MR3D_FRAME_OFFSET);
+  uint8_t *pages = size < SIZE_MAX / 2 ? reserve(whole, 0) : NULL;
+  if (!pages) return NULL;
+  if (!put_pages(pages, whole)) {
+    munmap(pages, whole);
+    return NULL;
+  }
+  memset(pages + MR3D_FRAME_OFFSET + size, 0, whole - MR3D_FRAME_OFFSET - size);
+  return pages + MR3D_FRAME_OFFSET;
+}
+
+void mr3d_pages_read_only(void *frame, size_t size) { mprotect(pages_of(frame), whole_pages(size + MR3D_FRAME_OFFSET), PROT_READ); }
+void mr3d_pages_free(void *frame, size_t size) { give_back(pages_of(frame), whole_pages(size + MR3D_FRAME_OFFSET)); }
 
 bool mr3d_fence_new(size_t size, uint8_t poison, mr3d_fence *fence) {
   if (size > SIZE_MAX / 2) return false;
   size_t inside = whole_pages((size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
   fence->map_size = inside + 2 * page();
-  fence->map = map(fence->map_size, PROT_NONE);
+  fence->map = reserve(fence->map_size, page());
   if (!fence->map) return false;
   uint8_t *begin = fence->map + page(), *end = begin + inside;
-  if (inside > 0 && mprotect(begin, inside, PROT_READ | PROT_WRITE) != 0) {
+  if (inside > 0 && !put_pages(begin, inside)) {
     munmap(fence->map, fence->map_size);
     return false;
   }
@@ -51,7 +108,10 @@ bool mr3d_fence_crossed(const mr3d_fence *fence, bool *before) {
 }
 
 void mr3d_fence_free(mr3d_fence *fence) {
-  munmap(fence->map, fence->map_size);
+  const size_t inside = fence->map_size - 2 * page();
+  if (inside > 0) give_back(fence->map + page(), inside);
+  munmap(fence->map, page());
+  munmap(fence->map + page() + inside, page());
   memset(fence, 0, sizeof *fence);
 }
 

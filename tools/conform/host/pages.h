@@ -6,10 +6,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/** Pages for `size` bytes; NULL where there is no memory. */
+/** Pages for a frame of `size` bytes, which hold anything, and 0 behind them; NULL where there is no memory. */
 void *mr3d_pages_new(size_t size);
-void mr3d_pages_read_only(void *pages, size_t size);
-void mr3d_pages_free(void *pages, size_t size);
+void mr3d_pages_read_only(void *frame, size_t size);
+void mr3d_pages_free(void *frame, size_t size);
 
 /** Memory between two guard pages, its slack filled with a canary. */
 typedef struct mr3d_fence {
