@@ -126,41 +126,6 @@ double mr3d_ulp(mr3d_tier tier, double value) {
   return ldexp(1, exponent - formats[tier].digits);
 }
 
-/** Correctly rounded to the tier, `value` overflows. */
-static bool overflows(mr3d_tier tier, double value) {
-  static const double largest[MR3D_N_TIERS] = {[MR3D_FP64] = HUGE_VAL, [MR3D_FP32] = 0x1.ffffffp127, [MR3D_TF32] = 0x1.ffffffp127,
-                                               [MR3D_BF16_TIER] = 0x1.ffp127, [MR3D_FP16] = 65520};
-  return fabs(value) >= largest[tier];
-}
-
-/**
- * NaN and infinity come before any arithmetic. An infinity is right where the truth, rounded to the tier, is one; it is
- * then replaced by the truth, so that sums stay finite.
- */
-static void check_finite(const mr3d_output *output, mr3d_tensor_verdict *verdict) {
-  double *got = output->got;
-  int64_t first = -1, bad = 0;
-  for (int64_t i = 0; i < output->rows * output->cols; i++) {
-    if (isfinite(got[i])) continue;
-    double ref = output->ref[i];
-    if (isinf(got[i]) && overflows(output->tier, ref) && signbit(got[i]) == signbit(ref)) {
-      got[i] = ref;
-      continue;
-    }
-    if (first < 0) first = i;
-    bad++;
-  }
-  if (first >= 0) {
-    mr3d_index_text(output->expected, first, false, verdict->index);
-    verdict->got = got[first];
-    verdict->expected = output->ref[first];
-    verdict->bound = 0;
-    verdict->wrong = bad;
-  }
-  mr3d_verdict_add(verdict, "finite", (double)bad, 0, true, "%lld of %lld elements are NaN or infinite", (long long)bad,
-                   (long long)verdict->elements);
-}
-
 #define FAVOURITES 5
 
 /** Indices of the largest values of a row, the largest first; ties go to the lower index. Returns how many there are. */
@@ -178,48 +143,45 @@ static int favourites_of(const double *row, int64_t cols, int64_t favourites[FAV
 }
 
 static double top5_overlap(const mr3d_output *output) {
-  double overlap = 0;
+  double overlap = 0, *answered = mr3d_allocate(output->cols, sizeof *answered);
   int64_t rows = 0;
   for (int64_t r = 0; r < output->rows; r++) {
     if (output->skip && output->skip[r]) continue;
     int64_t right[FAVOURITES], got[FAVOURITES];
     int n = favourites_of(output->ref + r * output->cols, output->cols, right), shared = 0;
-    favourites_of(output->got + r * output->cols, output->cols, got);
+    mr3d_output_row(output, r, answered);
+    favourites_of(answered, output->cols, got);
     for (int a = 0; a < n; a++)
       for (int b = 0; b < n; b++) shared += right[a] == got[b];
     overlap += n ? (double)shared / n : 1;
     rows++;
   }
+  free(answered);
   return rows ? overlap / (double)rows : NAN;
 }
 
-/** What every report shows: relative L2 of the tensor and its worst row, errors in ulps. */
-static void measure(const mr3d_output *output, mr3d_tensor_verdict *verdict) {
-  int64_t n = 0;
-  double *ulps = mr3d_allocate(output->rows * output->cols, sizeof *ulps);
-  double error2 = 0, norm2 = 0;
-  for (int64_t r = 0; r < output->rows; r++) {
-    if (output->skip && output->skip[r]) continue;
-    double row_error2 = 0, row_norm2 = 0;
-    for (int64_t i = r * output->cols; i < (r + 1) * output->cols; i++) {
-      double error = output->got[i] - output->ref[i];
-      row_error2 += error * error;
-      row_norm2 += output->ref[i] * output->ref[i];
-      ulps[n++] = fabs(error) / mr3d_ulp(output->tier, output->ref[i]);
-    }
-    double relative = row_error2 == 0 ? 0 : sqrt(row_error2 / row_norm2);
-    if (!(relative <= verdict->worst_slice_relative_l2)) verdict->worst_slice_relative_l2 = relative;
-    error2 += row_error2;
-    norm2 += row_norm2;
+/** What every report shows, and whether all is finite. */
+static void report_tally(const mr3d_output *output, const mr3d_tally *tally, mr3d_tensor_verdict *verdict) {
+  if (tally->bad > 0) {
+    double got;
+    mr3d_tensor one = *output->answer;
+    one.rank = 0;
+    one.data = (char *)one.data + (size_t)tally->first_bad * mr3d_dtype_size(one.dtype);
+    mr3d_tensor_to_double(&one, &got);
+    mr3d_index_text(output->expected, tally->first_bad, false, verdict->index);
+    verdict->got = got;
+    verdict->expected = output->ref[tally->first_bad];
+    verdict->bound = 0;
+    verdict->wrong = tally->bad;
   }
-  verdict->relative_l2 = error2 == 0 ? 0 : sqrt(error2 / norm2);
-  if (n > 0) {
-    verdict->ulp_p50 = mr3d_select(ulps, n, n / 2);
-    verdict->ulp_p99 = mr3d_select(ulps, n, (n - 1) * 99 / 100);
-    verdict->ulp_max = mr3d_select(ulps, n, n - 1);
-  }
-  if (strcmp(verdict->name, "logits") == 0) verdict->top5_overlap = top5_overlap(output);
-  free(ulps);
+  mr3d_verdict_add(verdict, "finite", (double)tally->bad, 0, true, "%lld of %lld elements are NaN or infinite", (long long)tally->bad, (long long)verdict->elements);
+  const bool finite = tally->bad == 0;
+  verdict->relative_l2 = finite ? tally->relative_l2 : NAN;
+  verdict->worst_slice_relative_l2 = finite ? tally->worst_slice_relative_l2 : NAN;
+  verdict->ulp_p50 = finite ? tally->ulp_p50 : NAN;
+  verdict->ulp_p99 = finite ? tally->ulp_p99 : NAN;
+  verdict->ulp_max = finite ? tally->ulp_max : NAN;
+  if (finite && strcmp(verdict->name, "logits") == 0) verdict->top5_overlap = top5_overlap(output);
 }
 
 /** A BOOL tensor that has one entry per leading index, [B,per_head] or [B,1,per_head], spread over all rows. */
@@ -244,7 +206,7 @@ void mr3d_output_open(mr3d_truth *truth, const mr3d_tensor *expected, const mr3d
   const char *op = mr3d_truth_op(truth);
   const mr3d_bundle *answer = mr3d_truth_scaled(truth), *request = truth->requests[truth->n_steps - 1];
   int64_t count = mr3d_tensor_count(expected);
-  *output = (mr3d_output){.expected = expected, .ref = expected->data, .tier = truth->tier, .threads = truth->threads, .units = mr3d_tier_units(truth->tier), .heads = 1};
+  *output = (mr3d_output){.expected = expected, .answer = got, .ref = expected->data, .tier = truth->tier, .threads = truth->threads, .units = mr3d_tier_units(truth->tier), .heads = 1};
   output->cols = expected->rank > 0 ? expected->shape[expected->rank - 1] : 1;
   output->rows = output->cols > 0 ? count / output->cols : 0;
   output->per_head = expected->rank > 1 ? expected->shape[expected->rank - 2] : 1;
@@ -252,8 +214,6 @@ void mr3d_output_open(mr3d_truth *truth, const mr3d_tensor *expected, const mr3d
   output->any_zero = strcmp(op, "attention") == 0;
   output->has_heads = expected->rank == 4 || (output->columns_share && expected->rank == 3);
   if (output->has_heads) output->heads = expected->shape[expected->rank - 3];
-  output->got = mr3d_allocate(count, sizeof *output->got);
-  mr3d_tensor_to_double(got, output->got);
   const mr3d_tensor *scale = companion(answer, "scale", expected->name), *turn = companion(answer, "turn", expected->name),
                     *shared = companion(answer, "shared", expected->name);
   output->scale = scale ? scale->data : NULL;
@@ -266,6 +226,11 @@ void mr3d_output_open(mr3d_truth *truth, const mr3d_tensor *expected, const mr3d
   }
   output->skip = spread(companion(answer, "skip", expected->name), output);
   output->point = spread(mr3d_bundle_find(request, "point_token_mask"), output);
+}
+
+void mr3d_output_widen(mr3d_output *output) {
+  output->got = mr3d_allocate(output->rows * output->cols, sizeof *output->got);
+  mr3d_tensor_to_double(output->answer, output->got);
 }
 
 void mr3d_output_close(mr3d_output *output) {
@@ -309,14 +274,16 @@ static void judge_float(mr3d_truth *truth, const mr3d_tensor *expected, const mr
   }
   mr3d_output output;
   mr3d_output_open(truth, expected, got, &output);
-  check_finite(&output, verdict);
-  if (!verdict->passed) {
-    verdict->relative_l2 = verdict->worst_slice_relative_l2 = verdict->ulp_p50 = verdict->ulp_p99 = verdict->ulp_max = NAN;
-  } else {
-    measure(&output, verdict);
-    if (output.scale) mr3d_judge_by_scale(&output, verdict);
-    else judge_by_yardstick(truth, &output, verdict);
+  mr3d_tally tally;
+  mr3d_tally_open(&output, &tally);
+  report_tally(&output, &tally, verdict);
+  if (verdict->passed && output.scale) mr3d_judge_by_scale(&output, &tally, verdict);
+  else if (verdict->passed) {
+    output.got = mr3d_allocate(output.rows * output.cols, sizeof *output.got);
+    for (int64_t r = 0; r < output.rows; r++) mr3d_output_row(&output, r, output.got + r * output.cols);
+    judge_by_yardstick(truth, &output, verdict);
   }
+  mr3d_tally_close(&tally);
   mr3d_output_close(&output);
 }
 

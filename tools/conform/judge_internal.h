@@ -59,7 +59,8 @@ typedef struct mr3d_output {
   bool has_heads;
   bool columns_share;      /* errors are shared along columns too: cis3d, where one frequency serves all rows */
   bool any_zero;           /* a zero of either sign is exact: attention rows without a visible key */
-  double *got;             /* owned */
+  const mr3d_tensor *answer; /* the backend's */
+  double *got;             /* the same in binary64, owned; NULL until mr3d_output_widen */
   const double *ref, *scale, *turn;
   const double *shared;    /* part of the scale that may have one sign in all rows, or NULL */
   double *input;           /* of a rotation: what is rotated, owned; else NULL */
@@ -67,8 +68,35 @@ typedef struct mr3d_output {
   bool *point;             /* [rows] or NULL, owned: rows rotated in 3D */
 } mr3d_output;
 
+/** A mean of e over rows that differ: as it is (an offset), and signed by the truth (a factor). */
+typedef struct mr3d_bias {
+  double sum, signed_sum, squares, allowance;
+  int64_t n, rows;
+} mr3d_bias;
+
+/** What one pass over an output finds (tally.c); e = (got - ref) / scale where the output has a scale. */
+typedef struct mr3d_tally {
+  int64_t bad, first_bad;  /* NaN, or infinite where the truth is not */
+  int64_t elements;        /* the rest is of these, rows that are not skipped */
+  double error2, ref2, relative_l2, worst_slice_relative_l2, ulp_p50, ulp_p99, ulp_max;
+  int64_t wrong;           /* beyond MR3D_ELEMENT_LIMIT */
+  double worst_e, worst_got, worst_slice, squares;
+  int64_t worst_element, worst_element_row, worst_row;
+  mr3d_bias whole, *heads; /* [heads] */
+} mr3d_tally;
+
+#define MR3D_ELEMENT_LIMIT 4.0 /* of a single operator's |e| */
+
+void mr3d_tally_open(const mr3d_output *, mr3d_tally *);
+void mr3d_tally_close(mr3d_tally *);
+/** One row of the answer in binary64, with the truth in place of what is not finite. */
+void mr3d_output_row(const mr3d_output *, int64_t row, double *got);
+/** e of element i, for which `got` was answered. Requires: a scale. */
+double mr3d_error_of(const mr3d_output *, int64_t i, double got);
+
 /** The output as the latest step's truth has it, beside the backend's. Requires: both floating and of one shape. */
 void mr3d_output_open(mr3d_truth *, const mr3d_tensor *expected, const mr3d_tensor *got, mr3d_output *);
+void mr3d_output_widen(mr3d_output *);
 void mr3d_output_close(mr3d_output *);
 
 /** Adds one rule's outcome; when it fails first, the printf text becomes the verdict's problem. */
@@ -78,7 +106,7 @@ void mr3d_verdict_add(mr3d_tensor_verdict *, const char *rule, double value, dou
 char *mr3d_index_text(const mr3d_tensor *tensor, int64_t index, bool row, char text[96]);
 
 /** The rules of single operators: error in units of the operator's scale (docs/tolerance.md, "Single operators"). */
-void mr3d_judge_by_scale(const mr3d_output *, mr3d_tensor_verdict *);
+void mr3d_judge_by_scale(const mr3d_output *, const mr3d_tally *, mr3d_tensor_verdict *);
 /** The rules of composed operators: error in units of what honest arithmetic strays (docs/tolerance.md, "The yardstick"). */
 void mr3d_judge_by_yardstick(const mr3d_output *, const char *name, int n_runs, const float *const runs[], mr3d_tensor_verdict *);
 

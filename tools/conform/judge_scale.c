@@ -13,7 +13,6 @@
 
 #include "judge_internal.h"
 
-#define ELEMENT_LIMIT 4.0
 #define SLICE_LIMIT 2.0
 #define TENSOR_LIMIT 1.0
 #define MIN_SLICE 16     /* elements: below, a root mean square says no more than its largest element */
@@ -24,36 +23,21 @@
 #define MIN_ROWS 32
 #define MIN_ELEMENTS 1024
 
-static double error_of(const mr3d_output *output, int64_t i) {
-  double got = output->got[i], ref = output->ref[i], scale = output->scale[i];
-  if (got == ref) {
-    bool signs_differ = signbit(got) != signbit(ref);
-    return signs_differ && scale == 0 && !output->any_zero ? INFINITY : 0;
-  }
-  return (got - ref) / scale; /* infinite where the scale is 0: there the answer must be exact */
-}
-
-/** What makes a row an independent unit: the reference's bits. Of a rotation's angle: the row's length, for the same vector turned is no new vector. */
-static uint64_t identity_of(const mr3d_output *output, int64_t row, bool rotated) {
-  uint64_t hash = 0, bits;
+/** What makes a row an independent unit of a rotation: its length, for the same vector turned is no new vector. */
+static uint64_t length_of(const mr3d_output *output, int64_t row) {
   double length2 = 0;
-  for (int64_t i = row * output->cols; i < (row + 1) * output->cols; i++) {
-    length2 += output->ref[i] * output->ref[i];
-    memcpy(&bits, &output->ref[i], sizeof bits);
-    hash = (hash ^ bits) * 0x9E3779B97F4A7C15u;
-    hash ^= hash >> 29;
-  }
-  return rotated && length2 > 0 ? (uint64_t)llrint(log2(length2) * 0x1p28) * 0x9E3779B97F4A7C15u : hash;
+  for (int64_t i = row * output->cols; i < (row + 1) * output->cols; i++) length2 += output->ref[i] * output->ref[i];
+  return length2 > 0 ? (uint64_t)llrint(log2(length2) * 0x1p28) : 0;
 }
 
-/** Marks rows (of the same head, when `by_head`) whose identity no earlier row has. */
-static void mark_distinct(const mr3d_output *output, bool by_head, bool rotated, bool *first) {
+/** Marks rows (of the same head, when `by_head`) whose length no earlier row has. */
+static void mark_distinct(const mr3d_output *output, bool by_head, bool *first) {
   int64_t capacity = 16;
   while (capacity < 2 * output->rows) capacity *= 2;
   uint64_t *table = mr3d_allocate(capacity, sizeof *table);
   for (int64_t r = 0; r < output->rows; r++) {
     uint64_t head = by_head ? (uint64_t)(r / output->per_head % output->heads) + 1 : 0;
-    uint64_t hash = ((identity_of(output, r, rotated) ^ head * 0xD6E8FEB86659FD93u) * 0x9E3779B97F4A7C15u) | 1; /* 0 marks an empty place */
+    uint64_t hash = ((length_of(output, r) * 0x9E3779B97F4A7C15u ^ head * 0xD6E8FEB86659FD93u) * 0x9E3779B97F4A7C15u) | 1; /* 0 marks an empty place */
     int64_t at = (int64_t)((hash >> 32) % (uint64_t)capacity);
     while (table[at] && table[at] != hash) at = (at + 1) % capacity;
     first[r] = table[at] == 0;
@@ -62,13 +46,7 @@ static void mark_distinct(const mr3d_output *output, bool by_head, bool rotated,
   free(table);
 }
 
-/** A mean of e, signed by something, over one group of rows or columns. */
-typedef struct bias {
-  double sum, squares, allowance;
-  int64_t n, rows;
-} bias;
-
-static double bias_limit(const bias *group, int64_t units) {
+static double bias_limit(const mr3d_bias *group, int64_t units) {
   double rms = sqrt(group->squares / (double)group->n);
   return BIAS_FLOOR + BIAS_SIGMAS * fmax(rms / sqrt((double)group->n), ROW_SHARE / sqrt((double)units)) +
          group->allowance / (double)group->n;
@@ -82,8 +60,8 @@ typedef struct worst {
   const char *what;
 } worst;
 
-static void take(worst *so_far, const bias *group, int64_t units, int64_t head, int64_t column, const char *what) {
-  double value = fabs(group->sum / (double)group->n), limit = bias_limit(group, units);
+static void take(worst *so_far, const mr3d_bias *group, double sum, int64_t units, int64_t head, int64_t column, const char *what) {
+  double value = fabs(sum / (double)group->n), limit = bias_limit(group, units);
   if (so_far->tested && value / limit <= so_far->value / so_far->limit) return;
   *so_far = (worst){value, limit, true, head, column, group->rows, what};
 }
@@ -118,37 +96,19 @@ static int64_t distinct_columns(const mr3d_output *output, int64_t head) {
 }
 
 /** gain: mean of e * sign(ref), a factor; and mean of e, an offset. Over the tensor and over each head. */
-static void judge_gain(const mr3d_output *output, const double *e, bool *first, mr3d_tensor_verdict *verdict) {
+static void judge_gain(const mr3d_output *output, const mr3d_tally *tally, mr3d_tensor_verdict *verdict) {
   worst found = {.limit = BIAS_FLOOR, .head = -1, .what = ""};
-  for (int by_head = 0; by_head <= (output->has_heads && output->heads > 1); by_head++) {
-    int64_t n_groups = by_head ? output->heads : 1;
-    mark_distinct(output, by_head, false, first);
-    for (int64_t g = 0; g < n_groups; g++) {
-      bias factor = {0}, offset = {0};
-      for (int64_t r = 0; r < output->rows; r++) {
-        if (!first[r] || (by_head && r / output->per_head % output->heads != g)) continue;
-        factor.rows++;
-        for (int64_t i = r * output->cols; i < (r + 1) * output->cols; i++) {
-          factor.sum += e[i] * sign_of(output->ref[i]);
-          offset.sum += e[i];
-          factor.squares += e[i] * e[i];
-          if (output->shared && output->scale[i] > 0) factor.allowance += output->shared[i] / output->scale[i];
-          factor.n++;
-        }
-      }
-      offset.squares = factor.squares;
-      offset.allowance = factor.allowance;
-      offset.n = factor.n;
-      offset.rows = factor.rows;
-      if (factor.rows < MIN_ROWS || factor.n < MIN_ELEMENTS) continue;
-      int64_t units = factor.rows;
-      if (output->columns_share) {
-        int64_t columns = distinct_columns(output, by_head ? g : -1);
-        if (columns < units) units = columns;
-      }
-      take(&found, &factor, units, by_head ? g : -1, -1, "magnitudes");
-      take(&found, &offset, units, by_head ? g : -1, -1, "values");
+  const int64_t heads = output->has_heads && output->heads > 1 ? output->heads : 0;
+  for (int64_t h = -1; h < heads; h++) {
+    const mr3d_bias *group = h < 0 ? &tally->whole : &tally->heads[h];
+    if (group->rows < MIN_ROWS || group->n < MIN_ELEMENTS) continue;
+    int64_t units = group->rows;
+    if (output->columns_share) {
+      int64_t columns = distinct_columns(output, h);
+      if (columns < units) units = columns;
     }
+    take(&found, group, group->signed_sum, units, h, -1, "magnitudes");
+    take(&found, group, group->sum, units, h, -1, "values");
   }
   char head[32];
   mr3d_verdict_add(verdict, "gain", found.value, found.limit, found.tested,
@@ -169,22 +129,26 @@ static double angle_allowance(const mr3d_output *output, int64_t i, double radiu
 }
 
 /** angle: mean of e * sign(turn) in one dimension, over all heads and in each, text and points apart: a bin that turns too far. */
-static void judge_angle(const mr3d_output *output, const double *e, bool *first, mr3d_tensor_verdict *verdict) {
+static void judge_angle(const mr3d_output *output, mr3d_tensor_verdict *verdict) {
+  bool *first = mr3d_allocate(output->rows, sizeof *first);
+  double *got = mr3d_allocate(output->cols, sizeof *got);
   worst found = {.limit = BIAS_FLOOR, .head = -1, .what = ""};
   for (int by_head = 0; by_head <= (output->has_heads && output->heads > 1); by_head++) {
     int64_t n_groups = (by_head ? output->heads : 1) * output->cols;
-    bias *groups = mr3d_allocate(2 * n_groups, sizeof *groups); /* text, then points */
-    mark_distinct(output, by_head, true, first);
+    mr3d_bias *groups = mr3d_allocate(2 * n_groups, sizeof *groups); /* text, then points */
+    mark_distinct(output, by_head, first);
     for (int64_t r = 0; r < output->rows; r++) {
       if (!first[r]) continue;
+      mr3d_output_row(output, r, got);
       int64_t head = by_head ? r / output->per_head % output->heads : 0, kind = output->point && output->point[r];
       for (int64_t c = 0; c < output->cols; c++) {
         int64_t i = r * output->cols + c;
         double radius = hypot(output->ref[i], output->turn[i]);
         if (output->turn[i] == 0 || radius == 0) continue;
-        bias *group = &groups[kind * n_groups + head * output->cols + c];
-        group->sum += e[i] * sign_of(output->turn[i]);
-        group->squares += e[i] * e[i];
+        mr3d_bias *group = &groups[kind * n_groups + head * output->cols + c];
+        const double e = mr3d_error_of(output, i, got[c]);
+        group->sum += e * sign_of(output->turn[i]);
+        group->squares += e * e;
         group->allowance += angle_allowance(output, i, radius);
         group->n++;
         group->rows++;
@@ -192,51 +156,38 @@ static void judge_angle(const mr3d_output *output, const double *e, bool *first,
     }
     for (int64_t g = 0; g < 2 * n_groups; g++)
       if (groups[g].rows >= MIN_ROWS)
-        take(&found, &groups[g], groups[g].rows, by_head ? g % n_groups / output->cols : -1, g % output->cols, "angle");
+        take(&found, &groups[g], groups[g].sum, groups[g].rows, by_head ? g % n_groups / output->cols : -1, g % output->cols, "angle");
     free(groups);
   }
+  free(first);
+  free(got);
   char head[32];
   mr3d_verdict_add(verdict, "angle", found.value, found.limit, found.tested,
                    "dimension %lld%s is turned by another angle: mean error along the turn %.3g of the scale over %lld rows, at most %.3g allowed",
                    (long long)found.column, head_text(&found, head), found.value, (long long)found.rows, found.limit);
 }
 
-void mr3d_judge_by_scale(const mr3d_output *output, mr3d_tensor_verdict *verdict) {
-  int64_t count = output->rows * output->cols, worst_element = 0, worst_row = 0;
-  double *e = mr3d_allocate(count, sizeof *e), worst_e = -1, worst_slice = 0, squares = 0;
-  for (int64_t r = 0; r < output->rows; r++) {
-    double row_squares = 0;
-    for (int64_t i = r * output->cols; i < (r + 1) * output->cols; i++) {
-      e[i] = error_of(output, i);
-      if (!(fabs(e[i]) <= worst_e)) worst_e = fabs(e[i]), worst_element = i;
-      if (!(fabs(e[i]) <= ELEMENT_LIMIT)) verdict->wrong++;
-      row_squares += e[i] * e[i];
-    }
-    double slice = sqrt(row_squares / (double)output->cols);
-    if (!(slice <= worst_slice)) worst_slice = slice, worst_row = r;
-    squares += row_squares;
-  }
-  double tensor = count ? sqrt(squares / (double)count) : 0;
+void mr3d_judge_by_scale(const mr3d_output *output, const mr3d_tally *tally, mr3d_tensor_verdict *verdict) {
+  const int64_t count = output->rows * output->cols, at = tally->worst_element;
+  const double worst_e = count ? tally->worst_e : 0, tensor = count ? sqrt(tally->squares / (double)count) : 0;
   char row[96];
-  mr3d_index_text(output->expected, worst_row, true, row);
+  mr3d_index_text(output->expected, tally->worst_row, true, row);
+  verdict->wrong = tally->wrong;
   if (count > 0) {
-    mr3d_index_text(output->expected, worst_element, false, verdict->index);
-    verdict->got = output->got[worst_element];
-    verdict->expected = output->ref[worst_element];
-    verdict->bound = ELEMENT_LIMIT * output->scale[worst_element];
+    mr3d_index_text(output->expected, at, false, verdict->index);
+    verdict->got = tally->worst_got;
+    verdict->expected = output->ref[at];
+    verdict->bound = MR3D_ELEMENT_LIMIT * output->scale[at];
   }
-  mr3d_verdict_add(verdict, "element", count ? worst_e : 0, ELEMENT_LIMIT, count > 0,
-                   count > 0 && output->scale[worst_element] == 0 ? "must be exact, the sign of zero included"
-                                                                  : "one element's error is %.3g times its scale, at most %g allowed",
-                   worst_e, ELEMENT_LIMIT);
-  mr3d_verdict_add(verdict, "slice", worst_slice, SLICE_LIMIT, output->cols >= MIN_SLICE && output->rows > 0,
-                   "row %s: root mean square error %.3g of the scale, at most %.3g allowed", row, worst_slice, SLICE_LIMIT);
+  mr3d_verdict_add(verdict, "element", worst_e, MR3D_ELEMENT_LIMIT, count > 0,
+                   count > 0 && output->scale[at] == 0 ? "must be exact, the sign of zero included"
+                                                       : "one element's error is %.3g times its scale, at most %g allowed",
+                   worst_e, MR3D_ELEMENT_LIMIT);
+  mr3d_verdict_add(verdict, "slice", tally->worst_slice, SLICE_LIMIT, output->cols >= MIN_SLICE && output->rows > 0,
+                   "row %s: root mean square error %.3g of the scale, at most %.3g allowed", row, tally->worst_slice, SLICE_LIMIT);
   mr3d_verdict_add(verdict, "tensor", tensor, TENSOR_LIMIT, count >= MIN_TENSOR,
                    "root mean square error %.3g of the scale, at most %.3g allowed: the arithmetic is coarser than its tier", tensor,
                    TENSOR_LIMIT);
-  bool *first = mr3d_allocate(output->rows, sizeof *first);
-  judge_gain(output, e, first, verdict);
-  if (output->turn) judge_angle(output, e, first, verdict);
-  free(first);
-  free(e);
+  judge_gain(output, tally, verdict);
+  if (output->turn) judge_angle(output, verdict);
 }

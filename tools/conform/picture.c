@@ -59,6 +59,7 @@ void mr3d_scene_open(mr3d_scene *s) {
     p->floating = mr3d_dtype_is_float(p->got->dtype);
     if (!p->comparable || !p->floating) continue;
     mr3d_output_open(s->truth, p->expected, p->got, &p->output);
+    mr3d_output_widen(&p->output);
     add_noise(s, p);
   }
 }
