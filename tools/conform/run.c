@@ -36,6 +36,7 @@ struct runner {
   mr3d_weights_cache *weights;
   mr3d_yardstick_cache *yardsticks;
   const char *scratch;
+  mr3d_lessons lessons;
   int n_silent;
   struct silent_op silent[64];
 };
@@ -210,7 +211,7 @@ static mr3d_verdict ask_backend(struct session *s, int step, const mr3d_error *r
   if (reply->kind == MR3D_REPLY_TIMEOUT) silence->timeouts++;
   if (verdict == MR3D_FAILED) {
     double start = now();
-    mr3d_diagnose(result, s->posed.truth, step + 1, s->posed.requests, reply, s->runner->weights, s->runner->run->options.threads);
+    mr3d_diagnose(&s->runner->lessons, result, s->posed.truth, step + 1, s->posed.requests, reply, s->runner->weights, s->runner->run->options.threads);
     s->runner->run->diagnosis_seconds += now() - start;
     if (reply->kind == MR3D_REPLY_TIMEOUT) {
       snprintf(s->runner->run->silence_diagnosis, sizeof s->runner->run->silence_diagnosis, "%s", result->diagnosis);
@@ -422,7 +423,6 @@ mr3d_status mr3d_run_suite(const mr3d_run_options *options, mr3d_progress *progr
   struct runner r = {.run = run};
   double start = now();
   copy_options(run, options);
-  mr3d_diagnose_forget();
   mr3d_status status = mr3d_golden_verify(options->golden_dir, NULL, NULL, &run->n_golden_files, error);
   if (status == MR3D_OK) status = mr3d_suite_open(options->golden_dir, options->data_dir, &run->suite, error);
   if (status == MR3D_OK) status = mr3d_selection_check(run->suite, &options->selection, error);
@@ -442,7 +442,7 @@ mr3d_status mr3d_run_suite(const mr3d_run_options *options, mr3d_progress *progr
     run->results = mr3d_allocate(total, sizeof *run->results);
     if (total == 0) status = mr3d_fail(error, MR3D_INVALID, "the selection is empty: no selected case runs at the selected tiers");
     else run_all(&r, tiers, total, progress, user);
-    mr3d_diagnose_settle(run);
+    mr3d_diagnose_settle(run, &r.lessons);
     run->remarks = mr3d_backend_remarks(r.backend);
   }
   mr3d_backend_close(&r.backend);

@@ -108,17 +108,26 @@ const char *mr3d_run_common_skip(const mr3d_run *);
  */
 mr3d_verdict mr3d_judge_reply(mr3d_truth *, const mr3d_error *refusal, int step, double timeout, mr3d_result *, mr3d_step_result *out);
 
+/** What earlier diagnoses of a run taught, and the processor time that they took. Zeroed: nothing yet. Holds no pointers. */
+typedef struct mr3d_lessons {
+  int n_known;
+  struct {
+    mr3d_suspect suspect;
+    int explained; /**< cases */
+  } known[MR3D_MAX_MUTANTS];
+  double seconds;
+} mr3d_lessons;
+
 /**
  * Which mistake explains a failing answer: fills diagnosis and mistake (tools/conform/diagnose.c). `requests` are the steps asked so far,
  * the last one failed with `got`; `truth` is the case's, stepped and, where there was an answer to judge, judged as far.
+ * One mistake shows in many cases, so what `lessons` holds is tried first.
  */
-void mr3d_diagnose(mr3d_result *, mr3d_truth *truth, int n_requests, mr3d_bundle *const requests[], const mr3d_reply *got,
+void mr3d_diagnose(mr3d_lessons *lessons, mr3d_result *, mr3d_truth *truth, int n_requests, mr3d_bundle *const requests[], const mr3d_reply *got,
                    mr3d_weights_cache *, int threads);
 /**
  * After the last result: where several mistakes explain an answer alike, names the one that explains most of the run's, so that one mistake reads as one.
  */
-void mr3d_diagnose_settle(mr3d_run *);
-/** Forgets what earlier diagnoses taught and the time they took; a run starts with it. */
-void mr3d_diagnose_forget(void);
+void mr3d_diagnose_settle(mr3d_run *, const mr3d_lessons *);
 
 #endif
