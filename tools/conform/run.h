@@ -59,7 +59,8 @@ typedef struct mr3d_run_options {
   mr3d_selection selection;
   uint64_t seed;
   double timeout; /**< seconds a request; 0: from the case's size */
-  int threads;
+  int threads;    /**< of all jobs together; 0: all processors */
+  int jobs;       /**< processes that judge side by side, each with a backend of its own; 0: this one alone. See mr3d_team_run for what more than one requires */
   bool no_isolation; /**< as in mr3d_backend_options, with `memory` */
   uint64_t memory;
   const char *golden_dir, *data_dir;
@@ -77,12 +78,18 @@ typedef struct mr3d_run {
   int n_golden_files; /**< verified by SHA-256 before anything ran */
   double seconds, diagnosis_seconds; /**< the latter within the former */
   char *remarks; /**< what the backend's files say beside the results, or NULL */
-  char silence_diagnosis[1024], silence_mistake[256]; /**< of the last timeout; given to requests not asked after it */
 } mr3d_run;
 
 bool mr3d_case_selected(const mr3d_case *, const mr3d_selection *);
 /** Errors: a word that no case has (with the one that was meant), a selection that is empty. */
 mr3d_status mr3d_selection_check(const mr3d_suite *, const mr3d_selection *, mr3d_error *);
+
+/** Frees what a result holds. */
+void mr3d_result_clear(mr3d_result *);
+/** Writes a result for the process that this one was forked from; false: it is gone. */
+bool mr3d_result_tell(const mr3d_result *, int to);
+/** Reads one, of a case that was there before the fork; the caller's. False: what is told ends there. */
+bool mr3d_result_hear(mr3d_result *, int from);
 
 /** Called after each result; false ends the run there. */
 typedef bool mr3d_progress(void *user, const mr3d_run *so_far, int total);
