@@ -13,11 +13,14 @@
 #include "golden.h"
 #include "parallel.h"
 #include "posing.h"
+#include "repeat.h"
 #include "scratch.h"
 #include "team.h"
 
 /** After so many requests of one operator without a reply, the operator is not asked again. */
 #define MR3D_TIMEOUTS_PER_OP 2
+/** Bytes of first answers that are kept whole where cases are asked again. */
+#define MR3D_MEMORY_ROOM (1 << 30)
 
 enum { NOT_COMPARED, AGREES, PARTS };
 
@@ -55,6 +58,10 @@ struct runner {
   int total;   /**< results planned: run->results has all, those judged or told have steps */
   int n_cases; /**< selected */
   int *firsts; /**< [n_cases + 1]: each case's first result; the last is `total` */
+  int member, members; /**< which process of how many this is */
+  mr3d_memory *memory; /**< of the first answers, or NULL: nothing is asked again */
+  const mr3d_case *last_asked;
+  int late;            /**< timeouts of what was asked again */
   int to;      /**< where results are told, in a process of several; -1: this process settles them itself */
   mr3d_progress *progress;
   void *user;
@@ -278,6 +285,7 @@ static mr3d_verdict ask_backend(struct session *s, int step, const mr3d_error *r
   mr3d_backend_ask(s->runner->backend, s->posed.requests[step], timeout, &out->reply);
   mr3d_verdict verdict = mr3d_judge_reply(s->posed.truth, expected->expect_error ? refusal : NULL, step, timeout, result, out);
   if (verdict == MR3D_FAILED) diagnose(s, step + 1, &out->reply, result);
+  if (s->runner->memory) mr3d_memory_keep(s->runner->memory, (int)(result - s->runner->run->results), step, s->runner->last_asked, &out->reply);
   mr3d_bundle_free(&out->reply.answer);
   return verdict;
 }
@@ -288,7 +296,7 @@ static mr3d_verdict ask_backend(struct session *s, int step, const mr3d_error *r
 static void drop_sessions(struct session *s, const mr3d_result *result) {
   if (!announces_op(mr3d_backend_info_of(s->runner->backend), "drop_session")) return;
   for (int i = 0; i < result->n_steps; i++) {
-    const char *session = mr3d_bundle_get(s->posed.requests[i], "session");
+    const char *session = s->posed.requests[i] ? mr3d_bundle_get(s->posed.requests[i], "session") : NULL;
     if (!session || strcmp(result->steps[i].op, "prefill") != 0 || result->steps[i].reply.kind != MR3D_REPLY_ANSWER) continue;
     mr3d_bundle *request = mr3d_bundle_new();
     mr3d_reply reply = {0};
@@ -471,33 +479,153 @@ static void judge(struct runner *r, mr3d_result *result, struct agreement *agree
   result->seconds = now() - start;
 }
 
+/** The next case, whoever is free; where cases are asked again, dealt out by turns, so that the same command gives each backend the same requests. */
+static int next_case(struct runner *r, int last) {
+  if (!r->memory) return atomic_fetch_add(&r->ledger->next_case, 1);
+  return last < 0 ? r->member : last + r->members;
+}
+
 /** Takes a case after the other, until none is left. */
 static void judge_cases(struct runner *r) {
   mr3d_run *run = r->run;
-  for (int c; (c = atomic_fetch_add(&r->ledger->next_case, 1)) < r->n_cases;) {
+  for (int c = -1; (c = next_case(r, c)) < r->n_cases;) {
     struct agreement agreement = {0};
     for (int i = r->firsts[c]; i < r->firsts[c + 1]; i++) {
       if (atomic_load(&r->ledger->over)) return;
       judge(r, &run->results[i], &agreement);
+      if (run->results[i].n_steps > 0) r->last_asked = run->results[i].test;
       if (r->to < 0) settle(r);
       else if (!mr3d_tell(r->to, &i, sizeof i) || !mr3d_result_tell(&run->results[i], r->to)) return;
     }
-    drop_weights(run, (int)(run->results[r->firsts[c]].test - run->suite->cases));
+    if (!r->memory) drop_weights(run, (int)(run->results[r->firsts[c]].test - run->suite->cases));
+  }
+}
+
+/* ---- once more ---- */
+
+/** Notes what was found when a result was asked again; of several differences the first, or the first that fails. */
+static void note_again(struct runner *r, int index, const mr3d_difference *d) {
+  mr3d_run *run = r->run;
+  mr3d_result *result = &run->results[index];
+  run->asked_again++;
+  if (d->repetition && (!result->difference.repetition || (d->failed && !result->difference.failed))) result->difference = *d;
+  if (d->reason[0] && result->verdict == MR3D_PASSED) {
+    result->verdict = MR3D_FAILED;
+    snprintf(result->reason, sizeof result->reason, "passed the first time; asked for the %d. time: %.900s", d->repetition, d->reason);
+    run->passed--, run->failed++;
+  }
+  if (r->progress && !r->progress(r->user, run, r->total)) atomic_store(&r->ledger->over, true);
+}
+
+static bool can_be_asked_again(struct runner *r, const mr3d_result *result) {
+  if (result->verdict == MR3D_SKIPPED || result->verdict == MR3D_BROKEN || result->n_steps == 0 || r->late >= MR3D_TIMEOUTS_PER_OP) return false;
+  const mr3d_step_result *last = &result->steps[result->n_steps - 1];
+  return last->asked && last->reply.kind != MR3D_REPLY_TIMEOUT && first_silent(r->ledger, result) == result->n_steps;
+}
+
+/** Compares the reply to one step with the first; one that differs is judged. */
+static bool compare_again(struct session *s, int step, const mr3d_error *refusal, mr3d_result *result, mr3d_difference *d) {
+  struct runner *r = s->runner;
+  mr3d_result judged = {.test = result->test, .tier = result->tier};
+  mr3d_step_result out = {.op = s->posed.test->steps[step].op};
+  double timeout = timeout_of(s, s->posed.requests[step]);
+  mr3d_backend_about(r->backend, s->posed.test->id, step, s->posed.tier, s->posed.seed);
+  mr3d_backend_ask(r->backend, s->posed.requests[step], timeout, &out.reply);
+  r->late += out.reply.kind == MR3D_REPLY_TIMEOUT;
+  bool differs = mr3d_memory_differs(r->memory, (int)(result - r->run->results), step, &out.reply, d);
+  if (differs) {
+    bool was_wrong = result->steps[step].judgement.n_tensors ? !result->steps[step].judgement.passed : result->verdict == MR3D_FAILED && step == result->n_steps - 1;
+    bool passes = mr3d_judge_reply(s->posed.truth, s->posed.test->steps[step].expect_error ? refusal : NULL, step, timeout, &judged, &out) == MR3D_PASSED;
+    snprintf(d->reason, sizeof d->reason, "%s", passes ? "" : judged.reason);
+    d->failed = was_wrong || !passes;
+  }
+  mr3d_judgement_clear(&out.judgement);
+  mr3d_reply_clear(&out.reply);
+  return differs;
+}
+
+/** Asks a result's steps again, up to the first reply that is another. */
+static void ask_again(struct runner *r, mr3d_result *result, int repetition, mr3d_difference *d) {
+  struct session s;
+  mr3d_error error = {0};
+  bool differs = false;
+  open_session(&s, r, result->test, result->tier, result->seed);
+  for (int step = 0; step < result->n_steps && !differs; step++) {
+    mr3d_error refusal = {0};
+    if (make_request(&s, step, &error) != MR3D_OK || ask_reference(&s, step, &refusal, &error) != MR3D_OK) break;
+    differs = compare_again(&s, step, &refusal, result, d);
+  }
+  char message[256];
+  if (mr3d_backend_went_astray(r->backend, message) && !differs && result->verdict == MR3D_PASSED) {
+    differs = true;
+    *d = (mr3d_difference){.step = result->n_steps - 1, .kind = MR3D_REPLY_CRASH, .failed = true};
+    snprintf(d->reason, sizeof d->reason, "%s", message);
+  }
+  if (differs) d->repetition = repetition, d->after = r->last_asked;
+  else *d = (mr3d_difference){0};
+  drop_sessions(&s, result);
+  close_session(&s);
+  r->last_asked = result->test;
+}
+
+enum { FINISHED = -1, FAILED = -2, AGAIN = -3 }; /* what a process tells beside results, each after its number */
+
+/** Asks again what this process has judged. */
+static void repeat_cases(struct runner *r) {
+  const mr3d_run *run = r->run;
+  int n = 0, *mine = mr3d_allocate(r->total, sizeof *mine), *order = mr3d_allocate(r->total, sizeof *order);
+  for (int c = r->member; c < r->n_cases; c += r->members)
+    for (int i = r->firsts[c]; i < r->firsts[c + 1]; i++) mine[n++] = i;
+  for (int repetition = 2; repetition <= run->options.repeat; repetition++) {
+    for (int k = 0; k < n; k++) order[k] = k;
+    if (run->options.shuffle) {
+      mr3d_shuffle(run->options.shuffle_seed, repetition, n, order);
+      mr3d_backend_rest(r->backend); /* what it kept of the first order could hide that it keeps */
+      r->last_asked = NULL;
+    }
+    for (int k = 0; k < n && !atomic_load(&r->ledger->over); k++) {
+      const int index = mine[order[k]];
+      mr3d_difference d = {0};
+      if (can_be_asked_again(r, &run->results[index])) ask_again(r, &run->results[index], repetition, &d);
+      if (r->to < 0) note_again(r, index, &d);
+      else if (!mr3d_tell(r->to, &(int){AGAIN}, sizeof(int)) || !mr3d_tell(r->to, &index, sizeof index) || !mr3d_tell(r->to, &d, sizeof d)) break;
+    }
+  }
+  free(mine);
+  free(order);
+}
+
+/** All that this process has to do. */
+static void do_share(struct runner *r, int member, int members) {
+  r->member = member, r->members = members;
+  if (r->run->options.repeat > 1) r->memory = mr3d_memory_new(r->total, (uint64_t)MR3D_MEMORY_ROOM / (uint64_t)members);
+  judge_cases(r);
+  if (r->memory) repeat_cases(r);
+  mr3d_memory_free(&r->memory);
+}
+
+/** A failure that comes and goes is no known mistake but this pitfall, unless it is one of its mutants. */
+static void name_order_sensitivity(mr3d_run *run) {
+  for (int i = 0; i < run->n_results; i++) {
+    mr3d_result *result = &run->results[i];
+    char before[sizeof result->diagnosis], what[600];
+    if (!result->difference.failed || result->verdict != MR3D_FAILED) continue;
+    memcpy(before, result->diagnosis, sizeof before);
+    mr3d_difference_say(&result->difference, result, what, sizeof what);
+    snprintf(result->diagnosis, sizeof result->diagnosis, "the answer depends on repetition or on what was asked before (P26): %s%s%.300s", what,
+             before[0] ? "; of the first answer: " : "", before);
+    if (strncmp(result->mistake, "order-sensitivity", 17) != 0) snprintf(result->mistake, sizeof result->mistake, "order-sensitivity");
   }
 }
 
 /* ---- several processes ---- */
 
-/** What a process tells beside results, each after its number. */
-enum { FINISHED = -1, FAILED = -2 };
-
 static void be_one_of_several(void *user, int member, int to) {
   struct runner *r = user;
   mr3d_error error = {0};
-  (void)member;
   r->to = to;
   if (mr3d_scratch_open(&r->scratch, &error) == MR3D_OK) {
-    judge_cases(r);
+    do_share(r, member, r->members);
     mr3d_backend_close(&r->backend);
     mr3d_scratch_close();
     int found = r->yardsticks ? mr3d_yardstick_cache_found(r->yardsticks) : 0;
@@ -508,10 +636,15 @@ static void be_one_of_several(void *user, int member, int to) {
 static mr3d_status hear_one_of_several(void *user, int from, bool *finished, mr3d_error *error) {
   struct runner *r = user;
   mr3d_error said = {.status = MR3D_IO, .message = "a process that judges ended before it had finished"};
-  int what = FAILED, found = 0;
+  mr3d_difference d;
+  int what = FAILED, found = 0, index = 0;
   bool told = mr3d_told(from, &what, sizeof what);
   if (told && what >= 0 && mr3d_result_hear(&r->run->results[what], from)) {
     settle(r);
+    return MR3D_OK;
+  }
+  if (told && what == AGAIN && mr3d_told(from, &index, sizeof index) && mr3d_told(from, &d, sizeof d)) {
+    note_again(r, index, &d);
     return MR3D_OK;
   }
   if (told && what == FINISHED && mr3d_told(from, &found, sizeof found)) {
@@ -528,9 +661,10 @@ static mr3d_status run_all(struct runner *r, mr3d_error *error) {
   int jobs = r->run->options.jobs < r->n_cases ? r->run->options.jobs : r->n_cases;
   mr3d_status status = MR3D_OK;
   if (jobs > 1) {
+    r->members = jobs;
     mr3d_backend_rest(r->backend); /* each process starts its own */
     status = mr3d_team_run(&(mr3d_team){jobs, r->run->options.threads, be_one_of_several, hear_one_of_several, r}, error);
-  } else judge_cases(r);
+  } else do_share(r, 0, 1);
   for (int i = r->run->n_results; i < r->total; i++) mr3d_result_clear(&r->run->results[i]); /* judged by others after the end */
   return status;
 }
@@ -539,6 +673,7 @@ static char *copied(const char *text) { return text ? strdup(text) : NULL; }
 
 static void copy_options(mr3d_run *run, const mr3d_run_options *options) {
   run->options = *options;
+  if (options->shuffle && options->repeat < 2) run->options.repeat = 2;
   if (options->jobs > 1) {
     int threads = (options->threads > 0 ? options->threads : mr3d_parallel_jobs(0)) / options->jobs;
     run->options.threads = threads > 1 ? threads : 1;
@@ -564,6 +699,7 @@ static mr3d_status run_selection(struct runner *r, mr3d_error *error) {
   if (r->total == 0) return mr3d_fail(error, MR3D_INVALID, "the selection is empty: no selected case runs at the selected tiers");
   mr3d_status status = run_all(r, error);
   mr3d_diagnose_settle(run, &r->ledger->lessons);
+  name_order_sensitivity(run);
   run->diagnosis_seconds = r->ledger->diagnosis_seconds;
   run->remarks = mr3d_backend_remarks(r->backend);
   return status;
