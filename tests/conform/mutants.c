@@ -7,6 +7,8 @@
 #include "run.h"
 #include "scratch.h"
 
+static mr3d_lessons lessons;
+
 static const char *name_of(const mr3d_mutant *mutant, char name[128]) {
   snprintf(name, 128, "%s/%s", mutant->slug, mutant->name);
   return name;
@@ -82,7 +84,7 @@ static bool shows_in(const cases *from, const mr3d_case *test, const mr3d_mutant
     if (answered && !judgement.passed) {
       mr3d_result *result = mr3d_allocate(1, sizeof *result);
       result->test = test;
-      mr3d_diagnose(result, truth, s + 1, requests, &reply, from->weights, 1);
+      mr3d_diagnose(&lessons, result, truth, s + 1, requests, &reply, from->weights, 1);
       named = strcmp(result->mistake, name_of(mutant, name)) == 0;
       free(result);
     }
@@ -115,7 +117,7 @@ static bool is_short(const mr3d_case *test, mr3d_tier tier) {
 /** Whether some committed case names the mutant; the pitfall's own cases first, and of them the small ones. */
 static bool is_named_at(const cases *from, const mr3d_mutant *mutant, mr3d_tier tier) {
   bool named = false;
-  mr3d_diagnose_forget();
+  lessons = (mr3d_lessons){0};
   for (int rank = 3; rank >= 0 && !named; rank--)
     for (int i = 0; i < mr3d_suite_count(from->suite) && !named; i++) {
       const mr3d_case *test = mr3d_suite_at(from->suite, i);
@@ -152,7 +154,7 @@ static void every_mutant_fails_a_committed_case_and_is_named(void **state) {
 static mr3d_result *diagnosed(const problem *p, mr3d_bundle *answer, mr3d_reply_kind kind) {
   mr3d_result *result = mr3d_allocate(1, sizeof *result);
   mr3d_reply reply = {.kind = kind, .answer = answer};
-  mr3d_diagnose(result, p->truth, 1, &p->request, &reply, NULL, 1);
+  mr3d_diagnose(&lessons, result, p->truth, 1, &p->request, &reply, NULL, 1);
   mr3d_bundle_free(&answer);
   return result;
 }
@@ -187,7 +189,7 @@ static void an_answer_rounded_to_the_tier_is_still_named(void **state) {
     mr3d_judge(p.truth, answer, &judgement);
     assert_false(judgement.passed);
     mr3d_judgement_clear(&judgement);
-    mr3d_diagnose_forget();
+    lessons = (mr3d_lessons){0};
     mr3d_result *result = diagnosed(&p, answer, MR3D_REPLY_ANSWER);
     assert_string_equal(result->mistake, "pairing/half-split-in-3d");
     assert_non_null(strstr(result->diagnosis, "within rounding"));
@@ -212,7 +214,7 @@ static void two_mistakes_at_once_are_both_named(void **state) {
     mr3d_judge(p.truth, answer, &judgement);
     assert_false(judgement.passed);
     mr3d_judgement_clear(&judgement);
-    mr3d_diagnose_forget();
+    lessons = (mr3d_lessons){0};
     mr3d_result *result = diagnosed(&p, answer, MR3D_REPLY_ANSWER);
     assert_string_equal(result->mistake, pairs[i][2]);
     assert_non_null(strstr(result->diagnosis, "two mistakes at once"));
@@ -326,7 +328,7 @@ static void a_refusal_that_names_known_sizes_is_explained(void **state) {
     mr3d_result *result = mr3d_allocate(1, sizeof *result);
     mr3d_reply reply = {.kind = MR3D_REPLY_ERROR};
     snprintf(reply.message, sizeof reply.message, "%s", errors[i].message);
-    mr3d_diagnose(result, p.truth, 1, &p.request, &reply, NULL, 1);
+    mr3d_diagnose(&lessons, result, p.truth, 1, &p.request, &reply, NULL, 1);
     assert_non_null(strstr(result->diagnosis, errors[i].fact));
     assert_true(*errors[i].fact || !*result->diagnosis);
     assert_string_equal(result->mistake, ""); /* which of the pitfall's mistakes it is, no message tells */
@@ -388,7 +390,7 @@ static void flags_and_integers_and_shapes_are_described(void **state) {
 
 /** One result that a mutant explains by chance beside `others` that nothing explains, though the mutant would show there; the name that is left. */
 static void settle_beside(int others, mr3d_result results[8]) {
-  mr3d_diagnose_forget();
+  lessons = (mr3d_lessons){0};
   mr3d_run run = {.results = results};
   for (int i = 0; i <= others; i++) {
     problem p = pose(attention_request(MR3D_FP32, 20 + (uint64_t)i));
@@ -404,12 +406,12 @@ static void settle_beside(int others, mr3d_result results[8]) {
     }
     mr3d_reply reply = {.kind = MR3D_REPLY_ANSWER, .answer = answer};
     results[run.n_results] = (mr3d_result){.tier = MR3D_FP32, .verdict = MR3D_FAILED};
-    mr3d_diagnose(&results[run.n_results++], p.truth, 1, &p.request, &reply, NULL, 1);
+    mr3d_diagnose(&lessons, &results[run.n_results++], p.truth, 1, &p.request, &reply, NULL, 1);
     mr3d_bundle_free(&answer);
     drop(&p);
   }
   assert_string_equal(results[0].mistake, "gqa-heads/kv-head-modulo");
-  mr3d_diagnose_settle(&run);
+  mr3d_diagnose_settle(&run, &lessons);
 }
 
 static void a_mistake_that_most_failures_rule_out_is_not_named(void **state) {

@@ -36,7 +36,7 @@ static int spread_killers(const mr3d_matrix *x, int tier, int mutant, int wanted
 
 /* ---- one backend ---- */
 
-static mr3d_status ask_case(const task *t, const mr3d_namesake *who, mr3d_worker *worker, mr3d_result *result, mr3d_error *error) {
+static mr3d_status ask_case(const task *t, const mr3d_namesake *who, mr3d_worker *worker, mr3d_lessons *lessons, mr3d_result *result, mr3d_error *error) {
   const mr3d_matrix *x = t->matrix;
   const mr3d_case *test = result->test;
   mr3d_server_options options = {.threads = 1, .weights = worker->weights, .emulate = result->tier != MR3D_FP64,
@@ -62,7 +62,7 @@ static mr3d_status ask_case(const task *t, const mr3d_namesake *who, mr3d_worker
     if (reply.answer && !due) mr3d_judge(posed.truth, reply.answer, &judgement);
     if (!judgement.passed) {
       result->verdict = MR3D_FAILED;
-      mr3d_diagnose(result, posed.truth, s + 1, posed.requests, &reply, worker->weights, 1);
+      mr3d_diagnose(lessons, result, posed.truth, s + 1, posed.requests, &reply, worker->weights, 1);
     }
     mr3d_judgement_clear(&judgement);
     mr3d_bundle_free(&reply.answer);
@@ -118,19 +118,19 @@ static mr3d_status judge_one(void *user, mr3d_worker *worker, int index, mr3d_er
   mr3d_namesake *who = &t->all[index];
   bool *chosen = mr3d_allocate(x->n_cases, sizeof *chosen);
   mr3d_run run = {.results = mr3d_allocate(x->n_cases, sizeof *run.results)};
+  mr3d_lessons lessons = {0};
   mr3d_status status = MR3D_OK;
   spread_killers(x, who->tier, who->first, CASES, chosen);
   spread_killers(x, who->tier, who->second, CASES, chosen);
-  mr3d_diagnose_forget();
   for (int i = 0; i < x->n_cases && status == MR3D_OK; i++) {
     if (!chosen[i]) continue;
     mr3d_result *result = &run.results[run.n_results++];
     *result = (mr3d_result){.test = x->cases[i], .tier = x->tiers[who->tier], .seed = x->seed};
-    status = ask_case(t, who, worker, result, error);
+    status = ask_case(t, who, worker, &lessons, result, error);
   }
   who->asked = run.n_results;
   if (status == MR3D_OK) {
-    mr3d_diagnose_settle(&run);
+    mr3d_diagnose_settle(&run, &lessons);
     weigh(x, &run, who);
   }
   free(run.results);

@@ -120,6 +120,10 @@ mr3d_status mr3d_backend_open(const char *spec, const mr3d_backend_options *opti
   return MR3D_OK;
 }
 
+void mr3d_backend_rest(mr3d_backend *backend) {
+  if (backend->rest) backend->rest(backend);
+}
+
 void mr3d_backend_close(mr3d_backend **backend) {
   if (!*backend) return;
   (*backend)->close(*backend);

@@ -42,6 +42,13 @@ static void ask(mr3d_backend *backend, const mr3d_bundle *request, double timeou
   memcpy(reply->message, error.message, sizeof reply->message);
 }
 
+/** Forgets sessions, and what a mistake has wrongly kept. */
+static void rest(mr3d_backend *backend) {
+  builtin *b = backend->state;
+  mr3d_mutant_server_free(&b->server);
+  b->server = mr3d_mutant_server_new(b->mistakes[0], b->mistakes[1], &(mr3d_server_options){.threads = backend->options.threads, .weights = backend->options.weights});
+}
+
 static void close_builtin(mr3d_backend *backend) {
   builtin *b = backend->state;
   mr3d_mutant_server_free(&b->server);
@@ -51,13 +58,13 @@ static void close_builtin(mr3d_backend *backend) {
 void mr3d_backend_open_builtin(mr3d_backend *backend, const mr3d_mutant *mutant, const mr3d_mutant *also) {
   builtin *b = mr3d_allocate(1, sizeof *b);
   *b = (builtin){.mistakes = {mutant, also}};
-  b->server = mr3d_mutant_server_new(mutant, also, &(mr3d_server_options){.threads = backend->options.threads, .weights = backend->options.weights});
-  backend->state = b, backend->ask = ask, backend->close = close_builtin;
+  backend->state = b, backend->ask = ask, backend->rest = rest, backend->close = close_builtin;
 
   const char *const *ops = mr3d_server_ops();
   int n_ops = 0;
   while (ops[n_ops]) n_ops++;
   mr3d_tier tiers[MR3D_N_TIERS];
   for (int t = 0; t < MR3D_N_TIERS; t++) tiers[t] = (mr3d_tier)t;
+  rest(backend);
   mr3d_backend_introduce(backend, mutant ? "mutant" : "reference", MR3D_VERSION, n_ops, ops, MR3D_N_TIERS, tiers);
 }

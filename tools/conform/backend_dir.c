@@ -13,6 +13,7 @@
 #include "frames.h"
 #include "mr3d/safetensors.h"
 #include "offline.h"
+#include "parallel.h"
 #include "protocol.h"
 
 #define ENDING ".ans.safetensors"
@@ -25,13 +26,13 @@ typedef struct answer_file {
   char *problem;   /* why it cannot be read, or NULL */
   bool is_request; /* `id` is that of an exported request, as `of` says */
   mr3d_request_id of;
-  bool taken;      /* it is one of a case that was asked, or was found under another name */
 } answer_file;
 
 typedef struct folder {
   char *path;
   int n;
   answer_file *files;
+  bool *taken; /* [n]: it is of a case that was asked, or was found under another name; shared by the processes of a run */
   bool announced; /* `about` is of the request that comes next */
   char test[200];
   int step;
@@ -211,7 +212,7 @@ static void ask(mr3d_backend *backend, const mr3d_bundle *request, double timeou
   }
   for (int i = 0; i < f->n; i++) {
     if (!f->files[i].id || strcmp(f->files[i].id, text) != 0) continue;
-    f->files[i].taken = true;
+    f->taken[i] = true;
     snprintf(reply->message, sizeof reply->message, "%s is missing, but %.300s answers this request: it is renamed; give it back its name", name, f->files[i].name);
     return;
   }
@@ -226,7 +227,7 @@ static void about(mr3d_backend *backend, const char *test, int step, mr3d_tier t
   mr3d_request_name(test, tier, 0, name);
   const size_t stem = strlen(name) - 3; /* all steps of the case, asked or not */
   for (int i = 0; i < f->n; i++)
-    if (strncmp(f->files[i].name, name, stem) == 0) f->files[i].taken = true;
+    if (strncmp(f->files[i].name, name, stem) == 0) f->taken[i] = true;
 }
 
 /* ---- what was left over ---- */
@@ -236,13 +237,13 @@ static char *remarks(mr3d_backend *backend) {
   int extra = 0, named = 0;
   char *text = NULL;
   size_t size = 0;
-  for (int i = 0; i < f->n; i++) extra += !f->files[i].taken;
+  for (int i = 0; i < f->n; i++) extra += !f->taken[i];
   if (extra == 0) return NULL;
   FILE *to = open_memstream(&text, &size);
   fprintf(to, "%d extra answer file%s in %s, to nothing that this run asked:", extra, extra == 1 ? "" : "s", f->path);
   for (int i = 0; i < f->n && named < MOST_NAMED; i++) {
     const answer_file *file = &f->files[i];
-    if (file->taken) continue;
+    if (f->taken[i]) continue;
     fprintf(to, "%s %s", named++ ? "," : "", file->name);
     if (file->is_request) fprintf(to, " (%s at %s, step %d, seed %llu, mr3d %s)", file->of.test, file->of.tier, file->of.step, (unsigned long long)file->of.seed, file->of.version);
     else fprintf(to, file->problem ? " (unreadable)" : file->id ? " (its id is no exported request's)" : " (without an id)");
@@ -255,6 +256,7 @@ static char *remarks(mr3d_backend *backend) {
 static void close_dir(mr3d_backend *backend) {
   folder *f = backend->state;
   for (int i = 0; i < f->n; i++) free(f->files[i].name), free(f->files[i].id), free(f->files[i].problem);
+  mr3d_shared_free(f->taken, (size_t)f->n * sizeof *f->taken);
   free(f->files);
   free(f->path);
   free(f);
@@ -265,6 +267,7 @@ mr3d_status mr3d_backend_open_dir(mr3d_backend *backend, const char *path, mr3d_
   f->path = strdup(path);
   backend->state = f, backend->ask = ask, backend->about = about, backend->remarks = remarks, backend->close = close_dir;
   mr3d_status status = read_folder(f, error);
+  if (status == MR3D_OK && !(f->taken = mr3d_shared_memory((size_t)f->n * sizeof *f->taken))) status = mr3d_fail(error, MR3D_IO, "no shared memory");
   if (status == MR3D_OK) status = introduce(backend, f, error);
   if (status != MR3D_OK) close_dir(backend);
   return status;

@@ -368,18 +368,22 @@ static void ask(mr3d_backend *backend, const mr3d_bundle *request, double timeou
   }
 }
 
+static void rest(mr3d_backend *backend) {
+  child *c = backend->state;
+  if (!c->process) return;
+  void *bytes;
+  size_t size;
+  simple_frame("bye", &bytes, &size);
+  mr3d_channel channel = channel_of(backend, c->process);
+  mr3d_error ignored = {0};
+  mr3d_frame_exchange(&channel, bytes, size, NULL, mr3d_now() + EXIT_PATIENCE, &ignored);
+  free(bytes);
+  mr3d_process_end(&c->process, EXIT_PATIENCE);
+}
+
 static void close_exec(mr3d_backend *backend) {
   child *c = backend->state;
-  if (c->process) {
-    void *bytes;
-    size_t size;
-    simple_frame("bye", &bytes, &size);
-    mr3d_channel channel = channel_of(backend, c->process);
-    mr3d_error ignored = {0};
-    mr3d_frame_exchange(&channel, bytes, size, NULL, mr3d_now() + EXIT_PATIENCE, &ignored);
-    free(bytes);
-    mr3d_process_end(&c->process, EXIT_PATIENCE);
-  }
+  rest(backend);
   mr3d_words_free(&c->argv);
   free(c);
 }
@@ -391,7 +395,7 @@ mr3d_status mr3d_backend_open_exec(mr3d_backend *backend, char *const argv[], bo
   c->argv = mr3d_allocate(n + 1, sizeof *c->argv);
   for (int i = 0; i < n; i++) c->argv[i] = strdup(argv[i]);
   c->tells = is_host && !backend->options.no_isolation;
-  backend->state = c, backend->ask = ask, backend->went_astray = went_astray, backend->close = close_exec;
+  backend->state = c, backend->ask = ask, backend->went_astray = went_astray, backend->rest = rest, backend->close = close_exec;
   char active[512], missing[512], text[1024];
   mr3d_process_protections(!backend->options.no_isolation, active, missing);
   snprintf(text, sizeof text, "%s%s", active, backend->options.no_isolation ? "" : "; " MR3D_PROCESS_LIMITS);

@@ -13,6 +13,7 @@ struct mr3d_backend {
   bool (*went_astray)(mr3d_backend *, char message[256]); /**< NULL: it cannot */
   void (*about)(mr3d_backend *, const char *test, int step, mr3d_tier, uint64_t seed); /**< NULL: it need not know */
   char *(*remarks)(mr3d_backend *);                                                    /**< NULL: none */
+  void (*rest)(mr3d_backend *);                                                        /**< NULL: nothing of it lasts */
   void (*close)(mr3d_backend *);
   void *state;
 };

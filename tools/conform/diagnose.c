@@ -23,17 +23,10 @@
 #define DOUBT 3             /* times as many failures that rule a mistake out as it explains: then it is not named */
 #define PARTS 6           /* mistakes that explain most of an answer are tried together with every other */
 
-/* What earlier cases of this run taught; the runner judges one case after the other. One mistake shows in many cases. */
-static struct known {
-  mr3d_suspect suspect;
-  int explained; /* cases */
-} known[MR3D_MAX_MUTANTS];
-static int n_known;
-static double seconds_spent;
-
 /** The search for one case. */
 typedef struct search {
   const mr3d_scene *scene;
+  mr3d_lessons *lessons;
   double start;
   double cost;               /* of one try in a session of several requests, about */
   int n;                     /* mutants */
@@ -45,23 +38,23 @@ typedef struct search {
 
 static bool is_same(mr3d_suspect a, mr3d_suspect b) { return a.first == b.first && a.second == b.second; }
 
-static int times_explained(mr3d_suspect suspect) {
-  for (int i = 0; i < n_known; i++)
-    if (is_same(known[i].suspect, suspect)) return known[i].explained;
+static int times_explained(const mr3d_lessons *lessons, mr3d_suspect suspect) {
+  for (int i = 0; i < lessons->n_known; i++)
+    if (is_same(lessons->known[i].suspect, suspect)) return lessons->known[i].explained;
   return 0;
 }
 
-static void remember(mr3d_suspect suspect) {
+static void remember(mr3d_lessons *lessons, mr3d_suspect suspect) {
   int i = 0;
-  while (i < n_known && !is_same(known[i].suspect, suspect)) i++;
+  while (i < lessons->n_known && !is_same(lessons->known[i].suspect, suspect)) i++;
   if (i == MR3D_MAX_MUTANTS) return;
-  if (i == n_known) known[n_known++] = (struct known){suspect, 0};
-  known[i].explained++;
-  for (; i > 0 && known[i].explained > known[i - 1].explained; i--) { /* most often explained first */
-    struct known swapped = known[i];
-    known[i] = known[i - 1];
-    known[i - 1] = swapped;
+  if (i == lessons->n_known) {
+    lessons->known[i].suspect = suspect, lessons->known[i].explained = 0;
+    lessons->n_known++;
   }
+  int explained = ++lessons->known[i].explained;
+  for (; i > 0 && explained > lessons->known[i - 1].explained; i--) lessons->known[i] = lessons->known[i - 1]; /* most often explained first */
+  lessons->known[i].suspect = suspect, lessons->known[i].explained = explained;
 }
 
 /** The case is about this mutant's pitfall. */
@@ -77,7 +70,7 @@ static bool can_explain(const mr3d_mutant *mutant, const mr3d_scene *s) {
 
 static bool time_is_left(search *look) {
   double spent = mr3d_processor_seconds() - look->start;
-  bool left = spent + look->cost < (look->n_found > 0 ? ALIKE_SECONDS : CASE_SECONDS) && seconds_spent + spent < RUN_SECONDS;
+  bool left = spent + look->cost < (look->n_found > 0 ? ALIKE_SECONDS : CASE_SECONDS) && look->lessons->seconds + spent < RUN_SECONDS;
   look->scene->result->not_all_tried |= !left;
   return left;
 }
@@ -102,8 +95,8 @@ static void try_out(search *look, mr3d_suspect suspect) {
 /** Those named before, the most often first, then two of them at once. */
 static void try_named_before(search *look) {
   int singles[NAMED], n = 0;
-  for (int i = 0, tried = 0; i < n_known && tried < NAMED && time_is_left(look); i++) {
-    mr3d_suspect s = known[i].suspect;
+  for (int i = 0, tried = 0; i < look->lessons->n_known && tried < NAMED && time_is_left(look); i++) {
+    mr3d_suspect s = look->lessons->known[i].suspect;
     if (!can_explain(mr3d_mutant_at(s.first), look->scene) || (s.second >= 0 && !can_explain(mr3d_mutant_at(s.second), look->scene))) continue;
     try_out(look, s);
     tried++;
@@ -147,7 +140,7 @@ static void keep_nearest(search *look) {
   look->apart[0] = nearest;
   for (int i = 1; i < n; i++) {
     mr3d_suspect best = look->found[0], other = look->found[i];
-    int times = times_explained(best), other_times = times_explained(other);
+    int times = times_explained(look->lessons, best), other_times = times_explained(look->lessons, other);
     bool likelier = other_times != times ? other_times > times : is_about(look->scene->result, other.first) && !is_about(look->scene->result, best.first);
     if (likelier) look->found[0] = other, look->found[i] = best;
   }
@@ -159,13 +152,13 @@ static void run_search(search *look) {
   look->n = mr3d_mutant_count() < MR3D_MAX_MUTANTS ? mr3d_mutant_count() : MR3D_MAX_MUTANTS;
   for (int m = 0; m < look->n; m++) look->left[m] = 2;
   try_named_before(look);
-  if (!dear || n_known == 0) {
-    if (look->n_found == 0 || times_explained(look->found[0]) < 3) try_singles(look);
+  if (!dear || look->lessons->n_known == 0) {
+    if (look->n_found == 0 || times_explained(look->lessons, look->found[0]) < 3) try_singles(look);
     if (look->n_found == 0) try_pairs(look);
   } else look->scene->result->not_all_tried = true;
   if (look->n_found > 0) keep_nearest(look);
-  for (int i = 0; i < look->n_found; i++) remember(look->found[i]);
-  seconds_spent += mr3d_processor_seconds() - look->start;
+  for (int i = 0; i < look->n_found; i++) remember(look->lessons, look->found[i]);
+  look->lessons->seconds += mr3d_processor_seconds() - look->start;
 }
 
 /* ---- names ---- */
@@ -207,22 +200,22 @@ static void doubt(mr3d_result *result, int others) {
   result->mistake[0] = 0;
 }
 
-void mr3d_diagnose_settle(mr3d_run *run) {
+void mr3d_diagnose_settle(mr3d_run *run, const mr3d_lessons *lessons) {
   bool *settled = mr3d_allocate(run->n_results, sizeof *settled);
   for (;;) {
     int best = -1, best_count = 0;
-    for (int k = 0; k < n_known; k++) {
+    for (int k = 0; k < lessons->n_known; k++) {
       int count = 0;
       for (int i = 0; i < run->n_results; i++)
-        for (int s = 0; s < run->results[i].n_suspects; s++) count += !settled[i] && is_same(run->results[i].suspects[s], known[k].suspect);
+        for (int s = 0; s < run->results[i].n_suspects; s++) count += !settled[i] && is_same(run->results[i].suspects[s], lessons->known[k].suspect);
       if (count > best_count) best = k, best_count = count;
     }
     if (best < 0) break;
-    int others = times_ruled_out(run, known[best].suspect);
+    int others = times_ruled_out(run, lessons->known[best].suspect);
     for (int i = 0; i < run->n_results; i++) {
       mr3d_result *result = &run->results[i];
       for (int s = 0; s < result->n_suspects && !settled[i]; s++) {
-        if (!is_same(result->suspects[s], known[best].suspect)) continue;
+        if (!is_same(result->suspects[s], lessons->known[best].suspect)) continue;
         mr3d_suspect swapped = result->suspects[0];
         result->suspects[0] = result->suspects[s];
         result->suspects[s] = swapped;
@@ -236,12 +229,12 @@ void mr3d_diagnose_settle(mr3d_run *run) {
 }
 
 /** A refusal where an answer is due, as some mutants refuse: named when only one does. */
-static void name_refusals(mr3d_result *result, mr3d_scene *s, int n_requests, mr3d_bundle *const requests[], mr3d_weights_cache *weights) {
+static void name_refusals(mr3d_lessons *lessons, mr3d_result *result, mr3d_scene *s, int n_requests, mr3d_bundle *const requests[], mr3d_weights_cache *weights) {
   double start = mr3d_processor_seconds();
   mr3d_text t = {result->diagnosis, sizeof result->diagnosis};
   int refusing = 0, last = -1;
   s->trial = mr3d_trial_new(n_requests, requests, 0, NULL, weights, 1);
-  for (int m = 0; m < mr3d_mutant_count() && mr3d_processor_seconds() - start < CASE_SECONDS && seconds_spent < RUN_SECONDS; m++) {
+  for (int m = 0; m < mr3d_mutant_count() && mr3d_processor_seconds() - start < CASE_SECONDS && lessons->seconds < RUN_SECONDS; m++) {
     if (!can_explain(mr3d_mutant_at(m), s)) continue;
     mr3d_bundle *answer = mr3d_trial_answer(s->trial, mr3d_mutant_at(m), NULL);
     if (!answer) {
@@ -251,7 +244,7 @@ static void name_refusals(mr3d_result *result, mr3d_scene *s, int n_requests, mr
     mr3d_bundle_free(&answer);
   }
   mr3d_trial_free(&s->trial);
-  seconds_spent += mr3d_processor_seconds() - start;
+  lessons->seconds += mr3d_processor_seconds() - start;
   if (refusing == 1) full_name((mr3d_suspect){last, -1}, result->mistake, sizeof result->mistake);
   if (refusing > 3) result->diagnosis[0] = 0; /* so many that it says nothing */
 }
@@ -286,12 +279,7 @@ static int64_t sample_tokens(const mr3d_scene *s, int64_t tokens[2 * SAMPLED_TOK
   return 0;
 }
 
-void mr3d_diagnose_forget(void) {
-  n_known = 0;
-  seconds_spent = 0;
-}
-
-static void diagnose_answer(mr3d_result *result, mr3d_truth *truth, int n_requests, mr3d_bundle *const requests[], const mr3d_reply *reply,
+static void diagnose_answer(mr3d_lessons *lessons, mr3d_result *result, mr3d_truth *truth, int n_requests, mr3d_bundle *const requests[], const mr3d_reply *reply,
                             mr3d_weights_cache *weights, int threads) {
   const mr3d_bundle *request = requests[n_requests - 1];
   mr3d_scene s = {.result = result, .truth = truth, .request = request, .answer = reply->answer, .op = mr3d_bundle_get(request, "op"), .tier = truth->tier};
@@ -299,7 +287,7 @@ static void diagnose_answer(mr3d_result *result, mr3d_truth *truth, int n_reques
   bool refusal_due = truth->n_steps == 0 || truth->requests[truth->n_steps - 1] != request;
   if (!refusal_due) s.reference = truth->answers[truth->n_steps - 1];
   mr3d_scene_open(&s);
-  search look = {.scene = &s, .cost = n_requests > 1 ? truth->seconds : 0};
+  search look = {.scene = &s, .lessons = lessons, .cost = n_requests > 1 ? truth->seconds : 0};
   int64_t tokens[2 * SAMPLED_TOKENS], n_tokens = sample_tokens(&s, tokens);
   s.trial = mr3d_trial_new(n_requests, requests, n_tokens, tokens, weights, truth->seconds < 1 ? 1 : threads); /* threads that wait use up processor time, too */
   run_search(&look);
@@ -312,7 +300,7 @@ static void diagnose_answer(mr3d_result *result, mr3d_truth *truth, int n_reques
   mr3d_scene_close(&s);
 }
 
-void mr3d_diagnose(mr3d_result *result, mr3d_truth *truth, int n_requests, mr3d_bundle *const requests[], const mr3d_reply *reply,
+void mr3d_diagnose(mr3d_lessons *lessons, mr3d_result *result, mr3d_truth *truth, int n_requests, mr3d_bundle *const requests[], const mr3d_reply *reply,
                    mr3d_weights_cache *weights, int threads) {
   result->diagnosis[0] = result->mistake[0] = 0;
   result->not_all_tried = false;
@@ -321,7 +309,7 @@ void mr3d_diagnose(mr3d_result *result, mr3d_truth *truth, int n_requests, mr3d_
   const char *op = mr3d_bundle_get(requests[n_requests - 1], "op");
   bool answer_due = truth->n_steps > 0 && truth->requests[truth->n_steps - 1] == requests[n_requests - 1];
   if (reply->kind == MR3D_REPLY_ANSWER) {
-    diagnose_answer(result, truth, n_requests, requests, reply, weights, threads);
+    diagnose_answer(lessons, result, truth, n_requests, requests, reply, weights, threads);
   } else if (reply->kind == MR3D_REPLY_TIMEOUT) {
     for (int m = 0; m < mr3d_mutant_count(); m++) {
       if (!mr3d_mutant_at(m)->hangs || !op || !mr3d_mutant_touches(mr3d_mutant_at(m), op)) continue;
@@ -331,6 +319,6 @@ void mr3d_diagnose(mr3d_result *result, mr3d_truth *truth, int n_requests, mr3d_
   } else if (answer_due && reply->kind != MR3D_REPLY_UNSUPPORTED) {
     mr3d_say_symptom(n_requests, requests, reply, result);
     mr3d_scene s = {.result = result, .truth = truth, .op = op, .tier = truth->tier};
-    if (reply->kind == MR3D_REPLY_ERROR && !result->diagnosis[0]) name_refusals(result, &s, n_requests, requests, weights);
+    if (reply->kind == MR3D_REPLY_ERROR && !result->diagnosis[0]) name_refusals(lessons, result, &s, n_requests, requests, weights);
   }
 }

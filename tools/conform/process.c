@@ -305,6 +305,7 @@ mr3d_status mr3d_process_start(char *const argv[], bool limits, mr3d_process **p
   char path[4096];
   if (locate(argv[0], path, error) != MR3D_OK) return error ? error->status : MR3D_IO;
 
+  prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); /* also where this process was forked from the one that said so in mr3d_process_protections */
   int in[2] = {-1, -1}, out[2] = {-1, -1}, err[2] = {-1, -1}, report[2] = {-1, -1};
   pid_t parent = getpid(), pid = -1;
   if (pipe2(in, O_CLOEXEC) == 0 && pipe2(out, O_CLOEXEC) == 0 && pipe2(err, O_CLOEXEC) == 0 && pipe2(report, O_CLOEXEC) == 0) pid = fork();

@@ -37,6 +37,23 @@ const char *mr3d_run_verdict(const mr3d_run *run, char why[512]) {
   return "COMPLIANT";
 }
 
+void mr3d_run_order(const mr3d_run *run, char order[128]) {
+  const mr3d_run_options *o = &run->options;
+  size_t n = 0;
+  order[0] = '\0';
+  if (o->repeat > 1) n = (size_t)snprintf(order, 128, "asked %d times", o->repeat);
+  if (o->shuffle) n += (size_t)snprintf(order + n, 128 - n, ", again in the order of --shuffle %llu", (unsigned long long)o->shuffle_seed);
+  if (o->jobs > 1) snprintf(order + n, 128 - n, "%sby %d processes", n ? ", " : "", o->jobs);
+}
+
+bool mr3d_result_unsteady(const mr3d_result *result) { return result->difference.repetition && !result->difference.failed; }
+
+int mr3d_run_unsteady(const mr3d_run *run) {
+  int n = 0;
+  for (int i = 0; i < run->n_results; i++) n += mr3d_result_unsteady(&run->results[i]);
+  return n;
+}
+
 static bool was_judged(const mr3d_run *run, mr3d_tier tier) {
   for (int i = 0; i < run->n_results; i++)
     if (run->results[i].tier == tier && run->results[i].verdict == MR3D_PASSED) return true;
@@ -192,13 +209,31 @@ static void write_quoted(FILE *to, const char *word) {
   fputc('\'', to);
 }
 
+/** What else the run asked, and how: all of its tiers but the result's, which the caller writes. */
+static void write_selection(FILE *to, const mr3d_run *run) {
+  const mr3d_run_options *o = &run->options;
+  const struct {
+    const char *option, *value;
+  } given[] = {{"--case", o->selection.case_glob}, {"--op", o->selection.op}, {"--level", o->selection.level}, {"--pitfall", o->selection.pitfall}, {"--tag", o->selection.tag}};
+  for (size_t i = 0; i < sizeof given / sizeof *given; i++) {
+    if (!given[i].value) continue;
+    fprintf(to, " %s ", given[i].option);
+    write_quoted(to, given[i].value);
+  }
+  fprintf(to, "%s --repeat %d", o->selection.without_slow ? " --without-slow" : "", o->repeat);
+  if (o->shuffle) fprintf(to, " --shuffle %llu", (unsigned long long)o->shuffle_seed);
+  if (o->jobs > 1) fprintf(to, " --jobs %d", o->jobs);
+}
+
 char *mr3d_rerun_command(const mr3d_run *run, const mr3d_result *result) {
   char *text = NULL;
   size_t size = 0;
   FILE *to = open_memstream(&text, &size);
   fputs("mr3d check --backend ", to);
   write_quoted(to, run->options.backend);
-  fprintf(to, " --case %s --tier %s --seed %llu", result->test->id, mr3d_tier_name(result->tier), (unsigned long long)result->seed);
+  if (result->difference.repetition) write_selection(to, run); /* a case alone has nothing before it */
+  else fprintf(to, " --case %s", result->test->id);
+  fprintf(to, " --tier %s --seed %llu", mr3d_tier_name(result->tier), (unsigned long long)result->seed);
   fclose(to);
   return text;
 }

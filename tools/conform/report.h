@@ -25,6 +25,13 @@ const char *mr3d_reply_name(mr3d_reply_kind); /**< "answer", "error", "unsupport
 /** "COMPLIANT", "NOT COMPLIANT", "COULD NOT JUDGE", and why in one sentence. */
 const char *mr3d_run_verdict(const mr3d_run *, char why[512]);
 
+/** "asked 2 times, again in the order of --shuffle 7, by 3 processes", or "" where each case was asked once by one. */
+void mr3d_run_order(const mr3d_run *, char order[128]);
+
+/** Results that were answered otherwise when asked again, each within tolerance: information only. */
+int mr3d_run_unsteady(const mr3d_run *);
+bool mr3d_result_unsteady(const mr3d_result *);
+
 #define MR3D_MAX_LIMITS 8
 /**
  * What a run that passed does not exclude, a sentence each: errors below what its tiers show, tiers, operators and pitfalls that were not judged, stored answers.

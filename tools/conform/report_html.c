@@ -8,6 +8,7 @@
 
 #include "pitfalls.h"
 #include "promises.h"
+#include "repeat.h"
 #include "report.h"
 
 extern const char mr3d_embedded_report_css[], mr3d_embedded_report_js[]; /* put here by embed.c */
@@ -100,6 +101,9 @@ static void write_head(FILE *to, const mr3d_run *run) {
     text(to, run->options.yardsticks_dir);
     fputs("</dd>\n", to);
   }
+  char order[128];
+  mr3d_run_order(run, order);
+  if (*order) fprintf(to, "<dt>Order</dt><dd>%s; %d results answered otherwise when asked again, within tolerance</dd>\n", order, mr3d_run_unsteady(run));
   fprintf(to, "<dt>Seed</dt><dd>%llu</dd>\n<dt>Golden set</dt><dd>%d files, all verified by SHA-256</dd>\n",
           (unsigned long long)run->options.seed, run->n_golden_files);
   if (run->remarks) fputs("<dt>Remarks</dt><dd>", to), text(to, run->remarks), fputs("</dd>\n", to);
@@ -286,6 +290,7 @@ static void write_case(FILE *to, const mr3d_run *run, const mr3d_result *result)
   for (int i = 0; i < test->n_pitfalls; i++) fputc(' ', to), text(to, test->pitfalls[i]);
   for (int i = 0; i < test->n_tags; i++) fputc(' ', to), text(to, test->tags[i]);
   fputc(' ', to), text(to, result->mistake);
+  if (mr3d_result_unsteady(result)) fputs(" order-sensitivity", to);
   fputs("\"><summary>", to);
   write_badge(to, result->verdict);
   fprintf(to, "<span class=\"id\">%s</span><span>%s</span>", test->id, mr3d_tier_name(result->tier));
@@ -302,6 +307,11 @@ static void write_case(FILE *to, const mr3d_run *run, const mr3d_result *result)
   fprintf(to, " &middot; %.3f s</p>\n", result->seconds);
   if (is_finding(result)) write_failure(to, run, result);
   else if (result->reason[0]) fputs("<p>", to), text(to, result->reason), fputs("</p>\n", to);
+  if (mr3d_result_unsteady(result)) {
+    char what[600];
+    mr3d_difference_say(&result->difference, result, what, sizeof what);
+    fputs("<p><strong><a href=\"#order-sensitivity\">Order-sensitive</a></strong>, within tolerance: ", to), text(to, what), fputs("</p>\n", to);
+  }
   bool table = false;
   for (int s = 0; s < result->n_steps; s++)
     for (int t = 0; t < result->steps[s].judgement.n_tensors; t++) {

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "promises.h"
+#include "repeat.h"
 #include "report.h"
 
 static void add_text(cJSON *object, const char *key, const char *text) {
@@ -38,10 +39,10 @@ static void add_list(cJSON *object, const char *key, const char *joined) {
 }
 
 /** Seeds have 64 bits, JSON numbers 53: as a string. */
-static void add_seed(cJSON *object, uint64_t seed) {
+static void add_seed(cJSON *object, const char *key, uint64_t seed) {
   char text[32];
   snprintf(text, sizeof text, "%llu", (unsigned long long)seed);
-  cJSON_AddStringToObject(object, "seed", text);
+  cJSON_AddStringToObject(object, key, text);
 }
 
 static void print_line(FILE *to, cJSON *object) {
@@ -103,6 +104,27 @@ static void add_verdict(cJSON *line, const mr3d_result *result) {
   add_text(line, "mistake", result->mistake);
 }
 
+static void add_difference(cJSON *line, const mr3d_result *result) {
+  const mr3d_difference *d = &result->difference;
+  char what[600];
+  if (!d->repetition) return;
+  mr3d_difference_say(d, result, what, sizeof what);
+  cJSON *object = cJSON_AddObjectToObject(line, "difference");
+  add_text(object, "says", what);
+  cJSON_AddNumberToObject(object, "repetition", d->repetition);
+  cJSON_AddNumberToObject(object, "step", d->step);
+  cJSON_AddBoolToObject(object, "failed", d->failed);
+  add_text(object, "reason", d->reason);
+  cJSON_AddStringToObject(object, "first_reply", mr3d_reply_name(d->first_kind));
+  cJSON_AddStringToObject(object, "reply", mr3d_reply_name(d->kind));
+  add_text(object, "tensor", d->tensor);
+  add_text(object, "index", d->index);
+  add_number(object, "first", d->first);
+  add_number(object, "again", d->again);
+  add_text(object, "first_after", d->first_after ? d->first_after->id : "");
+  add_text(object, "after", d->after ? d->after->id : "");
+}
+
 static void print_result(FILE *to, const mr3d_run *run, const mr3d_result *result) {
   cJSON *line = cJSON_CreateObject();
   char *again = mr3d_rerun_command(run, result);
@@ -111,12 +133,13 @@ static void print_result(FILE *to, const mr3d_run *run, const mr3d_result *resul
   cJSON_AddStringToObject(line, "op", mr3d_case_op(result->test));
   cJSON_AddStringToObject(line, "level", result->test->level);
   cJSON_AddStringToObject(line, "tier", mr3d_tier_name(result->tier));
-  add_seed(line, result->seed);
+  add_seed(line, "seed", result->seed);
   add_verdict(line, result);
   add_texts(line, "pitfalls", result->test->n_pitfalls, result->test->pitfalls);
   add_number(line, "golden_worst", result->golden_worst);
   add_number(line, "seconds", result->seconds);
   add_text(line, "again", again);
+  add_difference(line, result);
   cJSON *steps = cJSON_AddArrayToObject(line, "steps");
   for (int s = 0; s < result->n_steps; s++) cJSON_AddItemToArray(steps, step_object(&result->steps[s]));
   free(again);
@@ -141,7 +164,10 @@ mr3d_status mr3d_report_json(const mr3d_run *run, const char *path, mr3d_error *
   const mr3d_promise *promise;
   for (int i = 0; (promise = mr3d_promise_at(i)); i++)
     if (run->info.kept >> promise->point & 1) cJSON_AddItemToArray(keeps, cJSON_CreateString(promise->name));
-  add_seed(head, run->options.seed);
+  add_seed(head, "seed", run->options.seed);
+  cJSON_AddNumberToObject(head, "jobs", run->options.jobs > 1 ? run->options.jobs : 1);
+  cJSON_AddNumberToObject(head, "repeat", run->options.repeat > 1 ? run->options.repeat : 1);
+  if (run->options.shuffle) add_seed(head, "shuffle", run->options.shuffle_seed);
   cJSON_AddNumberToObject(head, "golden_files", run->n_golden_files);
   cJSON *isolation = cJSON_AddObjectToObject(head, "isolation");
   cJSON_AddBoolToObject(isolation, "asked", !run->options.no_isolation);
@@ -158,6 +184,7 @@ mr3d_status mr3d_report_json(const mr3d_run *run, const char *path, mr3d_error *
   cJSON_AddNumberToObject(tail, "failed", run->failed);
   cJSON_AddNumberToObject(tail, "skipped", run->skipped);
   cJSON_AddNumberToObject(tail, "broken", run->broken);
+  cJSON_AddNumberToObject(tail, "unsteady", mr3d_run_unsteady(run));
   cJSON_AddNumberToObject(tail, "exit_status", mr3d_run_exit_status(run));
   cJSON *limits = cJSON_AddArrayToObject(tail, "does_not_exclude");
   char texts[MR3D_MAX_LIMITS][1024];

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "promises.h"
+#include "repeat.h"
 #include "report.h"
 
 #define MR3D_MAX_ALSO 8 /* further results of a group that are named */
@@ -122,6 +123,25 @@ static void print_skips(const struct text *t, const mr3d_run *run) {
   }
 }
 
+/** Results that differ bit for bit when asked again, though all are within tolerance. */
+static void print_unsteady(const struct text *t, const mr3d_run *run) {
+  int n = mr3d_run_unsteady(run), shown = 0;
+  if (n == 0) return;
+  fprintf(t->to, "%s%d result%s answered otherwise when asked again, within tolerance (mr3d explain order-sensitivity)%s\n", paint(t, YELLOW), n, n == 1 ? " is" : "s are",
+          paint(t, OFF));
+  for (int i = 0; i < run->n_results && shown < MR3D_MAX_ALSO; i++) {
+    const mr3d_result *result = &run->results[i];
+    char what[600];
+    if (!mr3d_result_unsteady(result)) continue;
+    shown++;
+    mr3d_difference_say(&result->difference, result, what, sizeof what);
+    fprintf(t->to, "   %s at %s: ", result->test->id, mr3d_tier_name(result->tier));
+    print_clean(t->to, what);
+    fprintf(t->to, "\n");
+  }
+  if (n > shown) fprintf(t->to, "   and %d more (--json or --html have all)\n", n - shown);
+}
+
 /** What the backend was kept from. Backends in this process have nothing to say. */
 static void print_protections(const struct text *t, const mr3d_backend_info *info, bool no_isolation) {
   if (!info->protections || !*info->protections) return;
@@ -146,7 +166,9 @@ void mr3d_report_text(const mr3d_run *run, FILE *to, bool brief, bool colour) {
     print_clean(to, run->info.version);
     fprintf(to, ")");
   }
-  fprintf(to, ", seed %llu, %d golden files verified\n", (unsigned long long)run->options.seed, run->n_golden_files);
+  char order[128];
+  mr3d_run_order(run, order);
+  fprintf(to, ", seed %llu, %s%s%d golden files verified\n", (unsigned long long)run->options.seed, order, *order ? ", " : "", run->n_golden_files);
   char kept[96];
   if (run->info.kept) fprintf(to, "it promises to keep in binary32, and is judged by that: %s\n", mr3d_promises_text(run->info.kept, kept));
   if (!brief) print_protections(&t, &run->info, run->options.no_isolation);
@@ -156,6 +178,7 @@ void mr3d_report_text(const mr3d_run *run, FILE *to, bool brief, bool colour) {
     print_table(&t, run);
     print_skips(&t, run);
   }
+  print_unsteady(&t, run);
   if (run->remarks) {
     fprintf(to, "%s", paint(&t, YELLOW));
     print_clean(to, run->remarks);

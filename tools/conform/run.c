@@ -1,8 +1,8 @@
 /** The runner: golden agreement first, then the backend, step by step, under the judge (docs/concepts.md, "How a verdict comes about"). */
 #include "run.h"
 
-#include <fnmatch.h>
 #include <math.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,13 +11,16 @@
 
 #include "case_internal.h"
 #include "golden.h"
-#include "pitfalls.h"
+#include "parallel.h"
 #include "posing.h"
+#include "repeat.h"
 #include "scratch.h"
-#include "words.h"
+#include "team.h"
 
 /** After so many requests of one operator without a reply, the operator is not asked again. */
 #define MR3D_TIMEOUTS_PER_OP 2
+/** Bytes of first answers that are kept whole where cases are asked again. */
+#define MR3D_MEMORY_ROOM (1 << 30)
 
 enum { NOT_COMPARED, AGREES, PARTS };
 
@@ -30,7 +33,19 @@ struct agreement {
 
 struct silent_op {
   const char *op;
-  int timeouts;
+  atomic_int timeouts;
+};
+
+/** What a result means for the next ones; shared by the processes of a run. */
+struct ledger {
+  atomic_int next_case; /**< to be taken */
+  atomic_int settled;   /**< results from the first on of which all is known */
+  atomic_bool over;     /**< nothing more is to be asked */
+  mr3d_lessons lessons; /**< and diagnosis_seconds: written by the process whose turn it is */
+  double diagnosis_seconds;
+  atomic_int n_silent; /**< and what follows: written as results are settled */
+  struct silent_op silent[64];
+  char silence_diagnosis[1024], silence_mistake[256]; /**< of the last timeout; given to requests not asked after it */
 };
 
 struct runner {
@@ -39,8 +54,17 @@ struct runner {
   mr3d_weights_cache *weights;
   mr3d_yardstick_cache *yardsticks;
   const char *scratch;
-  int n_silent;
-  struct silent_op silent[64];
+  struct ledger *ledger;
+  int total;   /**< results planned: run->results has all, those judged or told have steps */
+  int n_cases; /**< selected */
+  int *firsts; /**< [n_cases + 1]: each case's first result; the last is `total` */
+  int member, members; /**< which process of how many this is */
+  mr3d_memory *memory; /**< of the first answers, or NULL: nothing is asked again */
+  const mr3d_case *last_asked;
+  int late;            /**< timeouts of what was asked again */
+  int to;      /**< where results are told, in a process of several; -1: this process settles them itself */
+  mr3d_progress *progress;
+  void *user;
 };
 
 /** One case at one tier under way. */
@@ -58,108 +82,7 @@ static double now(void) {
   return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* ---- selection ---- */
-
-static bool any_selected(const char *list, int count, const char *const words[]) {
-  for (int i = 0; i < count; i++)
-    if (mr3d_word_selected(list, words[i])) return true;
-  return list == NULL;
-}
-
-bool mr3d_case_selected(const mr3d_case *test, const mr3d_selection *selection) {
-  if (selection->case_glob && fnmatch(selection->case_glob, test->id, 0) != 0) return false;
-  if (!mr3d_word_selected(selection->level, test->level)) return false;
-  if (!any_selected(selection->pitfall, test->n_pitfalls, test->pitfalls) || !any_selected(selection->tag, test->n_tags, test->tags))
-    return false;
-  if (selection->without_slow && any_selected("slow", test->n_tags, test->tags)) return false;
-  bool op = selection->op == NULL;
-  for (int s = 0; s < test->n_steps && !op; s++) op = mr3d_word_selected(selection->op, test->steps[s].op);
-  return op;
-}
-
-/** Every comma-separated word of `list` must be known, or a typing error would select nothing and pass. */
-static mr3d_status check_words(const char *option, const char *list, int count, const char *const known[], mr3d_error *error) {
-  char word[128];
-  for (const char *at = list; at; at = strchr(at, ',') ? strchr(at, ',') + 1 : NULL) {
-    int length = (int)strcspn(at, ",");
-    snprintf(word, sizeof word, "%.*s", length, at);
-    bool found = false;
-    for (int i = 0; i < count; i++) found = found || strcmp(word, known[i]) == 0;
-    if (found) continue;
-    const char *meant = mr3d_word_meant(word, count, known);
-    return mr3d_fail(error, MR3D_INVALID, "%s \"%s\": no case has that%s%s%s; `mr3d list` shows what there is", option, word,
-                     meant ? "; did you mean \"" : "", meant ? meant : "", meant ? "\"?" : "");
-  }
-  return MR3D_OK;
-}
-
-/** Levels that the suite describes may still be without cases: that is no typing error. */
-static mr3d_status check_levels(const char *list, int count, const char *const known[], mr3d_error *error) {
-  mr3d_error inner = {0};
-  const mr3d_status status = check_words("--level", list, count, known, &inner);
-  if (status == MR3D_OK) return MR3D_OK;
-  static const char *const all[] = {"L0", "L1", "L2", "L3", "L4", "L5"};
-  for (int i = 0; i < 6; i++) {
-    bool has_cases = false;
-    for (int k = 0; k < count; k++) has_cases = has_cases || strcmp(all[i], known[k]) == 0;
-    if (has_cases || !list || strcmp(list, all[i]) != 0) continue;
-    return mr3d_fail(error, MR3D_INVALID, "--level \"%s\": no case has that level yet; `mr3d list levels` shows how many each has", all[i]);
-  }
-  return check_words("--level", list, 6, all, error) == MR3D_OK ? MR3D_OK : error->status;
-}
-
-/** The distinct words of one kind over all cases, in order of appearance. */
-struct words {
-  int count;
-  const char **list;
-};
-
-static void add_word(struct words *words, const char *word) {
-  for (int i = 0; i < words->count; i++)
-    if (strcmp(words->list[i], word) == 0) return;
-  words->list = realloc(words->list, (size_t)(words->count + 1) * sizeof *words->list);
-  words->list[words->count++] = word;
-}
-
-mr3d_status mr3d_selection_check(const mr3d_suite *suite, const mr3d_selection *selection, mr3d_error *error) {
-  struct words ops = {0}, levels = {0}, pitfalls = {0}, tags = {0};
-  for (int p = 0; p < mr3d_pitfall_count(); p++) add_word(&pitfalls, mr3d_pitfall_at(p)->slug);
-  for (int i = 0; i < suite->n_cases; i++) {
-    const mr3d_case *test = &suite->cases[i];
-    add_word(&levels, test->level);
-    for (int s = 0; s < test->n_steps; s++) add_word(&ops, test->steps[s].op);
-    for (int t = 0; t < test->n_tags; t++) add_word(&tags, test->tags[t]);
-  }
-  mr3d_status status = check_words("--op", selection->op, ops.count, ops.list, error);
-  if (status == MR3D_OK) status = check_levels(selection->level, levels.count, levels.list, error);
-  if (status == MR3D_OK) status = check_words("--pitfall", selection->pitfall, pitfalls.count, pitfalls.list, error);
-  if (status == MR3D_OK) status = check_words("--tag", selection->tag, tags.count, tags.list, error);
-  free(ops.list), free(levels.list), free(pitfalls.list), free(tags.list);
-  if (status == MR3D_OK && suite->n_cases == 0) status = mr3d_fail(error, MR3D_INVALID, "%s/cases.json holds no case", suite->golden_dir);
-  if (status != MR3D_OK) return status;
-
-  for (int i = 0; i < suite->n_cases; i++)
-    if (mr3d_case_selected(&suite->cases[i], selection)) return MR3D_OK;
-  char what[512] = "";
-  const struct {
-    const char *option, *value;
-  } given[] = {{"--case", selection->case_glob},
-               {"--op", selection->op},
-               {"--level", selection->level},
-               {"--pitfall", selection->pitfall},
-               {"--tag", selection->tag}};
-  for (size_t i = 0; i < sizeof given / sizeof *given; i++)
-    if (given[i].value) snprintf(what + strlen(what), sizeof what - strlen(what), " %s %s", given[i].option, given[i].value);
-  const char *meant = NULL;
-  if (selection->case_glob) {
-    struct words ids = {0};
-    for (int i = 0; i < suite->n_cases; i++) add_word(&ids, suite->cases[i].id);
-    meant = mr3d_word_meant(selection->case_glob, ids.count, ids.list);
-    free(ids.list);
-  }
-  return mr3d_fail(error, MR3D_INVALID, "the selection is empty: none of the %d cases matches%s%s%s%s; `mr3d list cases` shows them",
-                   suite->n_cases, what, meant ? "; did you mean --case " : "", meant ? meant : "", meant ? "?" : "");
-}
+/* ---- what is offered ---- */
 
 static bool announces_op(const mr3d_backend_info *info, const char *op) {
   for (int i = 0; i < info->n_ops; i++)
@@ -230,13 +153,57 @@ static mr3d_status check_tokens(const struct session *s, mr3d_error *error) {
                    golden);
 }
 
-static struct silent_op *silence_of(struct runner *r, const char *op) {
-  for (int i = 0; i < r->n_silent; i++)
-    if (strcmp(r->silent[i].op, op) == 0) return &r->silent[i];
-  if (r->n_silent == (int)(sizeof r->silent / sizeof *r->silent)) return &r->silent[0];
-  r->silent[r->n_silent] = (struct silent_op){op, 0};
-  return &r->silent[r->n_silent++];
+/* ---- operators without replies ---- */
+
+static struct silent_op *silence_of(struct ledger *ledger, const char *op) {
+  int n = atomic_load(&ledger->n_silent);
+  for (int i = 0; i < n; i++)
+    if (strcmp(ledger->silent[i].op, op) == 0) return &ledger->silent[i];
+  return NULL;
 }
+
+static bool is_silent(struct ledger *ledger, const char *op) {
+  struct silent_op *silence = silence_of(ledger, op);
+  return silence && atomic_load(&silence->timeouts) >= MR3D_TIMEOUTS_PER_OP;
+}
+
+static void note_timeout(struct ledger *ledger, const char *op, const mr3d_result *result) {
+  struct silent_op *silence = silence_of(ledger, op);
+  if (!silence && atomic_load(&ledger->n_silent) == (int)(sizeof ledger->silent / sizeof *ledger->silent)) return;
+  if (!silence) {
+    silence = &ledger->silent[atomic_load(&ledger->n_silent)];
+    silence->op = op;
+    atomic_fetch_add(&ledger->n_silent, 1);
+  }
+  atomic_fetch_add(&silence->timeouts, 1);
+  snprintf(ledger->silence_diagnosis, sizeof ledger->silence_diagnosis, "%s", result->diagnosis);
+  snprintf(ledger->silence_mistake, sizeof ledger->silence_mistake, "%s", result->mistake);
+}
+
+/** The verdict on a result whose step is not asked because its operator is silent. */
+static mr3d_verdict not_asked(struct ledger *ledger, mr3d_result *result, int step) {
+  const char *op = result->test->steps[step].op;
+  for (int s = step; s < result->n_steps; s++) {
+    mr3d_reply_clear(&result->steps[s].reply);
+    mr3d_judgement_clear(&result->steps[s].judgement);
+  }
+  result->steps[step] = (mr3d_step_result){.op = op};
+  result->n_steps = step + 1;
+  snprintf(result->reason, sizeof result->reason, "step %d (%s): not asked, because %d requests of %s had no reply in time", step, op,
+           MR3D_TIMEOUTS_PER_OP, op);
+  snprintf(result->diagnosis, sizeof result->diagnosis, "%s", ledger->silence_diagnosis);
+  snprintf(result->mistake, sizeof result->mistake, "%s", ledger->silence_mistake);
+  return MR3D_FAILED;
+}
+
+/** The first step whose operator is silent by now, or n_steps. */
+static int first_silent(struct ledger *ledger, const mr3d_result *result) {
+  int step = 0;
+  while (step < result->n_steps && !is_silent(ledger, result->steps[step].op)) step++;
+  return step;
+}
+
+/* ---- verdicts ---- */
 
 /** The first broken rule of a judgement, in one line. */
 static void describe_judgement(const mr3d_judgement *judgement, int step, const char *op, char *reason, size_t size) {
@@ -291,36 +258,34 @@ mr3d_verdict mr3d_judge_reply(mr3d_truth *truth, const mr3d_error *refusal, int 
   return MR3D_FAILED;
 }
 
+/** Waits until the results before this one are settled: what is learnt from failures then does not depend on the number of processes. False: the run is over. */
+static bool has_turn(const struct runner *r, const mr3d_result *result) {
+  while (atomic_load(&r->ledger->settled) < result - r->run->results && !atomic_load(&r->ledger->over)) nanosleep(&(struct timespec){0, 1000000}, NULL);
+  return !atomic_load(&r->ledger->over);
+}
+
+static void diagnose(struct session *s, int n_requests, const mr3d_reply *reply, mr3d_result *result) {
+  struct runner *r = s->runner;
+  if (!has_turn(r, result) || first_silent(r->ledger, result) < result->n_steps) return;
+  double start = now();
+  mr3d_diagnose(&r->ledger->lessons, result, s->posed.truth, n_requests, s->posed.requests, reply, r->weights, r->run->options.threads);
+  r->ledger->diagnosis_seconds += now() - start;
+}
+
 /** The backend's part of a step: asked, and its reply judged. */
 static mr3d_verdict ask_backend(struct session *s, int step, const mr3d_error *refusal, mr3d_result *result) {
   const mr3d_step *expected = &s->posed.test->steps[step];
   mr3d_step_result *out = &result->steps[step];
-  struct silent_op *silence = silence_of(s->runner, expected->op);
   result->n_steps = step + 1;
   out->op = expected->op;
-  if (silence->timeouts >= MR3D_TIMEOUTS_PER_OP) {
-    snprintf(result->reason, sizeof result->reason, "step %d (%s): not asked, because %d requests of %s had no reply in time", step,
-             expected->op, silence->timeouts, expected->op);
-    snprintf(result->diagnosis, sizeof result->diagnosis, "%s", s->runner->run->silence_diagnosis);
-    snprintf(result->mistake, sizeof result->mistake, "%s", s->runner->run->silence_mistake);
-    return MR3D_FAILED;
-  }
+  if (is_silent(s->runner->ledger, expected->op)) return not_asked(s->runner->ledger, result, step);
   double timeout = timeout_of(s, s->posed.requests[step]);
   out->asked = true;
   mr3d_backend_about(s->runner->backend, s->posed.test->id, step, s->posed.tier, s->posed.seed);
   mr3d_backend_ask(s->runner->backend, s->posed.requests[step], timeout, &out->reply);
-  const mr3d_reply *reply = &out->reply;
   mr3d_verdict verdict = mr3d_judge_reply(s->posed.truth, expected->expect_error ? refusal : NULL, step, timeout, result, out);
-  if (reply->kind == MR3D_REPLY_TIMEOUT) silence->timeouts++;
-  if (verdict == MR3D_FAILED) {
-    double start = now();
-    mr3d_diagnose(result, s->posed.truth, step + 1, s->posed.requests, reply, s->runner->weights, s->runner->run->options.threads);
-    s->runner->run->diagnosis_seconds += now() - start;
-    if (reply->kind == MR3D_REPLY_TIMEOUT) {
-      snprintf(s->runner->run->silence_diagnosis, sizeof s->runner->run->silence_diagnosis, "%s", result->diagnosis);
-      snprintf(s->runner->run->silence_mistake, sizeof s->runner->run->silence_mistake, "%s", result->mistake);
-    }
-  }
+  if (verdict == MR3D_FAILED) diagnose(s, step + 1, &out->reply, result);
+  if (s->runner->memory) mr3d_memory_keep(s->runner->memory, (int)(result - s->runner->run->results), step, s->runner->last_asked, &out->reply);
   mr3d_bundle_free(&out->reply.answer);
   return verdict;
 }
@@ -331,7 +296,7 @@ static mr3d_verdict ask_backend(struct session *s, int step, const mr3d_error *r
 static void drop_sessions(struct session *s, const mr3d_result *result) {
   if (!announces_op(mr3d_backend_info_of(s->runner->backend), "drop_session")) return;
   for (int i = 0; i < result->n_steps; i++) {
-    const char *session = mr3d_bundle_get(s->posed.requests[i], "session");
+    const char *session = s->posed.requests[i] ? mr3d_bundle_get(s->posed.requests[i], "session") : NULL;
     if (!session || strcmp(result->steps[i].op, "prefill") != 0 || result->steps[i].reply.kind != MR3D_REPLY_ANSWER) continue;
     mr3d_bundle *request = mr3d_bundle_new();
     mr3d_reply reply = {0};
@@ -463,12 +428,21 @@ static void drop_weights(const mr3d_run *run, int index) {
   }
 }
 
-static int count_selected(const mr3d_run *run, uint32_t tiers) {
-  int total = 0;
-  for (int i = 0; i < run->suite->n_cases; i++)
-    if (mr3d_case_selected(&run->suite->cases[i], &run->options.selection))
-      for (int tier = 0; tier < MR3D_N_TIERS; tier++) total += (int)(tiers & run->suite->cases[i].tiers) >> tier & 1;
-  return total;
+/** Lists the results to come, those of a case one after the other. */
+static void plan(struct runner *r, uint32_t tiers) {
+  mr3d_run *run = r->run;
+  int n = run->suite->n_cases;
+  run->results = mr3d_allocate((long long)n * MR3D_N_TIERS, sizeof *run->results);
+  r->firsts = mr3d_allocate(n + 1, sizeof *r->firsts);
+  for (int i = 0; i < n; i++) {
+    const mr3d_case *test = &run->suite->cases[i];
+    if (!(tiers & test->tiers) || !mr3d_case_selected(test, &run->options.selection)) continue;
+    r->firsts[r->n_cases++] = r->total;
+    for (int tier = 0; tier < MR3D_N_TIERS; tier++)
+      if (tiers & test->tiers & 1u << tier)
+        run->results[r->total++] = (mr3d_result){.test = test, .tier = (mr3d_tier)tier, .seed = run->options.seed, .golden_worst = NAN};
+  }
+  r->firsts[r->n_cases] = r->total;
 }
 
 static void copy_info(mr3d_run *run, const mr3d_backend_info *info) {
@@ -483,33 +457,228 @@ static void copy_info(mr3d_run *run, const mr3d_backend_info *info) {
   run->info.n_tiers = info->n_tiers, run->info.tiers = tiers;
 }
 
-static void run_all(struct runner *r, uint32_t tiers, int total, mr3d_progress *progress, void *user) {
+/** Counts the results that are there, in their order, and tells of them. */
+static void settle(struct runner *r) {
   mr3d_run *run = r->run;
-  for (int i = 0; i < run->suite->n_cases; i++) {
-    const mr3d_case *test = &run->suite->cases[i];
-    if (!mr3d_case_selected(test, &run->options.selection)) continue;
-    struct agreement agreement = {0};
-    for (int tier = 0; tier < MR3D_N_TIERS; tier++) {
-      if (!(tiers & test->tiers & 1u << tier)) continue;
-      mr3d_result *result = &run->results[run->n_results];
-      *result = (mr3d_result){.test = test, .tier = (mr3d_tier)tier, .seed = run->options.seed, .golden_worst = NAN};
-      result->steps = mr3d_allocate(test->n_steps, sizeof *result->steps);
-      double start = now();
-      result->verdict = run_case(r, result, &agreement);
-      result->seconds = now() - start;
-      run->n_results++;
-      int *const counts[] = {&run->passed, &run->failed, &run->skipped, &run->broken}; /* in the order of mr3d_verdict */
-      ++*counts[result->verdict];
-      if (progress && !progress(user, run, total)) return;
-    }
-    drop_weights(run, i);
+  while (run->n_results < r->total && run->results[run->n_results].steps && !atomic_load(&r->ledger->over)) {
+    mr3d_result *result = &run->results[run->n_results++];
+    int step = first_silent(r->ledger, result);
+    if (step < result->n_steps) result->verdict = not_asked(r->ledger, result, step); /* another process had asked it by then */
+    else if (step > 0 && result->steps[step - 1].asked && result->steps[step - 1].reply.kind == MR3D_REPLY_TIMEOUT)
+      note_timeout(r->ledger, result->steps[step - 1].op, result);
+    int *const counts[] = {&run->passed, &run->failed, &run->skipped, &run->broken}; /* in the order of mr3d_verdict */
+    ++*counts[result->verdict];
+    atomic_store(&r->ledger->settled, run->n_results);
+    if (r->progress && !r->progress(r->user, run, r->total)) atomic_store(&r->ledger->over, true);
   }
+}
+
+static void judge(struct runner *r, mr3d_result *result, struct agreement *agreement) {
+  double start = now();
+  result->steps = mr3d_allocate(result->test->n_steps, sizeof *result->steps);
+  result->verdict = run_case(r, result, agreement);
+  result->seconds = now() - start;
+}
+
+/** The next case, whoever is free; where cases are asked again, dealt out by turns, so that the same command gives each backend the same requests. */
+static int next_case(struct runner *r, int last) {
+  if (!r->memory) return atomic_fetch_add(&r->ledger->next_case, 1);
+  return last < 0 ? r->member : last + r->members;
+}
+
+/** Takes a case after the other, until none is left. */
+static void judge_cases(struct runner *r) {
+  mr3d_run *run = r->run;
+  for (int c = -1; (c = next_case(r, c)) < r->n_cases;) {
+    struct agreement agreement = {0};
+    for (int i = r->firsts[c]; i < r->firsts[c + 1]; i++) {
+      if (atomic_load(&r->ledger->over)) return;
+      judge(r, &run->results[i], &agreement);
+      if (run->results[i].n_steps > 0) r->last_asked = run->results[i].test;
+      if (r->to < 0) settle(r);
+      else if (!mr3d_tell(r->to, &i, sizeof i) || !mr3d_result_tell(&run->results[i], r->to)) return;
+    }
+    if (!r->memory) drop_weights(run, (int)(run->results[r->firsts[c]].test - run->suite->cases));
+  }
+}
+
+/* ---- once more ---- */
+
+/** Notes what was found when a result was asked again; of several differences the first, or the first that fails. */
+static void note_again(struct runner *r, int index, const mr3d_difference *d) {
+  mr3d_run *run = r->run;
+  mr3d_result *result = &run->results[index];
+  run->asked_again++;
+  if (d->repetition && (!result->difference.repetition || (d->failed && !result->difference.failed))) result->difference = *d;
+  if (d->reason[0] && result->verdict == MR3D_PASSED) {
+    result->verdict = MR3D_FAILED;
+    snprintf(result->reason, sizeof result->reason, "passed the first time; asked for the %d. time: %.900s", d->repetition, d->reason);
+    run->passed--, run->failed++;
+  }
+  if (r->progress && !r->progress(r->user, run, r->total)) atomic_store(&r->ledger->over, true);
+}
+
+static bool can_be_asked_again(struct runner *r, const mr3d_result *result) {
+  if (result->verdict == MR3D_SKIPPED || result->verdict == MR3D_BROKEN || result->n_steps == 0 || r->late >= MR3D_TIMEOUTS_PER_OP) return false;
+  const mr3d_step_result *last = &result->steps[result->n_steps - 1];
+  return last->asked && last->reply.kind != MR3D_REPLY_TIMEOUT && first_silent(r->ledger, result) == result->n_steps;
+}
+
+/** Compares the reply to one step with the first; one that differs is judged. */
+static bool compare_again(struct session *s, int step, const mr3d_error *refusal, mr3d_result *result, mr3d_difference *d) {
+  struct runner *r = s->runner;
+  mr3d_result judged = {.test = result->test, .tier = result->tier};
+  mr3d_step_result out = {.op = s->posed.test->steps[step].op};
+  double timeout = timeout_of(s, s->posed.requests[step]);
+  mr3d_backend_about(r->backend, s->posed.test->id, step, s->posed.tier, s->posed.seed);
+  mr3d_backend_ask(r->backend, s->posed.requests[step], timeout, &out.reply);
+  r->late += out.reply.kind == MR3D_REPLY_TIMEOUT;
+  bool differs = mr3d_memory_differs(r->memory, (int)(result - r->run->results), step, &out.reply, d);
+  if (differs) {
+    bool was_wrong = result->steps[step].judgement.n_tensors ? !result->steps[step].judgement.passed : result->verdict == MR3D_FAILED && step == result->n_steps - 1;
+    bool passes = mr3d_judge_reply(s->posed.truth, s->posed.test->steps[step].expect_error ? refusal : NULL, step, timeout, &judged, &out) == MR3D_PASSED;
+    snprintf(d->reason, sizeof d->reason, "%s", passes ? "" : judged.reason);
+    d->failed = was_wrong || !passes;
+  }
+  mr3d_judgement_clear(&out.judgement);
+  mr3d_reply_clear(&out.reply);
+  return differs;
+}
+
+/** Asks a result's steps again, up to the first reply that is another. */
+static void ask_again(struct runner *r, mr3d_result *result, int repetition, mr3d_difference *d) {
+  struct session s;
+  mr3d_error error = {0};
+  bool differs = false;
+  open_session(&s, r, result->test, result->tier, result->seed);
+  for (int step = 0; step < result->n_steps && !differs; step++) {
+    mr3d_error refusal = {0};
+    if (make_request(&s, step, &error) != MR3D_OK || ask_reference(&s, step, &refusal, &error) != MR3D_OK) break;
+    differs = compare_again(&s, step, &refusal, result, d);
+  }
+  char message[256];
+  if (mr3d_backend_went_astray(r->backend, message) && !differs && result->verdict == MR3D_PASSED) {
+    differs = true;
+    *d = (mr3d_difference){.step = result->n_steps - 1, .kind = MR3D_REPLY_CRASH, .failed = true};
+    snprintf(d->reason, sizeof d->reason, "%s", message);
+  }
+  if (differs) d->repetition = repetition, d->after = r->last_asked;
+  else *d = (mr3d_difference){0};
+  drop_sessions(&s, result);
+  close_session(&s);
+  r->last_asked = result->test;
+}
+
+enum { FINISHED = -1, FAILED = -2, AGAIN = -3 }; /* what a process tells beside results, each after its number */
+
+/** Asks again what this process has judged. */
+static void repeat_cases(struct runner *r) {
+  const mr3d_run *run = r->run;
+  int n = 0, *mine = mr3d_allocate(r->total, sizeof *mine), *order = mr3d_allocate(r->total, sizeof *order);
+  for (int c = r->member; c < r->n_cases; c += r->members)
+    for (int i = r->firsts[c]; i < r->firsts[c + 1]; i++) mine[n++] = i;
+  for (int repetition = 2; repetition <= run->options.repeat; repetition++) {
+    for (int k = 0; k < n; k++) order[k] = k;
+    if (run->options.shuffle) {
+      mr3d_shuffle(run->options.shuffle_seed, repetition, n, order);
+      mr3d_backend_rest(r->backend); /* what it kept of the first order could hide that it keeps */
+      r->last_asked = NULL;
+    }
+    for (int k = 0; k < n && !atomic_load(&r->ledger->over); k++) {
+      const int index = mine[order[k]];
+      mr3d_difference d = {0};
+      if (can_be_asked_again(r, &run->results[index])) ask_again(r, &run->results[index], repetition, &d);
+      if (r->to < 0) note_again(r, index, &d);
+      else if (!mr3d_tell(r->to, &(int){AGAIN}, sizeof(int)) || !mr3d_tell(r->to, &index, sizeof index) || !mr3d_tell(r->to, &d, sizeof d)) break;
+    }
+  }
+  free(mine);
+  free(order);
+}
+
+/** All that this process has to do. */
+static void do_share(struct runner *r, int member, int members) {
+  r->member = member, r->members = members;
+  if (r->run->options.repeat > 1) r->memory = mr3d_memory_new(r->total, (uint64_t)MR3D_MEMORY_ROOM / (uint64_t)members);
+  judge_cases(r);
+  if (r->memory) repeat_cases(r);
+  mr3d_memory_free(&r->memory);
+}
+
+/** A failure that comes and goes is no known mistake but this pitfall, unless it is one of its mutants. */
+static void name_order_sensitivity(mr3d_run *run) {
+  for (int i = 0; i < run->n_results; i++) {
+    mr3d_result *result = &run->results[i];
+    char before[sizeof result->diagnosis], what[600];
+    if (!result->difference.failed || result->verdict != MR3D_FAILED) continue;
+    memcpy(before, result->diagnosis, sizeof before);
+    mr3d_difference_say(&result->difference, result, what, sizeof what);
+    snprintf(result->diagnosis, sizeof result->diagnosis, "the answer depends on repetition or on what was asked before (P26): %s%s%.300s", what,
+             before[0] ? "; of the first answer: " : "", before);
+    if (strncmp(result->mistake, "order-sensitivity", 17) != 0) snprintf(result->mistake, sizeof result->mistake, "order-sensitivity");
+  }
+}
+
+/* ---- several processes ---- */
+
+static void be_one_of_several(void *user, int member, int to) {
+  struct runner *r = user;
+  mr3d_error error = {0};
+  r->to = to;
+  if (mr3d_scratch_open(&r->scratch, &error) == MR3D_OK) {
+    do_share(r, member, r->members);
+    mr3d_backend_close(&r->backend);
+    mr3d_scratch_close();
+    int found = r->yardsticks ? mr3d_yardstick_cache_found(r->yardsticks) : 0;
+    if (mr3d_tell(to, &(int){FINISHED}, sizeof(int))) mr3d_tell(to, &found, sizeof found);
+  } else if (mr3d_tell(to, &(int){FAILED}, sizeof(int))) mr3d_tell(to, &error, sizeof error);
+}
+
+static mr3d_status hear_one_of_several(void *user, int from, bool *finished, mr3d_error *error) {
+  struct runner *r = user;
+  mr3d_error said = {.status = MR3D_IO, .message = "a process that judges ended before it had finished"};
+  mr3d_difference d;
+  int what = FAILED, found = 0, index = 0;
+  bool told = mr3d_told(from, &what, sizeof what);
+  if (told && what >= 0 && mr3d_result_hear(&r->run->results[what], from)) {
+    settle(r);
+    return MR3D_OK;
+  }
+  if (told && what == AGAIN && mr3d_told(from, &index, sizeof index) && mr3d_told(from, &d, sizeof d)) {
+    note_again(r, index, &d);
+    return MR3D_OK;
+  }
+  if (told && what == FINISHED && mr3d_told(from, &found, sizeof found)) {
+    r->run->yardsticks_found += found;
+    *finished = true;
+    return MR3D_OK;
+  }
+  atomic_store(&r->ledger->over, true);
+  if (told && what == FAILED) mr3d_told(from, &said, sizeof said);
+  return mr3d_fail(error, said.status, "%s", said.message);
+}
+
+static mr3d_status run_all(struct runner *r, mr3d_error *error) {
+  int jobs = r->run->options.jobs < r->n_cases ? r->run->options.jobs : r->n_cases;
+  mr3d_status status = MR3D_OK;
+  if (jobs > 1) {
+    r->members = jobs;
+    mr3d_backend_rest(r->backend); /* each process starts its own */
+    status = mr3d_team_run(&(mr3d_team){jobs, r->run->options.threads, be_one_of_several, hear_one_of_several, r}, error);
+  } else do_share(r, 0, 1);
+  for (int i = r->run->n_results; i < r->total; i++) mr3d_result_clear(&r->run->results[i]); /* judged by others after the end */
+  return status;
 }
 
 static char *copied(const char *text) { return text ? strdup(text) : NULL; }
 
 static void copy_options(mr3d_run *run, const mr3d_run_options *options) {
   run->options = *options;
+  if (options->shuffle && options->repeat < 2) run->options.repeat = 2;
+  if (options->jobs > 1) {
+    int threads = (options->threads > 0 ? options->threads : mr3d_parallel_jobs(0)) / options->jobs;
+    run->options.threads = threads > 1 ? threads : 1;
+  }
   mr3d_selection *selection = &run->options.selection;
   run->options.backend = copied(options->backend);
   run->options.golden_dir = copied(options->golden_dir);
@@ -522,39 +691,46 @@ static void copy_options(mr3d_run *run, const mr3d_run_options *options) {
   selection->tag = copied(selection->tag);
 }
 
+/** Plans and judges with a backend that is open. */
+static mr3d_status run_selection(struct runner *r, mr3d_error *error) {
+  mr3d_run *run = r->run;
+  const mr3d_backend_info *info = mr3d_backend_info_of(r->backend);
+  copy_info(run, info);
+  plan(r, run->options.selection.tiers ? run->options.selection.tiers : default_tiers(info));
+  if (r->total == 0) return mr3d_fail(error, MR3D_INVALID, "the selection is empty: no selected case runs at the selected tiers");
+  mr3d_status status = run_all(r, error);
+  mr3d_diagnose_settle(run, &r->ledger->lessons);
+  name_order_sensitivity(run);
+  run->diagnosis_seconds = r->ledger->diagnosis_seconds;
+  run->remarks = mr3d_backend_remarks(r->backend);
+  return status;
+}
+
 mr3d_status mr3d_run_suite(const mr3d_run_options *options, mr3d_progress *progress, void *user, mr3d_run **out, mr3d_error *error) {
   mr3d_run *run = mr3d_allocate(1, sizeof *run);
-  struct runner r = {.run = run};
+  struct runner r = {.run = run, .to = -1, .progress = progress, .user = user, .ledger = mr3d_shared_memory(sizeof *r.ledger)};
   double start = now();
   copy_options(run, options);
-  mr3d_diagnose_forget();
-  mr3d_status status = mr3d_golden_verify(options->golden_dir, NULL, NULL, &run->n_golden_files, error);
+  mr3d_status status = r.ledger ? MR3D_OK : mr3d_fail(error, MR3D_IO, "no shared memory");
+  if (status == MR3D_OK) status = mr3d_golden_verify(options->golden_dir, NULL, NULL, &run->n_golden_files, error);
   if (status == MR3D_OK) status = mr3d_suite_open(options->golden_dir, options->data_dir, &run->suite, error);
   if (status == MR3D_OK) status = mr3d_selection_check(run->suite, &options->selection, error);
   if (status == MR3D_OK && options->yardsticks_dir) status = mr3d_yardstick_cache_open(options->yardsticks_dir, &r.yardsticks, error);
   if (status == MR3D_OK) status = mr3d_scratch_open(&r.scratch, error);
   if (status == MR3D_OK) {
     r.weights = mr3d_weights_cache_new();
-    const mr3d_backend_options backend = {.threads = options->threads, .weights = r.weights, .no_isolation = options->no_isolation,
+    const mr3d_backend_options backend = {.threads = run->options.threads, .weights = r.weights, .no_isolation = options->no_isolation,
                                           .memory = options->memory, .hidden = options->golden_dir};
     status = mr3d_backend_open(options->backend, &backend, &r.backend, error);
   }
-  if (status == MR3D_OK) {
-    const mr3d_backend_info *info = mr3d_backend_info_of(r.backend);
-    uint32_t tiers = options->selection.tiers ? options->selection.tiers : default_tiers(info);
-    int total = count_selected(run, tiers);
-    copy_info(run, info);
-    run->results = mr3d_allocate(total, sizeof *run->results);
-    if (total == 0) status = mr3d_fail(error, MR3D_INVALID, "the selection is empty: no selected case runs at the selected tiers");
-    else run_all(&r, tiers, total, progress, user);
-    mr3d_diagnose_settle(run);
-    run->remarks = mr3d_backend_remarks(r.backend);
-  }
+  if (status == MR3D_OK) status = run_selection(&r, error);
   mr3d_backend_close(&r.backend);
   if (r.weights) mr3d_weights_cache_free(&r.weights);
   if (r.scratch) mr3d_scratch_close();
-  if (r.yardsticks) run->yardsticks_found = mr3d_yardstick_cache_found(r.yardsticks);
+  if (r.yardsticks) run->yardsticks_found += mr3d_yardstick_cache_found(r.yardsticks);
   mr3d_yardstick_cache_close(&r.yardsticks);
+  mr3d_shared_free(r.ledger, sizeof *r.ledger);
+  free(r.firsts);
   run->seconds = now() - start;
   if (status == MR3D_OK) *out = run;
   else mr3d_run_free(&run);
@@ -564,14 +740,7 @@ mr3d_status mr3d_run_suite(const mr3d_run_options *options, mr3d_progress *progr
 void mr3d_run_free(mr3d_run **pointer) {
   mr3d_run *run = *pointer;
   if (!run) return;
-  for (int i = 0; i < run->n_results; i++) {
-    mr3d_result *result = &run->results[i];
-    for (int s = 0; s < result->test->n_steps; s++) {
-      mr3d_reply_clear(&result->steps[s].reply);
-      mr3d_judgement_clear(&result->steps[s].judgement);
-    }
-    free(result->steps);
-  }
+  for (int i = 0; i < run->n_results; i++) mr3d_result_clear(&run->results[i]);
   free(run->results);
   free(run->remarks);
   for (int i = 0; i < run->info.n_ops; i++) free((void *)run->info.ops[i]);

@@ -32,6 +32,18 @@ typedef struct mr3d_suspect {
   int first, second; /**< second -1: alone */
 } mr3d_suspect;
 
+/** A case that was answered otherwise when it was asked again. Values of the first element that differs. */
+typedef struct mr3d_difference {
+  int repetition;                            /**< 2, 3 ..; 0: there is none */
+  int step;
+  mr3d_reply_kind first_kind, kind;
+  char tensor[64], index[96];                /**< "": another kind of reply, or the first answer was too large to be kept; index "": another form */
+  double first, again;
+  const mr3d_case *first_after, *after;      /**< asked right before, the first time and this time; NULL: nothing was */
+  bool failed;                               /**< one of the two is outside the tolerance, or no answer */
+  char reason[1024];                         /**< what is wrong with this one, or "" */
+} mr3d_difference;
+
 #define MR3D_MAX_SUSPECTS 12
 #define MR3D_MAX_MUTANTS 1024
 
@@ -49,6 +61,7 @@ typedef struct mr3d_result {
   bool not_all_tried;   /**< time ran out before every known mistake was compared with the answer */
   uint64_t ruled_out[MR3D_MAX_MUTANTS / 64]; /**< bit per mutant that was compared, changes this answer, and explains little of what is wrong */
   double golden_worst;  /**< reference against golden, over scale; NaN where there is none */
+  mr3d_difference difference;
   double seconds;
   int n_steps;
   mr3d_step_result *steps;
@@ -59,7 +72,11 @@ typedef struct mr3d_run_options {
   mr3d_selection selection;
   uint64_t seed;
   double timeout; /**< seconds a request; 0: from the case's size */
-  int threads;
+  int threads;    /**< of all jobs together; 0: all processors */
+  int jobs;       /**< processes that judge side by side, each with a backend of its own; 0: this one alone. See mr3d_team_run for what more than one requires */
+  int repeat;            /**< how often each case is asked; at least 2 with `shuffle` */
+  bool shuffle;          /**< asks again in an order drawn by `shuffle_seed`, each time of a backend begun anew; else the same one in the order of the cases */
+  uint64_t shuffle_seed;
   bool no_isolation; /**< as in mr3d_backend_options, with `memory` */
   uint64_t memory;
   const char *golden_dir, *data_dir;
@@ -73,18 +90,25 @@ typedef struct mr3d_run {
   int n_results;
   mr3d_result *results;
   int passed, failed, skipped, broken;
+  int asked_again;      /**< of (repeat - 1) * n_results */
   int yardsticks_found; /**< runs taken from yardsticks_dir instead of computed */
   int n_golden_files; /**< verified by SHA-256 before anything ran */
   double seconds, diagnosis_seconds; /**< the latter within the former */
   char *remarks; /**< what the backend's files say beside the results, or NULL */
-  char silence_diagnosis[1024], silence_mistake[256]; /**< of the last timeout; given to requests not asked after it */
 } mr3d_run;
 
 bool mr3d_case_selected(const mr3d_case *, const mr3d_selection *);
 /** Errors: a word that no case has (with the one that was meant), a selection that is empty. */
 mr3d_status mr3d_selection_check(const mr3d_suite *, const mr3d_selection *, mr3d_error *);
 
-/** Called after each result; false ends the run there. */
+/** Frees what a result holds. */
+void mr3d_result_clear(mr3d_result *);
+/** Writes a result for the process that this one was forked from; false: it is gone. */
+bool mr3d_result_tell(const mr3d_result *, int to);
+/** Reads one, of a case that was there before the fork; the caller's. False: what is told ends there. */
+bool mr3d_result_hear(mr3d_result *, int from);
+
+/** Called after each result, and after each time one was asked again; false ends the run there. */
 typedef bool mr3d_progress(void *user, const mr3d_run *so_far, int total);
 
 /**
@@ -108,17 +132,26 @@ const char *mr3d_run_common_skip(const mr3d_run *);
  */
 mr3d_verdict mr3d_judge_reply(mr3d_truth *, const mr3d_error *refusal, int step, double timeout, mr3d_result *, mr3d_step_result *out);
 
+/** What earlier diagnoses of a run taught, and the processor time that they took. Zeroed: nothing yet. Holds no pointers. */
+typedef struct mr3d_lessons {
+  int n_known;
+  struct {
+    mr3d_suspect suspect;
+    int explained; /**< cases */
+  } known[MR3D_MAX_MUTANTS];
+  double seconds;
+} mr3d_lessons;
+
 /**
  * Which mistake explains a failing answer: fills diagnosis and mistake (tools/conform/diagnose.c). `requests` are the steps asked so far,
  * the last one failed with `got`; `truth` is the case's, stepped and, where there was an answer to judge, judged as far.
+ * One mistake shows in many cases, so what `lessons` holds is tried first.
  */
-void mr3d_diagnose(mr3d_result *, mr3d_truth *truth, int n_requests, mr3d_bundle *const requests[], const mr3d_reply *got,
+void mr3d_diagnose(mr3d_lessons *lessons, mr3d_result *, mr3d_truth *truth, int n_requests, mr3d_bundle *const requests[], const mr3d_reply *got,
                    mr3d_weights_cache *, int threads);
 /**
  * After the last result: where several mistakes explain an answer alike, names the one that explains most of the run's, so that one mistake reads as one.
  */
-void mr3d_diagnose_settle(mr3d_run *);
-/** Forgets what earlier diagnoses taught and the time they took; a run starts with it. */
-void mr3d_diagnose_forget(void);
+void mr3d_diagnose_settle(mr3d_run *, const mr3d_lessons *);
 
 #endif

@@ -20,7 +20,8 @@ static bool show_progress(void *user, const mr3d_run *run, int total) {
     memset(bar, ' ', 20);
     memset(bar, '#', (size_t)filled);
     bar[20] = '\0';
-    fprintf(stderr, "\r\033[K[%s] %d/%d %s %.40s", bar, run->n_results, total, mr3d_tier_name(last->tier), last->test->id);
+    if (run->asked_again) fprintf(stderr, "\r\033[K[%s] asked again %d", bar, run->asked_again);
+    else fprintf(stderr, "\r\033[K[%s] %d/%d %s %.40s", bar, run->n_results, total, mr3d_tier_name(last->tier), last->test->id);
     if (run->failed + run->broken) fprintf(stderr, "  %d failed", run->failed + run->broken);
     fflush(stderr);
   }
@@ -42,7 +43,8 @@ int mr3d_command_check(int argc, char **argv) {
   const char *junit = NULL, *json = NULL, *html = NULL, *golden = NULL, *data = NULL;
   bool quiet = false;
   struct progress progress = {0};
-  int64_t threads = 0, memory = 0;
+  int64_t threads = 0, memory = 0, jobs = 0, repeat = 1;
+  mr3d_order order = {0};
   const mr3d_option table[] = {
       {"--backend", "SPEC", MR3D_OPTION_TEXT, &options.backend, "who is judged (needed); see above"},
       {"--tier", "LIST", MR3D_OPTION_TIERS, &selection->tiers, "fp64, fp32, tf32, bf16, fp16 (default: those the backend claims; fp64 for builtin: and mutant:)"},
@@ -50,6 +52,9 @@ int mr3d_command_check(int argc, char **argv) {
       {"--seed", "N", MR3D_OPTION_SEED, &options.seed, "draw other inputs (default 0, the golden set's)"},
       {"--timeout", "SECONDS", MR3D_OPTION_SECONDS, &options.timeout, "for one request (default: 20 s and more by its size)"},
       {"--threads", "N", MR3D_OPTION_COUNT, &threads, "for reference and judge (default: all processors)"},
+      {"--jobs", "N", MR3D_OPTION_COUNT, &jobs, "processes that judge side by side, each with a backend of its own and a share of the threads (default 1)"},
+      {"--repeat", "K", MR3D_OPTION_COUNT, &repeat, "ask each case K times; answers must be the same bit for bit (default 1)"},
+      {"--shuffle", "[SEED]", MR3D_OPTION_ORDER, &order, "ask again in another order, drawn by SEED (default 0); at least --repeat 2"},
       {"--no-isolation", NULL, MR3D_OPTION_FLAG, &options.no_isolation, "for plug-ins that need a GPU, the network, processes or files to write to"},
       {"--memory", "MIB", MR3D_OPTION_COUNT, &memory, "what a lib: backend may allocate (default: three quarters of the machine's)"},
       {"--fail-fast", NULL, MR3D_OPTION_FLAG, &progress.fail_fast, "end after the first failure"},
@@ -86,6 +91,9 @@ int mr3d_command_check(int argc, char **argv) {
   options.golden_dir = golden_dir;
   options.data_dir = mr3d_find_data(data);
   options.threads = (int)(threads > 1024 ? 1024 : threads);
+  options.jobs = (int)(jobs > 1024 ? 1024 : jobs);
+  options.repeat = (int)(repeat > 1024 ? 1024 : repeat);
+  options.shuffle = order.given, options.shuffle_seed = order.seed;
   options.memory = (uint64_t)(memory > (1 << 30) ? 1 << 30 : memory) << 20;
 
   mr3d_run *run = NULL;

@@ -16,6 +16,7 @@ struct comparison {
   char **paths; /**< [2 n]: request, answer, request, answer ... */
   mr3d_bundle **requests;
   mr3d_run run; /**< a result of one step for each pair */
+  mr3d_lessons lessons;
   mr3d_tier tier, asked; /**< judged at; --tier, or MR3D_N_TIERS */
   const char *ops;
   int threads;
@@ -117,7 +118,7 @@ static mr3d_status compare_pair(struct comparison *c, int i, mr3d_error *error) 
   result->tier = c->tier;
   result->verdict = mr3d_judge_reply(c->truth, answered ? NULL : &refusal, i, 0, result, result->steps);
   if (result->verdict == MR3D_FAILED)
-    mr3d_diagnose(result, c->truth, i + 1, c->requests, &result->steps->reply, c->weights, c->threads);
+    mr3d_diagnose(&c->lessons, result, c->truth, i + 1, c->requests, &result->steps->reply, c->weights, c->threads);
   int *const counts[] = {&c->run.passed, &c->run.failed, &c->run.skipped, &c->run.broken}; /* in the order of mr3d_verdict */
   ++*counts[result->verdict];
   return MR3D_OK;
@@ -128,9 +129,8 @@ static mr3d_status compare_all(struct comparison *c, mr3d_error *error) {
   c->weights = mr3d_weights_cache_new();
   c->truth = mr3d_truth_new(c->tier, NULL, c->weights, c->threads);
   mr3d_truth_promise(c->truth, c->kept);
-  mr3d_diagnose_forget();
   for (int i = 0; i < c->n; i++) if (compare_pair(c, i, error) != MR3D_OK) return error->status;
-  mr3d_diagnose_settle(&c->run);
+  mr3d_diagnose_settle(&c->run, &c->lessons);
   return MR3D_OK;
 }
 

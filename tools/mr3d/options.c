@@ -44,6 +44,11 @@ static int set_option(const mr3d_option *o, const char *value) {
   char *end;
   errno = 0;
   switch (o->kind) {
+  case MR3D_OPTION_ORDER: {
+    mr3d_order *order = o->target;
+    order->given = true;
+    return value ? set_option(&(mr3d_option){o->name, o->value, MR3D_OPTION_SEED, &order->seed, o->help}, value) : -1;
+  }
   case MR3D_OPTION_FLAG: *(bool *)o->target = true; return -1;
   case MR3D_OPTION_TEXT: *(const char **)o->target = value; return -1;
   case MR3D_OPTION_COUNT:
@@ -109,7 +114,8 @@ int mr3d_options_parse(const mr3d_usage *usage, const mr3d_option *options, int 
     if (!o->name) return unknown_option(usage, options, name);
     const char *value = strchr(word, '=') ? strchr(word, '=') + 1 : NULL;
     if (o->kind == MR3D_OPTION_FLAG && value) return mr3d_complain("%s takes no value", name);
-    if (o->kind != MR3D_OPTION_FLAG && !value) {
+    if (o->kind == MR3D_OPTION_ORDER && !value && i + 1 < argc && argv[i + 1][0] >= '0' && argv[i + 1][0] <= '9') value = argv[++i];
+    if (o->kind != MR3D_OPTION_FLAG && o->kind != MR3D_OPTION_ORDER && !value) {
       if (i + 1 == argc) return mr3d_complain("%s needs a value: %s %s", name, name, o->value);
       value = argv[++i];
     }

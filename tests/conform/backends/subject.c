@@ -90,7 +90,8 @@ static void hello(const char *spoiled, const char *word) {
 
 /* The answer that the reference gives, or its refusal; `what` spoils it. */
 static void answer_rightly(const mr3d_bundle *request, const char *what, mr3d_bundle *frame) {
-  const bool nan = strcmp(what, "nan") == 0, flat = strcmp(what, "wrong-shape") == 0, whole = strcmp(what, "wrong-dtype") == 0;
+  static int asked;
+  const bool nan = strcmp(what, "nan") == 0, nudged = strcmp(what, "nudge") == 0 && asked++ > 0, flat = strcmp(what, "wrong-shape") == 0, whole = strcmp(what, "wrong-dtype") == 0;
   mr3d_server *server = mr3d_server_new(&(mr3d_server_options){.threads = 1});
   mr3d_error error = {0};
   mr3d_bundle *right = NULL;
@@ -105,6 +106,7 @@ static void answer_rightly(const mr3d_bundle *request, const char *what, mr3d_bu
     for (int64_t k = 0; k < count; k++)
       if (whole) ((int32_t *)data)[k] = (int32_t)((const double *)t->data)[k];
       else ((float *)data)[k] = nan ? NAN : (float)((const double *)t->data)[k];
+    if (nudged && count > 3) ((float *)data)[3] = nextafterf(((float *)data)[3], INFINITY); /* the first answer is the exact one */
   }
   mr3d_bundle_free(&right);
   mr3d_server_free(&server);
