@@ -102,6 +102,22 @@ static void a_difference_within_tolerance_is_information(void **state) {
   mr3d_run_free(&run);
 }
 
+static void an_answer_that_depends_on_threads_is_found(void **state) {
+  (void)state;
+  make_set(folder, RMSNORM_CASE("a", "", ""));
+  char spec[4200];
+  snprintf(spec, sizeof spec, "lib:%s", getenv("MR3D_PLUGIN_THREADS"));
+  mr3d_run *run = run_suite((mr3d_run_options){.backend = spec, .golden_dir = folder, .threads = 2, .shuffle = true}, NULL, NULL);
+  const mr3d_difference *d = &run->results[0].difference;
+  assert_int_equal(run->passed, 1);
+  assert_string_equal(d->index, "[0,2]");
+  assert_int_equal(d->threads, 1);
+  char says[600];
+  mr3d_difference_say(d, &run->results[0], says, sizeof says);
+  assert_non_null(strstr(says, "it was given 1 thread this time"));
+  mr3d_run_free(&run);
+}
+
 static void order_is_named_in_every_report_with_what_repeats_it(void **state) {
   (void)state;
   make_set(folder, RMSNORM_CASE("a", "", DO("nudge")) ", " RMSNORM_CASE("b", "", DO("nudge")));
@@ -153,6 +169,7 @@ int main(void) {
       cmocka_unit_test(the_first_differing_element_is_given_with_both_values),
       FACT(a_backend_that_answers_alike_has_no_differences),
       FACT(a_difference_within_tolerance_is_information),
+      FACT(an_answer_that_depends_on_threads_is_found),
       FACT(order_is_named_in_every_report_with_what_repeats_it),
       FACT(a_failure_that_comes_with_repetition_or_order_is_named_order_sensitivity),
       FACT(several_processes_find_differences_too),

@@ -100,6 +100,16 @@ static void each_kind_of_reply_has_its_verdict(void **state) {
   mr3d_run_free(&run);
 }
 
+static void what_a_backend_promises_reaches_its_run(void **state) {
+  (void)state;
+  make_set(folder, RMSNORM_CASE("a", "", ""));
+  char spec[4200];
+  snprintf(spec, sizeof spec, "exec:'%s' scores fp32", getenv("MR3D_SUBJECT"));
+  mr3d_run *run = run_suite((mr3d_run_options){.backend = spec, .golden_dir = folder}, NULL, NULL);
+  assert_true(run->info.kept != 0);
+  mr3d_run_free(&run);
+}
+
 static void session_ends_at_its_first_failure(void **state) {
   (void)state;
   const char *step = "{\"op\": \"rmsnorm\", \"inputs\": {\"x\": " X_RECIPE ", \"weight\": " W_RECIPE "}}";
@@ -286,6 +296,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       FACT(reference_passes_at_every_tier_and_was_compared_with_the_golden),
       FACT(each_kind_of_reply_has_its_verdict),
+      FACT(what_a_backend_promises_reaches_its_run),
       FACT(session_ends_at_its_first_failure),
       FACT(silent_operator_is_asked_twice_and_then_failed_unasked),
       FACT(tier_that_is_not_announced_is_skipped_and_alone_judges_nothing),

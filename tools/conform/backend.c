@@ -120,7 +120,8 @@ mr3d_status mr3d_backend_open(const char *spec, const mr3d_backend_options *opti
   return MR3D_OK;
 }
 
-void mr3d_backend_rest(mr3d_backend *backend) {
+void mr3d_backend_rest(mr3d_backend *backend, int threads) {
+  backend->options.threads = threads;
   if (backend->rest) backend->rest(backend);
 }
 

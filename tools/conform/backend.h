@@ -60,8 +60,9 @@ typedef struct mr3d_reply {
  * was found and what to do.
  */
 mr3d_status mr3d_backend_open(const char *spec, const mr3d_backend_options *, mr3d_backend **, mr3d_error *);
-/** Lets it begin anew: ends its process, if it has one, with a bye; the next ask starts another. Nothing of it is left that a fork would share. */
-void mr3d_backend_rest(mr3d_backend *);
+/** Lets it begin anew: ends its process, if it has one, with a bye; the next ask starts another. Nothing of it is left that a fork would share.
+ * It is then given `threads` as in the options, if it is given any. */
+void mr3d_backend_rest(mr3d_backend *, int threads);
 /** Says bye, waits a moment, ends the process (and its group) if it must, frees. NULL is fine. */
 void mr3d_backend_close(mr3d_backend **);
 

@@ -21,6 +21,7 @@
 typedef struct child {
   char **argv;
   mr3d_process *process; /* NULL after a crash, until the next ask */
+  bool is_host;          /* mr3d-host --threads N ... */
   bool tells;            /* sends a frame about its protections first */
   unsigned long long last_id;
 } child;
@@ -189,6 +190,12 @@ static mr3d_status greet(mr3d_backend *backend, const void *bytes, size_t size, 
 
 static mr3d_status start(mr3d_backend *backend, mr3d_error *error) {
   child *c = backend->state;
+  if (c->is_host) {
+    char threads[16];
+    snprintf(threads, sizeof threads, "%d", backend->options.threads);
+    free(c->argv[2]);
+    c->argv[2] = strdup(threads);
+  }
   mr3d_status status = mr3d_process_start(c->argv, !backend->options.no_isolation, &c->process, error);
   if (status != MR3D_OK) return status;
   double patience = backend->options.hello_timeout > 0 ? backend->options.hello_timeout : HELLO_TIMEOUT;
@@ -394,6 +401,7 @@ mr3d_status mr3d_backend_open_exec(mr3d_backend *backend, char *const argv[], bo
   child *c = mr3d_allocate(1, sizeof *c);
   c->argv = mr3d_allocate(n + 1, sizeof *c->argv);
   for (int i = 0; i < n; i++) c->argv[i] = strdup(argv[i]);
+  c->is_host = is_host;
   c->tells = is_host && !backend->options.no_isolation;
   backend->state = c, backend->ask = ask, backend->went_astray = went_astray, backend->rest = rest, backend->close = close_exec;
   char active[512], missing[512], text[1024];

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "judge_internal.h"
 #include "mr3d/random.h"
 #include "report.h"
 
@@ -90,25 +91,13 @@ static double value_at(const mr3d_tensor *tensor, int64_t i) {
   return value;
 }
 
-/** "[0,3,17]". */
-static void say_index(const mr3d_tensor *tensor, int64_t flat, char *to, size_t size) {
-  int64_t block = mr3d_tensor_count(tensor);
-  size_t n = (size_t)snprintf(to, size, "[");
-  for (int a = 0; a < tensor->rank && n < size; a++) {
-    block /= tensor->shape[a];
-    n += (size_t)snprintf(to + n, size - n, "%s%lld", a ? "," : "", (long long)(flat / block));
-    flat %= block;
-  }
-  if (n < size) snprintf(to + n, size - n, "]");
-}
-
 static bool tensor_differs(const mr3d_tensor *first, const mr3d_tensor *again, mr3d_difference *d) {
   if (again && same_form(first, again)) {
     const size_t size = mr3d_dtype_size(first->dtype);
     int64_t i = 0, count = mr3d_tensor_count(first);
     if (memcmp(first->data, again->data, bytes_of(first)) == 0) return false;
     while (i < count && memcmp((char *)first->data + (size_t)i * size, (char *)again->data + (size_t)i * size, size) == 0) i++;
-    say_index(first, i, d->index, sizeof d->index);
+    mr3d_index_text(first, i, false, d->index);
     d->first = value_at(first, i), d->again = value_at(again, i);
   }
   snprintf(d->tensor, sizeof d->tensor, "%s", first->name);
@@ -153,10 +142,12 @@ void mr3d_shuffle(uint64_t seed, int repetition, int n, int order[]) {
 }
 
 void mr3d_difference_say(const mr3d_difference *d, const mr3d_result *result, char *to, size_t size) {
-  int n = snprintf(to, size, "step %d (%s), asked for the %d. time: ", d->step, result->test->steps[d->step].op, d->repetition);
+  int n = snprintf(to, size, "step %d (%s), asked again (time %d): ", d->step, result->test->steps[d->step].op, d->repetition);
   if (d->kind != d->first_kind) n += snprintf(to + n, size - (size_t)n, "the reply is %s, the first was %s", mr3d_reply_name(d->kind), mr3d_reply_name(d->first_kind));
   else if (d->index[0]) n += snprintf(to + n, size - (size_t)n, "\"%s\" at %s is %.17g, the first time it was %.17g", d->tensor, d->index, d->again, d->first);
   else if (d->tensor[0]) n += snprintf(to + n, size - (size_t)n, "\"%s\" has another type or shape than the first time, or is missing", d->tensor);
   else n += snprintf(to + n, size - (size_t)n, "the answer is another than the first, which was too large to be kept whole");
-  snprintf(to + n, size - (size_t)n, " (asked after %.100s, the first time after %.100s)", d->after ? d->after->id : "nothing", d->first_after ? d->first_after->id : "nothing");
+  n += snprintf(to + n, size - (size_t)n, " (asked after %.100s, the first time after %.100s", d->after ? d->after->id : "nothing", d->first_after ? d->first_after->id : "nothing");
+  if (d->threads) n += snprintf(to + n, size - (size_t)n, "; it was given %d thread%s this time", d->threads, d->threads == 1 ? "" : "s");
+  snprintf(to + n, size - (size_t)n, ")");
 }

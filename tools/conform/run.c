@@ -61,6 +61,7 @@ struct runner {
   int member, members; /**< which process of how many this is */
   mr3d_memory *memory; /**< of the first answers, or NULL: nothing is asked again */
   const mr3d_case *last_asked;
+  int threads;         /**< that the backend was begun anew with; 0: it was not */
   int late;            /**< timeouts of what was asked again */
   int to;      /**< where results are told, in a process of several; -1: this process settles them itself */
   mr3d_progress *progress;
@@ -455,6 +456,7 @@ static void copy_info(mr3d_run *run, const mr3d_backend_info *info) {
   run->info.protections = strdup(info->protections), run->info.missing_protections = strdup(info->missing_protections);
   run->info.n_ops = info->n_ops, run->info.ops = ops;
   run->info.n_tiers = info->n_tiers, run->info.tiers = tiers;
+  run->info.kept = info->kept;
 }
 
 /** Counts the results that are there, in their order, and tells of them. */
@@ -512,7 +514,7 @@ static void note_again(struct runner *r, int index, const mr3d_difference *d) {
   if (d->repetition && (!result->difference.repetition || (d->failed && !result->difference.failed))) result->difference = *d;
   if (d->reason[0] && result->verdict == MR3D_PASSED) {
     result->verdict = MR3D_FAILED;
-    snprintf(result->reason, sizeof result->reason, "passed the first time; asked for the %d. time: %.900s", d->repetition, d->reason);
+    snprintf(result->reason, sizeof result->reason, "passed the first time; asked again (time %d): %.900s", d->repetition, d->reason);
     run->passed--, run->failed++;
   }
   if (r->progress && !r->progress(r->user, run, r->total)) atomic_store(&r->ledger->over, true);
@@ -523,6 +525,8 @@ static bool can_be_asked_again(struct runner *r, const mr3d_result *result) {
   const mr3d_step_result *last = &result->steps[result->n_steps - 1];
   return last->asked && last->reply.kind != MR3D_REPLY_TIMEOUT && first_silent(r->ledger, result) == result->n_steps;
 }
+
+static bool takes_threads(const mr3d_backend_info *info) { return strncmp(info->spec, "exec:", 5) != 0 && strncmp(info->spec, "dir:", 4) != 0; }
 
 /** Compares the reply to one step with the first; one that differs is judged. */
 static bool compare_again(struct session *s, int step, const mr3d_error *refusal, mr3d_result *result, mr3d_difference *d) {
@@ -562,7 +566,7 @@ static void ask_again(struct runner *r, mr3d_result *result, int repetition, mr3
     *d = (mr3d_difference){.step = result->n_steps - 1, .kind = MR3D_REPLY_CRASH, .failed = true};
     snprintf(d->reason, sizeof d->reason, "%s", message);
   }
-  if (differs) d->repetition = repetition, d->after = r->last_asked;
+  if (differs) d->repetition = repetition, d->after = r->last_asked, d->threads = takes_threads(mr3d_backend_info_of(r->backend)) && r->threads != r->run->options.threads ? r->threads : 0;
   else *d = (mr3d_difference){0};
   drop_sessions(&s, result);
   close_session(&s);
@@ -581,7 +585,8 @@ static void repeat_cases(struct runner *r) {
     for (int k = 0; k < n; k++) order[k] = k;
     if (run->options.shuffle) {
       mr3d_shuffle(run->options.shuffle_seed, repetition, n, order);
-      mr3d_backend_rest(r->backend); /* what it kept of the first order could hide that it keeps */
+      r->threads = repetition % 2 ? run->options.threads : run->options.threads == 1 ? 2 : 1;
+      mr3d_backend_rest(r->backend, r->threads); /* what it kept of the first order could hide that it keeps */
       r->last_asked = NULL;
     }
     for (int k = 0; k < n && !atomic_load(&r->ledger->over); k++) {
@@ -663,7 +668,7 @@ static mr3d_status run_all(struct runner *r, mr3d_error *error) {
   mr3d_status status = MR3D_OK;
   if (jobs > 1) {
     r->members = jobs;
-    mr3d_backend_rest(r->backend); /* each process starts its own */
+    mr3d_backend_rest(r->backend, r->run->options.threads); /* each process starts its own */
     status = mr3d_team_run(&(mr3d_team){jobs, r->run->options.threads, be_one_of_several, hear_one_of_several, r}, error);
   } else do_share(r, 0, 1);
   for (int i = r->run->n_results; i < r->total; i++) mr3d_result_clear(&r->run->results[i]); /* judged by others after the end */

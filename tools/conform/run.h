@@ -39,6 +39,7 @@ typedef struct mr3d_difference {
   mr3d_reply_kind first_kind, kind;
   char tensor[64], index[96];                /**< "": another kind of reply, or the first answer was too large to be kept; index "": another form */
   double first, again;
+  int threads;                               /**< that it was given this time, where they differ from the first; 0: they don't */
   const mr3d_case *first_after, *after;      /**< asked right before, the first time and this time; NULL: nothing was */
   bool failed;                               /**< one of the two is outside the tolerance, or no answer */
   char reason[1024];                         /**< what is wrong with this one, or "" */
