@@ -1916,9 +1916,9 @@ def decode_cases():
         pitfalls="mask-length decode-rope coords-count gqa-heads cache-rotation",
         tags="canonical greedy yardstick slow")
     dec("canonical-221", "221 text tokens, 776 after the splice, an untied head, 8 greedy steps without a mask",
-        "no mask taken for no past", [
+        "the new token turned as if the prompt had begun with it; the head taken from the embedding", [
             prefill(spliced_embeds(FULL2, 221, 14, N), [(15, N)], coords, keep=1), *greedy(8)], FULL2, "full-untied",
-        pitfalls="mask-length decode-rope", tags="canonical greedy yardstick slow")
+        pitfalls="decode-rope", tags="canonical greedy yardstick slow")
     for length, mark, prompt in ((231, 24, "qwen25/all"), (221, 14, "helpful/all")):
         dec(f"prompt-{length}",
             f"the real prompt {prompt} on a vocabulary of 151,936, 8 greedy steps with the text-only mask",

@@ -37,9 +37,9 @@ fi
 
 echo "== every mutant against every case; how often the diagnosis names it, and both of random pairs"
 $mr3d mutants --quiet || failed=1
-$mr3d mutants --quiet --without '*/*canonical*' --tier fp32,bf16 --diagnosis --pairs 200 || failed=1
+$mr3d mutants --quiet --without-slow --without '*/*canonical*' --tier fp32,bf16 --diagnosis --pairs 200 || failed=1
 echo "== mutants at the narrow tiers: what survives, and how large it is"
-$mr3d mutants --quiet --tier bf16,fp16 || failed=1
+$mr3d mutants --quiet --without-slow --tier bf16,fp16 || failed=1
 
 echo "== what the diagnosis adds to a failing run: seconds, at most 5"
 for mutant in mask-length/unrepaired decode-rope/position-text-only theta-mixup/counted-from-one gqa-heads/kv-head-modulo pairing/adjacent-in-1d order-sensitivity/last-session; do

@@ -272,7 +272,7 @@ static void select_cases(mr3d_matrix *x, const mr3d_matrix_options *options) {
   for (int i = 0; i < mr3d_suite_count(x->suite); i++) {
     const mr3d_case *test = mr3d_suite_at(x->suite, i);
     if (!mr3d_case_selected(test, &options->selection) || (options->without && fnmatch(options->without, test->id, 0) == 0)) continue;
-    if (is_wide(test) && !options->with_wide) continue;
+    if (is_wide(test) && options->selection.without_slow) continue; /* they take half of the time, and their small twins are there */
     if (test->needs_data && !mr3d_suite_data_dir(x->suite)) x->left_out++;
     else x->cases[x->n_cases++] = test;
   }

@@ -24,7 +24,6 @@ typedef struct mr3d_cell {
 typedef struct mr3d_matrix_options {
   mr3d_selection selection;    /**< cases, and the tiers (0: fp64 and fp32) */
   const char *without;         /**< glob of cases left out; NULL: none */
-  bool with_wide;              /**< the full-width sessions, tagged wide, too: their small twins are there, and they take most of the time */
   const char *mutant_glob;     /**< "slug/name" by fnmatch; NULL: all */
   const char *mutant_pitfall;  /**< words joined by commas; NULL: all */
   uint64_t seed;

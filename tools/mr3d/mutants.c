@@ -90,10 +90,10 @@ static void print_accuracy(const mr3d_matrix *x, const mr3d_accuracy *a) {
 }
 
 int mr3d_command_mutants(int argc, char **argv) {
-  mr3d_matrix_options options = {.selection = {.without_slow = true}};
+  mr3d_matrix_options options = {0};
   mr3d_selection *selection = &options.selection;
   const char *json = NULL, *html = NULL, *golden = NULL, *data = NULL;
-  bool quiet = false, with_slow = false, diagnosis = false;
+  bool quiet = false, diagnosis = false;
   int64_t jobs = 0, pairs = 0;
   const mr3d_option table[] = {
       {"--mutant", "GLOB", MR3D_OPTION_TEXT, &options.mutant_glob, "names SLUG/NAME, * and ? as in a shell (default: all)"},
@@ -105,7 +105,7 @@ int mr3d_command_mutants(int argc, char **argv) {
       {"--pitfall", "LIST", MR3D_OPTION_TEXT, &selection->pitfall, "cases: those that cover these pitfalls"},
       {"--tag", "LIST", MR3D_OPTION_TEXT, &selection->tag, "cases: those with these tags"},
       {"--without", "GLOB", MR3D_OPTION_TEXT, &options.without, "cases: not these names ('*/canonical*' saves most of the time)"},
-      {"--with-slow", NULL, MR3D_OPTION_FLAG, &with_slow, "with the cases tagged slow or wide: hours"},
+      {"--without-slow", NULL, MR3D_OPTION_FLAG, &selection->without_slow, "not the cases tagged slow or wide (sessions of full width)"},
       {"--seed", "N", MR3D_OPTION_SEED, &options.seed, "draw other inputs (default 0)"},
       {"--jobs", "N", MR3D_OPTION_COUNT, &jobs, "processes (default: one a processor)"},
       {"--diagnosis", NULL, MR3D_OPTION_FLAG, &diagnosis, "then run each as a backend and count how often the diagnosis names it"},
@@ -113,7 +113,7 @@ int mr3d_command_mutants(int argc, char **argv) {
       {"--json", "FILE", MR3D_OPTION_TEXT, &json, "write the whole matrix as JSON (docs/cli.md)"},
       {"--html", "FILE", MR3D_OPTION_TEXT, &html, "write one self-contained page"},
       {"--golden", "DIR", MR3D_OPTION_TEXT, &golden, "the golden set (default: MR3D_GOLDEN, else beside the program)"},
-      {"--data", "DIR", MR3D_OPTION_TEXT, &data, "folder with prompt_ids.json, for cases on real prompts (default: MR3D_DATA)"},
+      {"--data", "DIR", MR3D_OPTION_TEXT, &data, "folder with prompt_ids.json: with the cases on real prompts, which take longest"},
       {"--quiet", NULL, MR3D_OPTION_FLAG, &quiet, "survivors and verdict only"},
       {NULL, NULL, MR3D_OPTION_FLAG, NULL, NULL},
   };
@@ -133,10 +133,8 @@ int mr3d_command_mutants(int argc, char **argv) {
   char golden_dir[4096];
   if (mr3d_find_golden(golden, golden_dir, &error) != MR3D_OK) return mr3d_complain("%s", error.message);
   options.golden_dir = golden_dir;
-  options.data_dir = mr3d_find_data(data);
+  options.data_dir = data ? mr3d_find_data(data) : NULL;
   options.jobs = (int)(jobs > 256 ? 256 : jobs);
-  selection->without_slow = !with_slow;
-  options.with_wide = with_slow;
   bool shown = !quiet && isatty(STDERR_FILENO);
   mr3d_status ran = mr3d_matrix_run(&options, shown ? show_progress : NULL, NULL, &x, &error);
   if (shown) fprintf(stderr, "\r\033[K");
