@@ -2,7 +2,8 @@
  * One pass over a floating output: everything that the rules of single operators and the reports are made of (docs/tolerance.md).
  *
  * Rows are taken in batches, over threads within one and in order between them, so that sums do not depend on the number of threads; nothing is kept of a
- * row but a few sums, and what an answer costs is reading it. Ulps are counted in 64 classes an octave: their percentiles are known to 1 %.
+ * row but a few sums, and what an answer costs is reading it. Ulps are counted in 64 classes an octave, of large tensors those of every fourth element: their percentiles are known
+ * to 1 %.
  */
 #include <math.h>
 #include <omp.h>
@@ -15,6 +16,7 @@
 #define CHUNK 1024                      /* elements worked on together: they stay in the first cache */
 #define BATCH ((int64_t)1 << 22)        /* elements of a batch of rows: threads wait for each other once a batch */
 #define MOST_DISTINCT ((int64_t)1 << 20) /* rows that differ, beyond which a bias needs no more */
+#define COUNT_ALL ((int64_t)1 << 20)    /* elements whose ulps are all counted; of more, every LANES-th is */
 #define CLASSES_AN_OCTAVE 64
 #define FIRST_OCTAVE (-30)              /* smaller ulps count as this */
 #define LAST_OCTAVE 70                  /* and larger ones as that */
@@ -132,6 +134,7 @@ INLINE void add_lanes(const mr3d_output *output, int64_t first, int64_t n, const
   const masks zero = {0}, sign = zero + INT64_MIN, exponent = zero + (INT64_C(0x7FF) << 52), inverse = zero + (INT64_C(2046) << 52);
   const double digits = 1 / mr3d_ulp(output->tier, 1);
   const lanes least = (lanes)zero + mr3d_ulp(output->tier, 0) * digits;
+  const int counted = output->rows * output->cols > COUNT_ALL ? 1 : LANES;
   const double *ref = output->ref + first, *scale = output->scale ? output->scale + first : NULL;
   for (int64_t i = 0; i < n; i += LANES) {
     const lanes g = at(got + i), r = at(ref + i), d = g - r;
@@ -141,9 +144,7 @@ INLINE void add_lanes(const mr3d_output *output, int64_t first, int64_t n, const
     const lanes ulps = (lanes)((masks)d & ~sign) * (lanes)(inverse - power) * digits;
     p->ulps = larger(ulps, p->ulps);
     p->hash += (p->hash << 5) + (masks)r;
-    const masks class = (masks)((words)ulps >> 46) - LOWEST_CLASS, bounded = class & (class > 0), top = bounded > CLASSES - 1;
-    const masks index = (bounded & ~top) | ((CLASSES - 1) & top);
-    for (int k = 0; k < LANES; k++) classes[index[k]]++;
+    for (int k = 0; k < counted; k++) classes[class_of(ulps[k])]++;
     if (!scale) continue;
     const lanes e = (lanes)((masks)(d / at(scale + i)) & ~(g == r)), size = (lanes)((masks)e & ~sign);
     p->squares += e * e;
@@ -285,8 +286,12 @@ static void take_row(const mr3d_output *output, int64_t row, const row_sums *sum
   if (output->has_heads && is_new(&known[1], sums->identity, (uint64_t)head + 1)) add_bias(&tally->heads[head], sums, output->cols);
 }
 
-/** The middle of the class in which the k-th smallest of all ulps lies. */
-static double percentile(const int64_t *classes, int64_t k) {
+/** The middle of the class in which that part of the counted ulps ends. */
+static double percentile(const int64_t *classes, double part) {
+  int64_t n = 0;
+  for (int c = 0; c < CLASSES; c++) n += classes[c];
+  if (n == 0) return 0;
+  const int64_t k = (int64_t)(part * (double)(n - 1));
   int class = 0;
   for (int64_t below = classes[0]; below <= k && class + 1 < CLASSES; below += classes[class]) class++;
   return middle_of(class);
@@ -325,8 +330,8 @@ void mr3d_tally_open(const mr3d_output *output, mr3d_tally *tally) {
   for (int t = 1; t < threads; t++)
     for (int c = 0; c < CLASSES; c++) classes[c] += classes[(int64_t)t * CLASSES + c];
   tally->relative_l2 = tally->error2 == 0 ? 0 : sqrt(tally->error2 / tally->ref2);
-  tally->ulp_p50 = percentile(classes, tally->elements / 2);
-  tally->ulp_p99 = percentile(classes, (tally->elements - 1) * 99 / 100);
+  tally->ulp_p50 = percentile(classes, 0.5);
+  tally->ulp_p99 = percentile(classes, 0.99);
   if (output->scale) find_worst(output, tally);
   free(known[0].table);
   free(known[1].table);
