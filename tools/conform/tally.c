@@ -26,12 +26,9 @@
 
 /* Written once, compiled for what every processor has and for AVX2: the same operations in the same order, so the same bits. */
 #define INLINE static inline __attribute__((always_inline))
-#if !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wpsabi" /* vectors wider than the baseline's registers: they cross no call, all is inlined */
-#endif
 
 enum { LANES = 4 };
-typedef double lanes __attribute__((vector_size(LANES * sizeof(double)), may_alias));
+typedef double lanes __attribute__((vector_size(LANES * sizeof(double)), aligned(sizeof(double)), may_alias));
 typedef int64_t masks __attribute__((vector_size(LANES * sizeof(int64_t)), may_alias));
 typedef uint64_t words __attribute__((vector_size(LANES * sizeof(uint64_t)), may_alias)); /* no processor before AVX-512 shifts signed ones */
 typedef float narrow_lanes __attribute__((vector_size(LANES * sizeof(float)), may_alias));
@@ -110,15 +107,12 @@ static double middle_of(int class) { return class == 0 ? 0 : ldexp(1 + (class % 
 
 /* ---- rows ---- */
 
-INLINE lanes at(const double *x) {
-  lanes some;
-  memcpy(&some, x, sizeof some);
-  return some;
-}
+/* No functions: vectors wider than the baseline's registers cross no call. */
+#define AT(x) (*(const lanes *)(x))
+#define LARGER(a, b) ((lanes)(((masks)(a) & ((a) > (b))) | ((masks)(b) & ~((a) > (b)))))
 
 INLINE double total(const double x[LANES]) { return (x[0] + x[1]) + (x[2] + x[3]); }
 INLINE double greatest(const double x[LANES]) { return fmax(fmax(x[0], x[1]), fmax(x[2], x[3])); }
-INLINE lanes larger(lanes a, lanes b) { return (lanes)(((masks)a & (a > b)) | ((masks)b & ~(a > b))); }
 
 /** Sums over elements of a row, in LANES lanes each. */
 typedef struct pass {
@@ -137,20 +131,21 @@ INLINE void add_lanes(const mr3d_output *output, int64_t first, int64_t n, const
   const int counted = output->rows * output->cols > COUNT_ALL ? 1 : LANES;
   const double *ref = output->ref + first, *scale = output->scale ? output->scale + first : NULL;
   for (int64_t i = 0; i < n; i += LANES) {
-    const lanes g = at(got + i), r = at(ref + i), d = g - r;
+    const lanes g = AT(got + i), r = AT(ref + i), d = g - r;
     p->error2 += d * d;
     p->ref2 += r * r;
-    const masks power = (masks)larger((lanes)((masks)r & ~sign), least) & exponent;
+    const lanes magnitude = (lanes)((masks)r & ~sign);
+    const masks power = (masks)LARGER(magnitude, least) & exponent;
     const lanes ulps = (lanes)((masks)d & ~sign) * (lanes)(inverse - power) * digits;
-    p->ulps = larger(ulps, p->ulps);
+    p->ulps = LARGER(ulps, p->ulps);
     p->hash += (p->hash << 5) + (masks)r;
     for (int k = 0; k < counted; k++) classes[class_of(ulps[k])]++;
     if (!scale) continue;
-    const lanes e = (lanes)((masks)(d / at(scale + i)) & ~(g == r)), size = (lanes)((masks)e & ~sign);
+    const lanes e = (lanes)((masks)(d / AT(scale + i)) & ~(g == r)), size = (lanes)((masks)e & ~sign);
     p->squares += e * e;
     p->sum += e;
     p->signed_sum += (lanes)(((masks)e ^ ((masks)r & sign)) & (r != (lanes)zero));
-    p->largest = larger(size, p->largest);
+    p->largest = LARGER(size, p->largest);
     p->wrong -= ~(size <= MR3D_ELEMENT_LIMIT);
   }
 }
@@ -181,9 +176,9 @@ INLINE void look(const mr3d_output *output, int64_t first, int64_t n, const doub
   masks finite = ~(masks){0}, zeros = {0};
   int64_t i = 0;
   for (; i + LANES <= n; i += LANES) {
-    const lanes g = at(got + i);
+    const lanes g = AT(got + i);
     finite &= g - g == 0; /* not where it is NaN or infinite */
-    if (scale) zeros |= at(scale + i) == 0;
+    if (scale) zeros |= AT(scale + i) == 0;
   }
   *not_finite = ~(finite[0] & finite[1] & finite[2] & finite[3]);
   *special = output->shared || zeros[0] || zeros[1] || zeros[2] || zeros[3];
