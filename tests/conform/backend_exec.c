@@ -140,7 +140,7 @@ static void a_command_that_cannot_start_says_why(void **state) {
   assert_not_opened("exec:cat \"x", "double quote is never closed");
   assert_not_opened("exec:cat", "has no metadata \"name\""); /* our own hello comes back */
   assert_not_opened("exec:true", "exited with status 0 before it answered the suite's hello");
-  assert_not_opened("python backend.py", "expected builtin:reference, mutant:PITFALL/NAME, exec:COMMAND, lib:PATH.so or dir:ANSWERS");
+  assert_not_opened("python backend.py", "expected builtin:reference, builtin:emulated, mutant:PITFALL/NAME, exec:COMMAND, lib:PATH.so or dir:ANSWERS");
   char script[] = "not-a-script-XXXXXX";
   int fd = mkstemp(script);
   assert_int_equal(write(fd, "print(1)\n", 9), 9);

@@ -82,7 +82,7 @@ static mr3d_status open_mutant(mr3d_backend *backend, const char *names, mr3d_er
   if (status == MR3D_OK && also && !mr3d_mutants_combine(mutant, also))
     status = mr3d_fail(error, MR3D_INVALID, "mutants %s/%s and %s/%s replace the same operator, or hang: one backend cannot have both", mutant->slug, mutant->name,
                        also->slug, also->name);
-  if (status == MR3D_OK) mr3d_backend_open_builtin(backend, mutant, also);
+  if (status == MR3D_OK) mr3d_backend_open_builtin(backend, false, mutant, also);
   return status;
 }
 
@@ -104,14 +104,15 @@ mr3d_status mr3d_backend_open(const char *spec, const mr3d_backend_options *opti
 
   const char *rest;
   mr3d_status status;
-  if (strcmp(spec, "builtin:reference") == 0) mr3d_backend_open_builtin(backend, NULL, NULL), status = MR3D_OK;
+  if (strcmp(spec, "builtin:reference") == 0) mr3d_backend_open_builtin(backend, false, NULL, NULL), status = MR3D_OK;
+  else if (strcmp(spec, "builtin:emulated") == 0) mr3d_backend_open_builtin(backend, true, NULL, NULL), status = MR3D_OK;
   else if ((rest = after(spec, "mutant:"))) status = open_mutant(backend, rest, error);
   else if ((rest = after(spec, "exec:"))) status = open_command(backend, rest, error);
   else if ((rest = after(spec, "dir:"))) status = mr3d_backend_open_dir(backend, rest, error);
   else if ((rest = after(spec, "lib:"))) status = mr3d_backend_open_lib(backend, rest, error);
   else
     status = mr3d_fail(error, MR3D_INVALID,
-                       "unknown backend \"%s\"; expected builtin:reference, mutant:PITFALL/NAME, exec:COMMAND, lib:PATH.so or dir:ANSWERS", spec);
+                       "unknown backend \"%s\"; expected builtin:reference, builtin:emulated, mutant:PITFALL/NAME, exec:COMMAND, lib:PATH.so or dir:ANSWERS", spec);
   if (status != MR3D_OK) {
     forget(backend);
     return status;

@@ -1,6 +1,7 @@
 /**
- * A backend: whatever answers requests. Five kinds behind one door (docs/writing-a-backend.md):
+ * A backend: whatever answers requests. Six kinds behind one door (docs/writing-a-backend.md):
  *   builtin:reference   the reference itself          mutant:SLUG/NAME  the reference with one mistake
+ *   builtin:emulated    the reference rounding as the tier's hardware does
  *   exec:COMMAND        a process speaking frames     lib:PATH.so       a C plug-in, in the suite's host process
  *   dir:FOLDER          files that someone answered elsewhere
  */

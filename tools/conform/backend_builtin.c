@@ -1,4 +1,7 @@
-/* builtin:reference, mutant:SLUG/NAME and mutant:SLUG/NAME+SLUG/NAME: the reference in this process, whole or with one mistake, or two. */
+/*
+ * builtin:reference, builtin:emulated, mutant:SLUG/NAME and mutant:SLUG/NAME+SLUG/NAME: the reference in this process, whole, in the tier's own arithmetic, or with
+ * one mistake, or two.
+ */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +18,8 @@
 typedef struct builtin {
   mr3d_mutant_server *server;
   const mr3d_mutant *mistakes[2]; /* NULL: none */
+  bool emulates;                  /* rounds to nearest wherever stacks store a value */
+  mr3d_tier tier;                 /* that it emulates now */
 } builtin;
 
 /* Never answers: all that can be seen of it is the time that passes. */
@@ -36,6 +41,11 @@ static void ask(mr3d_backend *backend, const mr3d_bundle *request, double timeou
       hang(timeout, reply);
       return;
     }
+  const char *tier = mr3d_bundle_get(request, "tier");
+  if (b->emulates && tier && mr3d_tier_named(tier) != b->tier) {
+    b->tier = mr3d_tier_named(tier);
+    backend->rest(backend);
+  }
   mr3d_error error = {0};
   mr3d_status status = mr3d_mutant_server_answer(b->server, request, &reply->answer, &error);
   reply->kind = status == MR3D_OK ? MR3D_REPLY_ANSWER : status == MR3D_UNSUPPORTED ? MR3D_REPLY_UNSUPPORTED : MR3D_REPLY_ERROR;
@@ -45,8 +55,13 @@ static void ask(mr3d_backend *backend, const mr3d_bundle *request, double timeou
 /** Forgets sessions, and what a mistake has wrongly kept. */
 static void rest(mr3d_backend *backend) {
   builtin *b = backend->state;
+  mr3d_server_options options = {.threads = backend->options.threads, .weights = backend->options.weights};
+  if (b->emulates && b->tier != MR3D_N_TIERS) {
+    options.emulate = true;
+    options.arithmetic = mr3d_arithmetic_of(b->tier, MR3D_NEAREST, false, 0);
+  }
   mr3d_mutant_server_free(&b->server);
-  b->server = mr3d_mutant_server_new(b->mistakes[0], b->mistakes[1], &(mr3d_server_options){.threads = backend->options.threads, .weights = backend->options.weights});
+  b->server = mr3d_mutant_server_new(b->mistakes[0], b->mistakes[1], &options);
 }
 
 static void close_builtin(mr3d_backend *backend) {
@@ -55,16 +70,18 @@ static void close_builtin(mr3d_backend *backend) {
   free(b);
 }
 
-void mr3d_backend_open_builtin(mr3d_backend *backend, const mr3d_mutant *mutant, const mr3d_mutant *also) {
+void mr3d_backend_open_builtin(mr3d_backend *backend, bool emulates, const mr3d_mutant *mutant, const mr3d_mutant *also) {
   builtin *b = mr3d_allocate(1, sizeof *b);
-  *b = (builtin){.mistakes = {mutant, also}};
+  *b = (builtin){.mistakes = {mutant, also}, .emulates = emulates, .tier = MR3D_N_TIERS};
   backend->state = b, backend->ask = ask, backend->rest = rest, backend->close = close_builtin;
 
   const char *const *ops = mr3d_server_ops();
   int n_ops = 0;
   while (ops[n_ops]) n_ops++;
   mr3d_tier tiers[MR3D_N_TIERS];
-  for (int t = 0; t < MR3D_N_TIERS; t++) tiers[t] = (mr3d_tier)t;
+  int n_tiers = 0;
+  for (int t = 0; t < MR3D_N_TIERS; t++)
+    if (!emulates || t != MR3D_FP64) tiers[n_tiers++] = (mr3d_tier)t; /* fp64 is what it computes in: its roundings cannot be emulated */
   rest(backend);
-  mr3d_backend_introduce(backend, mutant ? "mutant" : "reference", MR3D_VERSION, n_ops, ops, MR3D_N_TIERS, tiers);
+  mr3d_backend_introduce(backend, mutant ? "mutant" : emulates ? "emulated" : "reference", MR3D_VERSION, n_ops, ops, n_tiers, tiers);
 }

@@ -20,8 +20,8 @@ struct mr3d_backend {
 
 /* Each fills ask, close, state and info of a backend whose options are set; on failure they leave nothing to free. */
 
-/** Requires: the mutants, if two, combine. NULL: no mistake. */
-void mr3d_backend_open_builtin(mr3d_backend *, const mr3d_mutant *mutant, const mr3d_mutant *also);
+/** `emulates`: in the tier's own arithmetic. Requires: the mutants, if two, combine. NULL: no mistake. */
+void mr3d_backend_open_builtin(mr3d_backend *, bool emulates, const mr3d_mutant *mutant, const mr3d_mutant *also);
 /** Takes a copy of the words. `is_host`: the suite's own host, which sends a frame about its protections first where it is isolated. */
 mr3d_status mr3d_backend_open_exec(mr3d_backend *, char *const argv[], bool is_host, mr3d_error *);
 mr3d_status mr3d_backend_open_dir(mr3d_backend *, const char *path, mr3d_error *);

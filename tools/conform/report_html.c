@@ -307,6 +307,11 @@ static void write_case(FILE *to, const mr3d_run *run, const mr3d_result *result)
   fprintf(to, " &middot; %.3f s</p>\n", result->seconds);
   if (is_finding(result)) write_failure(to, run, result);
   else if (result->reason[0]) fputs("<p>", to), text(to, result->reason), fputs("</p>\n", to);
+  if (result->generation.n > 0) {
+    char tokens[1200];
+    mr3d_generation_say(&result->generation, tokens, sizeof tokens);
+    fputs("<p>Greedy tokens, fed with its own: ", to), text(to, tokens), fputs("</p>\n", to);
+  }
   if (mr3d_result_unsteady(result)) {
     char what[600];
     mr3d_difference_say(&result->difference, result, what, sizeof what);

@@ -125,6 +125,18 @@ static void add_difference(cJSON *line, const mr3d_result *result) {
   add_text(object, "after", d->after ? d->after->id : "");
 }
 
+static void add_tokens(cJSON *object, const char *key, int n, const int64_t tokens[]) {
+  cJSON *list = cJSON_AddArrayToObject(object, key);
+  for (int i = 0; i < n; i++) cJSON_AddItemToArray(list, cJSON_CreateNumber((double)tokens[i]));
+}
+
+static void add_generation(cJSON *line, const mr3d_generation *g) {
+  if (g->n == 0) return;
+  cJSON *object = cJSON_AddObjectToObject(line, "generation");
+  add_tokens(object, "truth", g->n, g->truth);
+  add_tokens(object, "own", g->n, g->own);
+}
+
 static void print_result(FILE *to, const mr3d_run *run, const mr3d_result *result) {
   cJSON *line = cJSON_CreateObject();
   char *again = mr3d_rerun_command(run, result);
@@ -140,6 +152,7 @@ static void print_result(FILE *to, const mr3d_run *run, const mr3d_result *resul
   add_number(line, "seconds", result->seconds);
   add_text(line, "again", again);
   add_difference(line, result);
+  add_generation(line, &result->generation);
   cJSON *steps = cJSON_AddArrayToObject(line, "steps");
   for (int s = 0; s < result->n_steps; s++) cJSON_AddItemToArray(steps, step_object(&result->steps[s]));
   free(again);

@@ -142,6 +142,27 @@ static void print_unsteady(const struct text *t, const mr3d_run *run) {
   if (n > shown) fprintf(t->to, "   and %d more (--json or --html have all)\n", n - shown);
 }
 
+/** Tokens of generations that part from the truth's, all within tolerance. */
+static void print_generations(const struct text *t, const mr3d_run *run) {
+  int n = 0, alike = 0, shown = 0;
+  for (int i = 0; i < run->n_results; i++) {
+    const mr3d_generation *g = &run->results[i].generation;
+    n += g->n > 0;
+    alike += g->n > 0 && mr3d_generation_parts_at(g) == g->n;
+  }
+  if (n == 0) return;
+  fprintf(t->to, "%d of %d generations, fed with their own tokens, give the truth's%s\n", alike, n, alike < n ? "; where they part, two tokens are nearly equal" : "");
+  for (int i = 0; i < run->n_results && shown < MR3D_MAX_ALSO; i++) {
+    const mr3d_result *result = &run->results[i];
+    char tokens[1200];
+    if (mr3d_generation_parts_at(&result->generation) == result->generation.n) continue;
+    shown++;
+    mr3d_generation_say(&result->generation, tokens, sizeof tokens);
+    fprintf(t->to, "   %s at %s: %s\n", result->test->id, mr3d_tier_name(result->tier), tokens);
+  }
+  if (n - alike > shown) fprintf(t->to, "   and %d more (--json or --html have all)\n", n - alike - shown);
+}
+
 /** What the backend was kept from. Backends in this process have nothing to say. */
 static void print_protections(const struct text *t, const mr3d_backend_info *info, bool no_isolation) {
   if (!info->protections || !*info->protections) return;
@@ -179,6 +200,7 @@ void mr3d_report_text(const mr3d_run *run, FILE *to, bool brief, bool colour) {
     print_skips(&t, run);
   }
   print_unsteady(&t, run);
+  if (!brief) print_generations(&t, run);
   if (run->remarks) {
     fprintf(to, "%s", paint(&t, YELLOW));
     print_clean(to, run->remarks);

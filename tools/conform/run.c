@@ -99,7 +99,7 @@ static uint32_t announced_tiers(const mr3d_backend_info *info) {
 
 /** Without --tier: what the backend claims; fp64 alone for the reference and its mutants, which compute in binary64 whatever the tier. */
 static uint32_t default_tiers(const mr3d_backend_info *info) {
-  const bool in_process = strncmp(info->spec, "builtin:", 8) == 0 || strncmp(info->spec, "mutant:", 7) == 0;
+  const bool in_process = strcmp(info->spec, "builtin:reference") == 0 || strncmp(info->spec, "mutant:", 7) == 0;
   return in_process ? 1u << MR3D_FP64 : announced_tiers(info);
 }
 
@@ -286,6 +286,8 @@ static mr3d_verdict ask_backend(struct session *s, int step, const mr3d_error *r
   mr3d_backend_ask(s->runner->backend, s->posed.requests[step], timeout, &out->reply);
   mr3d_verdict verdict = mr3d_judge_reply(s->posed.truth, expected->expect_error ? refusal : NULL, step, timeout, result, out);
   if (verdict == MR3D_FAILED) diagnose(s, step + 1, &out->reply, result);
+  if (verdict == MR3D_PASSED && out->reply.answer && mr3d_case_generates(result->test))
+    mr3d_generation_note(&result->generation, step, s->posed.answers[step], out->reply.answer);
   if (s->runner->memory) mr3d_memory_keep(s->runner->memory, (int)(result - s->runner->run->results), step, s->runner->last_asked, &out->reply);
   mr3d_bundle_free(&out->reply.answer);
   return verdict;
@@ -309,6 +311,33 @@ static void drop_sessions(struct session *s, const mr3d_result *result) {
     mr3d_reply_clear(&reply);
     mr3d_bundle_free(&request);
   }
+}
+
+/**
+ * Where the tokens part, the case is asked once more, fed with the backend's own: up to there that is what it was asked already. Its answers are not judged, there is
+ * no truth about them.
+ */
+static void run_free(struct session *s, mr3d_result *result) {
+  mr3d_posing free_run;
+  mr3d_error error = {0};
+  const mr3d_posing *p = &s->posed;
+  mr3d_posing_open(&free_run, p->suite, p->test, p->tier, p->seed, p->scratch, s->runner->weights, 1);
+  drop_sessions(s, result);
+  for (int step = 0; step < p->test->n_steps; step++) {
+    mr3d_reply reply = {0};
+    if (mr3d_posing_request(&free_run, step, &error) == MR3D_OK) {
+      mr3d_backend_about(s->runner->backend, p->test->id, step, p->tier, p->seed);
+      mr3d_backend_ask(s->runner->backend, free_run.requests[step], timeout_of(s, free_run.requests[step]), &reply);
+    }
+    free_run.answers[step] = reply.answer;
+    reply.answer = NULL;
+    mr3d_reply_clear(&reply);
+    result->generation.n = step;
+    if (!free_run.answers[step]) break; /* what it gave up to here stays */
+    mr3d_generation_note(&result->generation, step, NULL, free_run.answers[step]);
+  }
+  for (int step = 0; step < p->test->n_steps; step++) mr3d_bundle_free(&free_run.answers[step]);
+  mr3d_posing_close(&free_run);
 }
 
 static void close_session(struct session *s) {
@@ -368,6 +397,8 @@ static mr3d_verdict run_steps(struct runner *r, mr3d_result *result, struct agre
       snprintf(agreement->message, sizeof agreement->message, "%s", error.message);
     }
   }
+  if (verdict != MR3D_PASSED || status != MR3D_OK) result->generation.n = 0;
+  else if (mr3d_generation_parts_at(&result->generation) < result->generation.n && strncmp(mr3d_backend_info_of(r->backend)->spec, "dir:", 4) != 0) run_free(&s, result);
   char message[256];
   if (verdict == MR3D_PASSED && mr3d_backend_went_astray(r->backend, message)) {
     verdict = MR3D_FAILED;

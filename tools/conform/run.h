@@ -4,6 +4,7 @@
 
 #include "backend.h"
 #include "case.h"
+#include "generation.h"
 #include "judge.h"
 
 /** Which cases: NULL or 0 selects all. The glob is fnmatch's; the others are words joined by commas. */
@@ -61,6 +62,7 @@ typedef struct mr3d_result {
   bool is_exact;        /**< they give the very answer, not only within rounding */
   bool not_all_tried;   /**< time ran out before every known mistake was compared with the answer */
   uint64_t ruled_out[MR3D_MAX_MUTANTS / 64]; /**< bit per mutant that was compared, changes this answer, and explains little of what is wrong */
+  mr3d_generation generation; /**< running free, where the case generates and passed */
   double golden_worst;  /**< reference against golden, over scale; NaN where there is none */
   mr3d_difference difference;
   double seconds;

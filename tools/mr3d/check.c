@@ -72,6 +72,7 @@ int mr3d_command_check(int argc, char **argv) {
       "Runs the suite against a backend and judges every answer. A LIST is words joined by commas; selections narrow each other.\n\n"
       "SPEC is one of\n"
       "  builtin:reference     the reference itself\n"
+      "  builtin:emulated      the reference, rounding wherever stacks store a value of the tier's type\n"
       "  exec:COMMAND          a program that speaks the protocol on stdin and stdout (docs/writing-a-backend.md)\n"
       "  lib:PATH.so           a C plug-in, loaded in a process of its own\n"
       "  dir:ANSWERS           answers to the requests of mr3d export\n"
