@@ -57,6 +57,7 @@ judge() {
 }
 for seed in $(seq 1 "$seeds"); do
   rm -rf "$work/yardsticks" # the backends share those of a seed: some gigabytes
+  judge "builtin:emulated" "emulated   "
   judge "lib:build/tools/backends/f32/mr3d-f32.so" "f32        "
   [ -n "${PYTHON:-}" ] || continue
   judge "exec:$PYTHON tools/backends/torch_backend.py --attention eager" "torch eager"

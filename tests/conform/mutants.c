@@ -4,6 +4,7 @@
 #include "case.h"
 #include "mutants.h"
 #include "pitfalls.h"
+#include "posing.h"
 #include "run.h"
 #include "scratch.h"
 
@@ -65,26 +66,23 @@ typedef struct cases {
 
 /** Asks a mutant all steps of a case; whether an answer of it failed and the diagnosis named the mutant. */
 static bool shows_in(const cases *from, const mr3d_case *test, const mr3d_mutant *mutant, mr3d_tier tier) {
-  char name[128], path[4096];
+  char name[128];
   bool named = false, stop = false;
-  mr3d_bundle **requests = mr3d_allocate(test->n_steps, sizeof *requests), **answers = mr3d_allocate(test->n_steps, sizeof *answers);
-  mr3d_truth *truth = mr3d_truth_new(tier, NULL, from->weights, 1);
+  mr3d_posing posed;
+  mr3d_posing_open(&posed, from->suite, test, tier, 0, from->folder, from->weights, 1);
   mr3d_mutant_server *server = mr3d_mutant_server_new(mutant, NULL, &(mr3d_server_options){.threads = 1, .weights = from->weights});
   for (int s = 0; s < test->n_steps && !stop; s++) {
     mr3d_error error = {0};
-    const mr3d_bundle *answer = NULL;
-    const char *set = test->steps[s].weights;
-    if (set && mr3d_suite_weights(from->suite, set, tier, 0, from->folder, path, &error) != MR3D_OK) fail_msg("%s: %s", test->id, error.message);
-    if (mr3d_case_request(from->suite, test, s, tier, 0, set ? path : NULL, answers, &requests[s], &error) != MR3D_OK) fail_msg("%s: %s", test->id, error.message);
-    bool refused = mr3d_truth_step(truth, requests[s], &answer, &error) != MR3D_OK;
+    if (mr3d_posing_request(&posed, s, &error) != MR3D_OK || mr3d_posing_answer(&posed, s, NULL, &error) != MR3D_OK) fail_msg("%s: %s", test->id, error.message);
+    bool refused = !posed.answers[s];
     mr3d_reply reply = {.kind = MR3D_REPLY_ANSWER};
-    bool answered = mr3d_mutant_server_answer(server, requests[s], &reply.answer, &error) == MR3D_OK;
+    bool answered = mr3d_mutant_server_answer(server, posed.requests[s], &reply.answer, &error) == MR3D_OK;
     mr3d_judgement judgement = {.passed = refused != answered};
-    if (answered && !refused) mr3d_judge(truth, reply.answer, &judgement);
+    if (answered && !refused) mr3d_judge(posed.truth, reply.answer, &judgement);
     if (answered && !judgement.passed) {
       mr3d_result *result = mr3d_allocate(1, sizeof *result);
       result->test = test;
-      mr3d_diagnose(&lessons, result, truth, s + 1, requests, &reply, from->weights, 1);
+      mr3d_diagnose(&lessons, result, posed.truth, s + 1, posed.requests, &reply, from->weights, 1);
       named = strcmp(result->mistake, name_of(mutant, name)) == 0;
       free(result);
     }
@@ -92,11 +90,8 @@ static bool shows_in(const cases *from, const mr3d_case *test, const mr3d_mutant
     mr3d_judgement_clear(&judgement);
     mr3d_bundle_free(&reply.answer);
   }
-  mr3d_truth_free(&truth);
+  mr3d_posing_close(&posed);
   mr3d_mutant_server_free(&server);
-  for (int s = 0; s < test->n_steps; s++) mr3d_bundle_free(&requests[s]);
-  free(requests);
-  free(answers);
   return named;
 }
 

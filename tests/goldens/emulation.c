@@ -6,6 +6,7 @@
 
 #include "../folder.h"
 #include "../suite.h"
+#include "posing.h"
 
 /* The widest profile, less what the eager model keeps: F.linear adds the bias in its accumulator, and points are turned as complex numbers of binary32. */
 #define EAGER (~(1u << MR3D_AT_BEFORE_BIAS | 1u << MR3D_AT_TABLE_3D | 1u << MR3D_AT_TURNED_3D))
@@ -78,24 +79,22 @@ static double ratio_of(const mr3d_bundle *golden, int step, mr3d_tier tier, cons
 /** The ratio that is farthest from 1 among the outputs of a case. Their number is added to *outputs. */
 static double worst_ratio(const mr3d_case *test, mr3d_tier tier, uint32_t points, int *outputs) {
   mr3d_error error = {0};
-  char path[4096];
   double worst = 1;
-  mr3d_bundle *golden = golden_of(test), **answers = mr3d_allocate(test->n_steps, sizeof *answers), **requests = mr3d_allocate(test->n_steps, sizeof *requests);
+  mr3d_bundle *golden = golden_of(test);
   mr3d_arithmetic arithmetic = mr3d_arithmetic_of(tier, MR3D_NEAREST, false, 1);
   arithmetic.points = points;
   mr3d_weights_cache *weights = mr3d_weights_cache_new();
-  mr3d_server *exact = mr3d_server_new(&(mr3d_server_options){.weights = weights});
+  mr3d_posing posed;
+  mr3d_posing_open(&posed, suite, test, tier, 0, folder, weights, 0);
   mr3d_server *emulated = mr3d_server_new(&(mr3d_server_options){.weights = weights, .emulate = true, .arithmetic = arithmetic});
   for (int s = 0; s < test->n_steps; s++) {
-    const char *set = test->steps[s].weights;
     mr3d_bundle *answer = NULL;
-    mr3d_status status = set ? mr3d_suite_weights(suite, set, tier, 0, folder, path, &error) : MR3D_OK;
-    if (status == MR3D_OK) status = mr3d_case_request(suite, test, s, tier, 0, set ? path : NULL, answers, &requests[s], &error);
-    if (status == MR3D_OK) status = mr3d_server_answer(exact, requests[s], &answers[s], &error);
-    if (status == MR3D_OK) status = mr3d_server_answer(emulated, requests[s], &answer, &error);
+    mr3d_status status = mr3d_posing_request(&posed, s, &error);
+    if (status == MR3D_OK) status = mr3d_posing_answer(&posed, s, NULL, &error);
+    if (status == MR3D_OK) status = mr3d_server_answer(emulated, posed.requests[s], &answer, &error);
     if (status != MR3D_OK) fail_msg("%s: %s", test->id, error.message);
-    for (int i = 0; i < mr3d_bundle_count(answers[s]); i++) {
-      const mr3d_tensor *truth = mr3d_bundle_at(answers[s], i);
+    for (int i = 0; i < mr3d_bundle_count(posed.answers[s]); i++) {
+      const mr3d_tensor *truth = mr3d_bundle_at(posed.answers[s], i);
       if (strchr(truth->name, ':') || truth->dtype != MR3D_F64) continue;
       double ratio = ratio_of(golden, s, tier, truth, mr3d_bundle_find(answer, truth->name));
       if (isnan(ratio)) continue;
@@ -104,13 +103,7 @@ static double worst_ratio(const mr3d_case *test, mr3d_tier tier, uint32_t points
     }
     mr3d_bundle_free(&answer);
   }
-  for (int s = 0; s < test->n_steps; s++) {
-    mr3d_bundle_free(&answers[s]);
-    mr3d_bundle_free(&requests[s]);
-  }
-  free(answers);
-  free(requests);
-  mr3d_server_free(&exact);
+  mr3d_posing_close(&posed);
   mr3d_server_free(&emulated);
   mr3d_weights_cache_free(&weights);
   mr3d_bundle_free(&golden);
