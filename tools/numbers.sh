@@ -35,6 +35,14 @@ else
   $mr3d check --backend builtin:reference --level L0,L1,L2 --quiet | tail -1
 fi
 
+echo "== one job of one thread, and two"
+for jobs in 1 2; do
+  $mr3d check --backend lib:build/tools/backends/f32/mr3d-f32.so --tier fp32 --without-slow --threads $jobs --jobs $jobs --quiet | tail -1 || failed=1
+done
+
+echo "== what the protocol and the judging cost"
+$meson test -C build --no-rebuild --benchmark --verbose | grep -E 'requests/s|GB/s' || failed=1
+
 echo "== every mutant against every case; how often the diagnosis names it, and both of random pairs"
 $mr3d mutants --quiet || failed=1
 $mr3d mutants --quiet --without-slow --without '*/*canonical*' --tier fp32,bf16 --diagnosis --pairs 200 || failed=1

@@ -7,20 +7,7 @@
 
 #include "../program.h"
 #include "small_suite.h"
-
-static char folder[256];
-
-static int make(void **state) {
-  (void)state;
-  make_folder(folder);
-  return 0;
-}
-
-static int drop(void **state) {
-  (void)state;
-  remove_folder(folder);
-  return 0;
-}
+#include "in_folder.h"
 
 static void forget_times(cJSON *json) {
   cJSON *item;

@@ -3,6 +3,7 @@
 
 #include "schema.h"
 #include "small_suite.h"
+#include "in_folder.h"
 
 /* Everything that could break a report: markup, quotes, control characters, terminal colours, broken UTF-8, a CDATA end, "]]>". */
 #define HOSTILE "<script>alert('1')</script> & \"quoted\" \x01\x1b[31mred\x7f \xff\xfe \xc2\x9b \xef\xbf\xbe ]]> `b` \xe2\x82\xac"
@@ -83,18 +84,6 @@ static mr3d_run *hostile_run(void) {
   snprintf(results[3].reason, sizeof results[3].reason, "reference and golden part");
   results[2].difference = (mr3d_difference){.repetition = 2, .first_kind = MR3D_REPLY_ANSWER, .tensor = "<y>\x1b", .index = "[0,1]", .first = NAN, .again = INFINITY, .after = &test_case};
   return &run;
-}
-
-static char folder[256];
-static int make(void **state) {
-  (void)state;
-  make_folder(folder);
-  return 0;
-}
-static int drop(void **state) {
-  (void)state;
-  remove_folder(folder);
-  return 0;
 }
 
 static char *written(mr3d_status (*report)(const mr3d_run *, const char *, mr3d_error *)) {

@@ -4,20 +4,7 @@
 #include <math.h>
 
 #include "small_suite.h"
-
-static char folder[256];
-
-static int make(void **state) {
-  (void)state;
-  make_folder(folder);
-  return 0;
-}
-
-static int drop(void **state) {
-  (void)state;
-  remove_folder(folder);
-  return 0;
-}
+#include "in_folder.h"
 
 static const char *subject(void) {
   static char spec[4096];
