@@ -174,6 +174,40 @@ static void a_reader_that_does_not_read_runs_into_the_deadline(void **state) {
   close_ends(&e);
 }
 
+static void what_is_sent_may_change_once_it_is_sent(void **state) {
+  (void)state;
+  enum { SIZE = (8 << 20) - 8, IN_PIPE = 1 << 20 };
+  char *big = malloc(SIZE);
+  const int capacities[] = {1 << 16, IN_PIPE, 2 * IN_PIPE}; /* the last one only where this user may have it */
+  for (int i = 0; i < 3; i++) {
+    ends e = open_ends();
+    fcntl(e.in[1], F_SETPIPE_SZ, capacities[i]);
+    pid_t pid = fork();
+    if (pid == 0) { /* reads what does not fit into the pipe, and the rest late */
+      static char bytes[1 << 16];
+      bool as_sent = true;
+      for (size_t done = 0, late = SIZE + 8 - (size_t)fcntl(e.in[0], F_GETPIPE_SZ); done < SIZE + 8;) {
+        if (done >= late) usleep(20000);
+        ssize_t n = read(e.in[0], bytes, sizeof bytes);
+        for (ssize_t k = 0; k < n; k++) as_sent &= done + (size_t)k < 8 || bytes[k] == 'a';
+        if (n <= 0) _exit(2);
+        done += (size_t)n;
+      }
+      _exit(as_sent ? 0 : 1);
+    }
+    mr3d_channel channel = channel_of(&e, 100);
+    mr3d_error error = {0};
+    memset(big, 'a', SIZE);
+    assert_int_equal(mr3d_frame_exchange(&channel, big, SIZE, NULL, mr3d_now() + 20, &error), MR3D_FRAME_DONE);
+    memset(big, 'b', SIZE);
+    int status;
+    waitpid(pid, &status, 0);
+    assert_int_equal(status, 0);
+    close_ends(&e);
+  }
+  free(big);
+}
+
 static void a_reader_that_has_gone_is_an_error_and_no_signal(void **state) {
   (void)state;
   ends e = open_ends();
@@ -233,6 +267,7 @@ int main(void) {
     cmocka_unit_test(text_in_place_of_a_frame_is_shown),
     cmocka_unit_test(a_deadline_ends_the_wait),
     cmocka_unit_test(a_reader_that_does_not_read_runs_into_the_deadline),
+    cmocka_unit_test(what_is_sent_may_change_once_it_is_sent),
     cmocka_unit_test(a_reader_that_has_gone_is_an_error_and_no_signal),
     cmocka_unit_test(signals_do_not_disturb),
   };

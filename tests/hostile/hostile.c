@@ -55,7 +55,7 @@ static const hostile table[] = {
   /* what it was lent */
   {"lib", "byte-past-end", 2, "failed", "crash", "past the end of its output \"y\""},
   {"lib", "byte-before", 2, "failed", "crash", "the plug-in wrote before the beginning of its output \"y\""},
-  {"lib", "page-past-end", 2, "failed", "crash", "killed by signal 11"},
+  {"lib", "page-past-end", 2, "failed", "crash", "the plug-in reached past the end of its output \"y\""},
   {"lib", "write-input", 2, "failed", "crash", "the plug-in wrote to its input, which is only lent for reading: \"x\""},
   {"lib", "free-input", 2, "failed", "crash", "killed by signal"},
   {"lib", "free-output", 2, "failed", "crash", "killed by signal"},

@@ -196,7 +196,7 @@ static mr3d_status start(mr3d_backend *backend, mr3d_error *error) {
     free(c->argv[2]);
     c->argv[2] = strdup(threads);
   }
-  mr3d_status status = mr3d_process_start(c->argv, !backend->options.no_isolation, &c->process, error);
+  mr3d_status status = mr3d_process_start(c->argv, backend->options.threads, !backend->options.no_isolation, &c->process, error);
   if (status != MR3D_OK) return status;
   double patience = backend->options.hello_timeout > 0 ? backend->options.hello_timeout : HELLO_TIMEOUT;
   if (c->tells) status = greet(backend, NULL, 0, patience, read_protections, error);

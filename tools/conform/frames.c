@@ -3,6 +3,7 @@
 #include <assert.h>
 #include <ctype.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <poll.h>
 #include <pthread.h>
@@ -26,7 +27,7 @@ double mr3d_now(void) {
 
 enum { LINE = 64 };
 #define SMALLEST_SPARE ((size_t)4 << 20)
-#define LARGEST_SPARE ((size_t)256 << 20)
+#define LARGEST_SPARE ((size_t)1 << 30)
 
 /* The last large block that was freed: the system clears fresh pages, which takes longer than reading a frame into them. Each begins with its size. */
 static char *_Atomic spare;
@@ -68,6 +69,14 @@ void mr3d_frame_free(void *bytes, size_t size) {
 
 enum { LENGTH = 8, CHUNK = 1 << 20, PARTS_AT_ONCE = 64 };
 
+/*
+ * A large part is not copied into the pipe but lent to it (vmsplice): the other side reads it where it lies, in a third of the time. What is lent must
+ * stay as it is until it was read. So lending ends when between one and two times LARGEST_PIPE are left, and the rest is copied: by the time that it is
+ * written, it fills the pipe alone, and nothing that was lent is left there.
+ */
+#define LARGEST_PIPE (1 << 20)
+#define LENT_FROM ((size_t)2 * LARGEST_PIPE)
+
 typedef struct sending {
   uint8_t length[LENGTH];
   const struct iovec *parts; /* those not sent yet */
@@ -84,17 +93,36 @@ typedef struct receiving {
 
 static bool would_block(void) { return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR; }
 
+/* What was not sent yet of part i. */
+static struct iovec rest_of(const sending *s, int i) {
+  const size_t skip = i == 0 ? s->of_part : 0;
+  return (struct iovec){(char *)s->parts[i].iov_base + skip, s->parts[i].iov_len - skip};
+}
+
+/* Lends the pipe as much of a large part as fits. Returns what write would; -1 with errno EINVAL: this is to be copied. */
+static ssize_t lend_some(int fd, struct iovec part) {
+#ifdef F_GETPIPE_SZ
+  if (part.iov_len >= LENT_FROM && fcntl(fd, F_GETPIPE_SZ) <= LARGEST_PIPE) {
+    const ssize_t lent = vmsplice(fd, &part, 1, SPLICE_F_NONBLOCK);
+    if (lent >= 0 || would_block() || errno == EPIPE) return lent;
+  }
+#endif
+  errno = EINVAL;
+  return -1;
+}
+
 /* Writes what fits. Returns false when the other side reads no more. */
 static bool send_some(int fd, sending *s) {
   struct iovec now[PARTS_AT_ONCE];
   int n = 0;
+  ssize_t wrote = -1;
   const size_t of_length = s->sent < LENGTH ? (size_t)(LENGTH - s->sent) : 0;
   if (of_length) now[n++] = (struct iovec){s->length + s->sent, of_length};
-  for (int i = 0; i < s->n_parts && n < PARTS_AT_ONCE; i++) {
-    const size_t skip = i == 0 ? s->of_part : 0;
-    now[n++] = (struct iovec){(char *)s->parts[i].iov_base + skip, s->parts[i].iov_len - skip};
+  else wrote = lend_some(fd, rest_of(s, 0));
+  if (of_length || (wrote < 0 && errno == EINVAL)) {
+    for (int i = 0; i < s->n_parts && n < PARTS_AT_ONCE && (n == 0 || s->parts[i].iov_len < LENT_FROM); i++) now[n++] = rest_of(s, i);
+    wrote = writev(fd, now, n);
   }
-  const ssize_t wrote = writev(fd, now, n);
   if (wrote < 0) return would_block();
   s->sent += (uint64_t)wrote;
   if ((size_t)wrote < of_length) return true;

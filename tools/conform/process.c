@@ -261,7 +261,7 @@ static void lower(int resource, rlim_t most) {
 }
 
 /* In the child, between fork and exec: only calls that are safe there. */
-static _Noreturn void become(char *const argv[], const char *path, pid_t parent, bool limits, int in, int out, int err, int report) {
+static _Noreturn void become(char *const argv[], const char *path, char *const environment[], pid_t parent, bool limits, int in, int out, int err, int report) {
   for (int s = 1; s < NSIG; s++) signal(s, SIG_DFL);
   sigset_t none;
   sigemptyset(&none);
@@ -277,12 +277,26 @@ static _Noreturn void become(char *const argv[], const char *path, pid_t parent,
 #endif
       for (int fd = 4; fd < sysconf(_SC_OPEN_MAX); fd++) close(fd);
     report = 3;
-    execv(path, argv);
+    execve(path, argv, environment);
   }
   int reason = errno;
   ssize_t ignored = write(report, &reason, sizeof reason);
   (void)ignored;
   _exit(127);
+}
+
+#define THREADS_VARIABLE "OMP_NUM_THREADS=" /* OpenMP's; torch, BLAS libraries and others heed it too */
+
+/* This process's environment with the number of threads, put into `threads`, that the child is given; the list is the caller's. */
+static char **environment_with(char *threads) {
+  int n = 0;
+  while (environ && environ[n]) n++;
+  char **list = mr3d_allocate(n + 2, sizeof *list);
+  n = 0;
+  for (char **e = environ; e && *e; e++)
+    if (!*threads || strncmp(*e, THREADS_VARIABLE, strlen(THREADS_VARIABLE)) != 0) list[n++] = *e;
+  if (*threads) list[n] = threads;
+  return list;
 }
 
 static void close_both(int pair[2]) {
@@ -301,15 +315,18 @@ void mr3d_process_protections(bool limits, char active[512], char missing[512]) 
              closed ? geteuid() == 0 ? " (but not to root's capabilities)" : "" : ": the suite is built with a sanitizer");
 }
 
-mr3d_status mr3d_process_start(char *const argv[], bool limits, mr3d_process **process, mr3d_error *error) {
-  char path[4096];
+mr3d_status mr3d_process_start(char *const argv[], int threads, bool limits, mr3d_process **process, mr3d_error *error) {
+  char path[4096], given[sizeof THREADS_VARIABLE + 12] = "";
   if (locate(argv[0], path, error) != MR3D_OK) return error ? error->status : MR3D_IO;
 
   prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); /* also where this process was forked from the one that said so in mr3d_process_protections */
   int in[2] = {-1, -1}, out[2] = {-1, -1}, err[2] = {-1, -1}, report[2] = {-1, -1};
   pid_t parent = getpid(), pid = -1;
+  if (threads > 0) snprintf(given, sizeof given, THREADS_VARIABLE "%d", threads);
+  char **environment = environment_with(given);
   if (pipe2(in, O_CLOEXEC) == 0 && pipe2(out, O_CLOEXEC) == 0 && pipe2(err, O_CLOEXEC) == 0 && pipe2(report, O_CLOEXEC) == 0) pid = fork();
-  if (pid == 0) become(argv, path, parent, limits, in[0], out[1], err[1], report[1]);
+  if (pid == 0) become(argv, path, environment, parent, limits, in[0], out[1], err[1], report[1]);
+  free(environment);
   if (pid < 0) {
     int reason = errno;
     close_both(in), close_both(out), close_both(err), close_both(report);

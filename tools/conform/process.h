@@ -34,12 +34,12 @@ void mr3d_words_free(char ***words);
 void mr3d_process_protections(bool limits, char active[512], char missing[512]);
 
 /**
- * Starts argv[0] (searched in PATH where it holds no slash) in the caller's working directory and environment, with no descriptor but
- * stdin, stdout and stderr, default signal handling, and a process group of its own; `limits` as in mr3d_process_protections. On Linux the child is killed when the *thread* that
- * started it ends, so that nothing is left behind when the suite is killed.
+ * Starts argv[0] (searched in PATH where it holds no slash) in the caller's working directory and environment, where OMP_NUM_THREADS is `threads` unless that
+ * is 0, with no descriptor but stdin, stdout and stderr, default signal handling, and a process group of its own; `limits` as in mr3d_process_protections.
+ * On Linux the child is killed when the *thread* that started it ends, so that nothing is left behind when the suite is killed.
  * Errors: command not found, not executable, the system's reason.
  */
-mr3d_status mr3d_process_start(char *const argv[], bool limits, mr3d_process **process, mr3d_error *error);
+mr3d_status mr3d_process_start(char *const argv[], int threads, bool limits, mr3d_process **process, mr3d_error *error);
 
 /** Whether it has ended, within `patience` seconds; `how` then says "exited with status 3" or "killed by signal 11 (Segmentation fault)".
  */

@@ -557,7 +557,7 @@ static bool can_be_asked_again(struct runner *r, const mr3d_result *result) {
   return last->asked && last->reply.kind != MR3D_REPLY_TIMEOUT && first_silent(r->ledger, result) == result->n_steps;
 }
 
-static bool takes_threads(const mr3d_backend_info *info) { return strncmp(info->spec, "exec:", 5) != 0 && strncmp(info->spec, "dir:", 4) != 0; }
+static bool takes_threads(const mr3d_backend_info *info) { return strncmp(info->spec, "dir:", 4) != 0; }
 
 /** Compares the reply to one step with the first; one that differs is judged. */
 static bool compare_again(struct session *s, int step, const mr3d_error *refusal, mr3d_result *result, mr3d_difference *d) {

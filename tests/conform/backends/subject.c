@@ -91,7 +91,8 @@ static void hello(const char *spoiled, const char *word) {
 /* The answer that the reference gives, or its refusal; `what` spoils it. */
 static void answer_rightly(const mr3d_bundle *request, const char *what, mr3d_bundle *frame) {
   static int asked;
-  const bool nan = strcmp(what, "nan") == 0, nudged = strcmp(what, "nudge") == 0 && asked++ > 0, flat = strcmp(what, "wrong-shape") == 0, whole = strcmp(what, "wrong-dtype") == 0;
+  const char *threads = getenv("OMP_NUM_THREADS");
+  const bool nan = strcmp(what, "nan") == 0, nudged = (strcmp(what, "nudge") == 0 && asked++ > 0) || (strcmp(what, "threads") == 0 && threads && strcmp(threads, "1") == 0), flat = strcmp(what, "wrong-shape") == 0, whole = strcmp(what, "wrong-dtype") == 0;
   mr3d_server *server = mr3d_server_new(&(mr3d_server_options){.threads = 1});
   mr3d_error error = {0};
   mr3d_bundle *right = NULL;

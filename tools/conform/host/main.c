@@ -217,11 +217,6 @@ int main(int argc, char **argv) {
   if (in < 0 || out < 0 || dup2(nothing, 0) < 0 || dup2(2, 1) < 0) die(1, "stdin, stdout and stderr must be open");
 
   if (wishes.isolated) tell_protections(out, &protections);
-  if (wishes.threads > 0) { /* for plug-ins that leave it to OpenMP */
-    char text[16];
-    snprintf(text, sizeof text, "%d", wishes.threads);
-    setenv("OMP_NUM_THREADS", text, 1);
-  }
   load(wishes.plugin);
   mr3d_faults_install();
   mr3d_backend_host host = {.struct_size = sizeof host, .abi_version = MR3D_BACKEND_ABI_VERSION, .threads = wishes.threads};

@@ -10,6 +10,7 @@
 #include "../frames.h"
 
 enum { ALIGNMENT = 64, CANARY = 0xC7 };
+#define GUARD ((size_t)1 << 20) /* on each side of an output: a row too far, not just an element, is to end there; it takes addresses, no memory */
 
 static size_t page(void) { return (size_t)sysconf(_SC_PAGESIZE); }
 static size_t whole_pages(size_t size) { return (size + page() - 1) / page() * page(); }
@@ -26,7 +27,7 @@ static struct spare {
 } spares[2];
 
 #define SMALLEST_SPARE (2 * MR3D_LARGE_PAGE)
-#define LARGEST_SPARE ((size_t)256 << 20)
+#define LARGEST_SPARE ((size_t)1 << 30)
 
 /* An unused range of addresses whose byte `offset` lies at the beginning of a large page where that pays. */
 static uint8_t *reserve(size_t size, size_t offset) {
@@ -80,10 +81,10 @@ void mr3d_pages_free(void *frame, size_t size) { give_back(pages_of(frame), whol
 bool mr3d_fence_new(size_t size, uint8_t poison, mr3d_fence *fence) {
   if (size > SIZE_MAX / 2) return false;
   size_t inside = whole_pages((size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
-  fence->map_size = inside + 2 * page();
-  fence->map = reserve(fence->map_size, page());
+  fence->map_size = inside + 2 * GUARD;
+  fence->map = reserve(fence->map_size, GUARD);
   if (!fence->map) return false;
-  uint8_t *begin = fence->map + page(), *end = begin + inside;
+  uint8_t *begin = fence->map + GUARD, *end = begin + inside;
   if (inside > 0 && !put_pages(begin, inside)) {
     munmap(fence->map, fence->map_size);
     return false;
@@ -103,15 +104,15 @@ static bool intact(const uint8_t *begin, const uint8_t *end) {
 }
 
 bool mr3d_fence_crossed(const mr3d_fence *fence, bool *before) {
-  *before = !intact(fence->map + page(), fence->data);
-  return *before || !intact(fence->data + fence->size, fence->map + fence->map_size - page());
+  *before = !intact(fence->map + GUARD, fence->data);
+  return *before || !intact(fence->data + fence->size, fence->map + fence->map_size - GUARD);
 }
 
 void mr3d_fence_free(mr3d_fence *fence) {
-  const size_t inside = fence->map_size - 2 * page();
-  if (inside > 0) give_back(fence->map + page(), inside);
-  munmap(fence->map, page());
-  munmap(fence->map + page() + inside, page());
+  const size_t inside = fence->map_size - 2 * GUARD;
+  if (inside > 0) give_back(fence->map + GUARD, inside);
+  munmap(fence->map, GUARD);
+  munmap(fence->map + GUARD + inside, GUARD);
   memset(fence, 0, sizeof *fence);
 }
 

@@ -11,13 +11,13 @@ void *mr3d_pages_new(size_t size);
 void mr3d_pages_read_only(void *frame, size_t size);
 void mr3d_pages_free(void *frame, size_t size);
 
-/** Memory between two guard pages, its slack filled with a canary. */
+/** Memory between two ranges that no one can touch, its slack filled with a canary. */
 typedef struct mr3d_fence {
   uint8_t *map, *data;
   size_t map_size, size;
 } mr3d_fence;
 
-/** `size` bytes aligned to 64, as close below the upper guard page as that allows, each byte `poison`. false: no memory. */
+/** `size` bytes aligned to 64, as close below the upper of them as that allows, each byte `poison`. false: no memory. */
 bool mr3d_fence_new(size_t size, uint8_t poison, mr3d_fence *fence);
 /** Whether the slack before (*before) or behind the data was written to. */
 bool mr3d_fence_crossed(const mr3d_fence *fence, bool *before);
