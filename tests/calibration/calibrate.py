@@ -1,10 +1,10 @@
 """Judges backends that are known to be right, with fresh seeds, and tables how near they come to each limit.
 
-    python3 tests/calibration/calibrate.py results.jsonl --seeds 1-20 --markdown docs/calibration.md
+    python3 tests/calibration/calibrate.py --seeds 1-20 --markdown docs/calibration.md
 
 Every stack runs at every tier it has; --stack, --tier, --seeds and --select choose a part. One line of JSON is appended to the
-results for each finished run, and a run that is there already is not repeated: stop it whenever you like. --table only writes
-the page. PYTHON (default python3) must have torch, transformers, numpy, safetensors, jax, onnxruntime and onnx for the stacks
+results (tests/calibration/results.jsonl, which is committed) for each finished run, and a run that is there already is not
+repeated: stop it whenever you like. Delete the lines that a change of the judge has made old. --table only writes the page. PYTHON (default python3) must have torch, transformers, numpy, safetensors, jax, onnxruntime and onnx for the stacks
 that use them; this program itself needs nothing.
 
 Every failure must be explained in tests/calibration/explained.json: either the stack is wrong, or the judge is.
@@ -27,15 +27,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = "tests/calibration"
-TIERS = ("fp64", "fp32", "bf16", "fp16")
+TIERS = ("fp64", "fp32", "tf32", "bf16", "fp16")
+TORCH_TIERS = tuple(tier for tier in TIERS if tier != "tf32")
 SELECT = "--level L0; --level L1,L2"
 # name: (--backend, tiers, what is particular)
 STACKS = {
-    "torch eager": ("exec:{python} tools/backends/torch_backend.py --attention eager", TIERS, "the library's order of operations, each result stored in the tier's type"),
-    "torch SDPA": ("exec:{python} tools/backends/torch_backend.py --attention sdpa", TIERS, "the same with fused attention"),
+    "emulated": ("builtin:emulated", TIERS[1:], "the reference itself, rounded to nearest wherever some stack stores a value"),
+    "torch eager": ("exec:{python} tools/backends/torch_backend.py --attention eager", TORCH_TIERS, "the library's order of operations, each result stored in the tier's type"),
+    "torch SDPA": ("exec:{python} tools/backends/torch_backend.py --attention sdpa", TORCH_TIERS, "the same with fused attention"),
     "torch compile": ("exec:{python} " + HERE + "/torch_compile_stack.py --tiers fp32 bf16", ("fp32", "bf16"), "operators compiled by Inductor"),
-    "numpy": ("exec:{python} " + HERE + "/numpy_stack.py", TIERS, "fp64: BLAS; below: every sum in index order in float32"),
-    "JAX": ("exec:{python} " + HERE + "/jax_stack.py", TIERS, "XLA compiles each request, a layer as one"),
+    "numpy": ("exec:{python} " + HERE + "/numpy_stack.py", TIERS, "fp64: BLAS; tf32: BLAS in float32, inputs of products rounded to 10 fraction bits; else every sum in index order in float32"),
+    "numpy truncated": ("exec:{python} " + HERE + "/numpy_stack.py --truncate", ("tf32",), "the same, the inputs of products cut off at 10 fraction bits"),
+    "JAX": ("exec:{python} " + HERE + "/jax_stack.py", TORCH_TIERS, "XLA compiles each request, a layer as one"),
     "ONNX Runtime": ("exec:{python} " + HERE + "/onnx_stack.py", ("fp32", "fp16"), "one optimised graph a request"),
     "C": ("lib:{build}/tools/backends/f32/mr3d-f32.so", ("fp32",), "tools/backends/f32: -O3, contracted"),
     "C fast-math": ("lib:{fast_math}", ("fp32",), "the same with -O3 -ffast-math -march=native"),
@@ -62,13 +65,21 @@ def read_results(path: Path) -> list[dict]:
     return [json.loads(line) for line in whole.splitlines()]
 
 
+def commit() -> str:
+    """The suite's, with a + where files were changed since."""
+    def git(*words):
+        return subprocess.run(["git", *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False).stdout.strip()
+    return git("rev-parse", "--short=10", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no", "--", ".", f":!{HERE}/results.jsonl") else "")
+
+
 def run(arguments, stack: str, tier: str, seed: int, select: str, folder: Path) -> dict | None:
+    """One run's record. Stacks share the judge's emulated runs of a seed, which lie in the folder."""
     spec = STACKS[stack][0].format(python=arguments.python, build=arguments.build, fast_math=arguments.fast_math)
     report = folder / "report.json"
     command = [f"{arguments.build}/tools/mr3d", "check", "--backend", spec, "--tier", tier, "--seed", str(seed), "--without-slow",
-               "--timeout", str(arguments.timeout), "--quiet", "--json", str(report), *select.split()]
+               "--timeout", str(arguments.timeout), "--jobs", str(arguments.jobs), "--yardsticks", str(folder), "--quiet", "--json", str(report), *select.split()]
     environment = {"MR3D_GOLDEN": str(ROOT / "golden"), "OMP_NUM_THREADS": str(arguments.threads),
-                   "JAX_COMPILATION_CACHE_DIR": f"{arguments.results}.jax-cache", **os.environ}
+                   "JAX_COMPILATION_CACHE_DIR": f"{arguments.build}/jax-cache", **os.environ}
     begin = time.monotonic()
     done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode not in (0, 2):
@@ -76,14 +87,14 @@ def run(arguments, stack: str, tier: str, seed: int, select: str, folder: Path) 
         return None
     lines = [json.loads(line) for line in report.read_text().splitlines()]
     return {"stack": stack, "tier": tier, "seed": seed, "selection": select, "date": date.today().isoformat(),
-            "version": lines[0]["version"], "mr3d": lines[0]["mr3d"], "machine": f"{platform.machine()}, {platform.system()}",
+            "version": lines[0]["version"], "mr3d": lines[0]["mr3d"], "commit": arguments.commit, "machine": f"{platform.machine()}, {platform.system()}",
             "seconds": round(time.monotonic() - begin, 1), **digest(lines[1:-1])}
 
 
 def digest(results: list[dict]) -> dict:
-    """counts, the largest value/limit of each rule and operator, and the failures."""
+    """counts, the largest value/limit of each operator with its rule and case, and the failures."""
     counts: dict[str, int] = defaultdict(int)
-    maxima: dict[str, dict[str, list]] = defaultdict(dict)
+    maxima: dict[str, list] = {}
     failures = []
     for result in results:
         counts[result["verdict"]] += 1
@@ -95,8 +106,8 @@ def digest(results: list[dict]) -> dict:
                         ratio = fraction(float(statistic["value"]), float(statistic["limit"]))
                         worst = max(worst, [ratio, statistic["rule"]])
                         # what failed is listed with the failures; the maxima are those of answers that passed
-                        if result["verdict"] == "passed" and ratio > maxima[step["op"]].get(statistic["rule"], [-1.0])[0]:
-                            maxima[step["op"]][statistic["rule"]] = [ratio, result["case"]]
+                        if result["verdict"] == "passed" and ratio > maxima.get(step["op"], [-1.0])[0]:
+                            maxima[step["op"]] = [round(ratio, 6), statistic["rule"], result["case"]]
         if result["verdict"] in ("failed", "broken"):
             failures.append({"case": result["case"], "op": result["op"], "ratio": worst[0], "rule": worst[1],
                              "reason": result["reason"], "mistake": result["mistake"]})
@@ -137,7 +148,7 @@ def page(records: list[dict], explained: dict) -> tuple[str, int]:
            "their own, with inputs that nobody has seen before. A cell is the largest statistic over its limit among all answers that passed, and the rule that it belongs to;",
            "1 would fail. Written by `tests/calibration/calibrate.py`; do not edit.", "",
            f"{days[0]}{' to ' + days[-1] if days[-1] != days[0] else ''}, mr3d {', '.join(sorted({r['mr3d'] for r in records}))}, "
-           f"{', '.join(sorted({r['machine'] for r in records}))}, cases of {', '.join(sorted({'`' + r['selection'] + '`' for r in records}))} without "
+           f"({', '.join(sorted({r['commit'] for r in records}))}), {', '.join(sorted({r['machine'] for r in records}))}, cases of {', '.join(sorted({'`' + r['selection'] + '`' for r in records}))} without "
            "those tagged `slow`.", "", "| stack | version | what is particular | runs |", "|---|---|---|---|"]
     for stack in STACKS:
         of_stack = [r for r in records if r["stack"] == stack]
@@ -150,7 +161,7 @@ def page(records: list[dict], explained: dict) -> tuple[str, int]:
     listed, wrong = failure_list(records, explained["failures"])
     out += ["", "## Failures", "", *listed, "", "## Seen beside", "", *(f"* {note}" for note in explained["notes"]), "", "## Do it again", "",
             "    meson setup build && meson compile -C build",
-            "    PYTHON=venv/bin/python python3 tests/calibration/calibrate.py results.jsonl --seeds 1-20 --markdown docs/calibration.md", "",
+            "    PYTHON=venv/bin/python python3 tests/calibration/calibrate.py --seeds 1-20 --markdown docs/calibration.md", "",
             "The Python that runs the stacks needs torch, transformers, numpy, safetensors, jax, onnxruntime and onnx; `--stack` chooses those that it has (`--stack numpy,C`).",
             "A run that was stopped goes on where it was. On two cores with other work a run over L0 took 20 s to two minutes (JAX, the first time: three; `torch compile`: eight)."]
     return "\n".join(out) + "\n", wrong
@@ -166,7 +177,7 @@ def tier_table(records: list[dict]) -> list[str]:
         counts = [sum(r["counts"].get(verdict, 0) for r in of_stack) for verdict in ("passed", "failed", "skipped")]
         cells = []
         for column in columns:
-            ratio, rule = max(([found[0], rule] for r in of_stack for rule, found in r["maxima"].get(column, {}).items()), default=[0.0, ""])
+            ratio, rule, _ = max((r["maxima"][column] for r in of_stack if column in r["maxima"]), default=[0.0, "", ""])
             cells.append("–" if not rule else "exact" if ratio == 0 else f"{ratio:.2g} {rule}")
         rows.append(f"| {stack} | {runs_text(of_stack)} | {' | '.join(map(str, counts))} | {' | '.join(cells)} |")
     return rows
@@ -218,7 +229,7 @@ def chosen(text: str | None, known, what: str) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("results", type=Path, help="JSON lines, appended to")
+    parser.add_argument("--results", type=Path, default=ROOT / HERE / "results.jsonl", help="JSON lines, appended to")
     parser.add_argument("--stack", metavar="LIST", help="default: " + ",".join(STACKS))
     parser.add_argument("--tier", metavar="LIST", help="default: those each stack has")
     parser.add_argument("--seeds", type=numbers, default=[1, 2, 3], metavar="1-20")
@@ -226,6 +237,7 @@ def main() -> int:
     parser.add_argument("--build", default="build", help="build folder of the suite")
     parser.add_argument("--python", default=os.environ.get("PYTHON", "python3"))
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--jobs", type=int, default=1, help="of mr3d check; --threads are each job's")
     parser.add_argument("--timeout", type=int, default=300, help="seconds for one request")
     parser.add_argument("--markdown", type=Path, help="the page to write")
     parser.add_argument("--table", action="store_true", help="run nothing, write the page")
@@ -233,6 +245,7 @@ def main() -> int:
     stacks, tiers = chosen(arguments.stack, STACKS, "stack"), chosen(arguments.tier, TIERS, "tier")
     arguments.build, arguments.results = Path(arguments.build).resolve(), arguments.results.resolve()
     arguments.fast_math = arguments.build / "mr3d-f32-fast-math.so"
+    arguments.commit = commit()
     records, broken = read_results(arguments.results), False
     known = {key_of(r) for r in records}
     wanted = [(seed, stack, tier, select) for seed in arguments.seeds for stack in stacks for tier in STACKS[stack][1] if tier in tiers
@@ -241,9 +254,14 @@ def main() -> int:
         if "C fast-math" in stacks and not arguments.fast_math.exists():
             subprocess.run(["sh", f"{HERE}/fast_math.sh", str(arguments.fast_math)], cwd=ROOT, check=True)
         with tempfile.TemporaryDirectory() as folder, arguments.results.open("a") as results:
+            of_seed = None
             for seed, stack, tier, select in wanted:
                 if (stack, tier, seed, select) in known:
                     continue
+                if seed != of_seed:
+                    for file in Path(folder).iterdir():
+                        file.unlink()
+                    of_seed = seed
                 record = run(arguments, stack, tier, seed, select, Path(folder))
                 broken |= record is None
                 if record:

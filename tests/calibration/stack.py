@@ -84,10 +84,11 @@ class Stack(Backend):
     eager = np  # of coordinates, which are normalised before anything is compiled
 
     def __init__(self):
-        self.readers = {tier: Reader(TIERS[tier], tier == "fp64") for tier in self.tiers}
+        self.readers = {tier: Reader(TIERS.get(tier, torch.float32), tier == "fp64") for tier in self.tiers}
 
     def answer(self, request: Request) -> dict:
         self.readers[request.tier].read(request)
+        self.tier = request.tier
         self.wide = np.dtype("float64" if request.tier == "fp64" else "float32")
         self.store = self.storage(request.tier)
         request.tensors = {name: self.array(tensor) for name, tensor in request.tensors.items()}
@@ -104,7 +105,7 @@ class Stack(Backend):
         if tier == "bf16":
             import ml_dtypes
             return np.dtype(ml_dtypes.bfloat16)
-        return np.dtype({"fp64": "float64", "fp32": "float32", "fp16": "float16"}[tier])
+        return np.dtype({"fp64": "float64", "fp32": "float32", "tf32": "float32", "fp16": "float16"}[tier])
 
     def array(self, tensor: torch.Tensor) -> np.ndarray:
         if tensor.dtype == torch.bfloat16:
