@@ -74,7 +74,7 @@ static const mr3d_mutant entries[] = {
     {"overflow-half", "no-maximum", "softmax does not subtract the row's maximum: in binary32 the exponential overflows above 88", ATTENTION,
      {.attention = no_maximum}},
     {"overflow-half", "exp-fp16", "the exponentials of softmax are held in float16 before they are summed", ATTENTION, {.attention = exp_fp16},
-     .tiers = 1u << MR3D_FP64 | 1u << MR3D_FP32 | 1u << MR3D_TF32, .harmless = "a narrow tier stores the probabilities in its own type"},
+     .tiers = 1u << MR3D_FP64 | 1u << MR3D_FP32, .harmless = "a probability that enters a product at tf32 or a narrow tier has no more than float16's 11 digits"},
     {"overflow-half", "sum-fp16", "the exponentials of softmax are summed in float16 instead of binary32", ATTENTION, {.attention = sum_fp16}},
     {"overflow-half", "squares-fp16", "the squares of RMSNorm are held in float16: they overflow where a value exceeds 256", MR3D_NORMS, {.rmsnorm = squares_fp16}},
     {"overflow-half", "silu-of-growing-exp", "SiLU is x e^x / (1 + e^x) for positive x too: in binary32 infinity over infinity above 88",
