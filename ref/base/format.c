@@ -37,8 +37,8 @@ static inline uint16_t encode(double value, const int exponent_bits) {
   return (uint16_t)(sign | (((uint64_t)(above > 0 ? above : 0) << fraction_bits) + rounded));
 }
 
-static inline double decode(uint16_t code, const int exponent_bits) {
-  const int fraction_bits = 15 - exponent_bits, bias = (1 << (exponent_bits - 1)) - 1;
+static double decode_f16(uint16_t code) {
+  const int exponent_bits = F16_EXPONENT_BITS, fraction_bits = 15 - exponent_bits, bias = (1 << (exponent_bits - 1)) - 1;
   const uint64_t sign = (uint64_t)(code & 0x8000) << 48;
   const uint64_t exponent = code >> fraction_bits & ((1 << exponent_bits) - 1);
   const uint64_t fraction = (uint64_t)code & ((UINT64_C(1) << fraction_bits) - 1);
@@ -61,9 +61,8 @@ static inline double decode(uint16_t code, const int exponent_bits) {
 }
 
 uint16_t mr3d_f16_from_double(double value) { return encode(value, F16_EXPONENT_BITS); }
-double mr3d_f16_to_double(uint16_t code) { return decode(code, F16_EXPONENT_BITS); }
+double mr3d_f16_to_double(uint16_t code) { return decode_f16(code); }
 uint16_t mr3d_bf16_from_double(double value) { return encode(value, BF16_EXPONENT_BITS); }
-double mr3d_bf16_to_double(uint16_t code) { return decode(code, BF16_EXPONENT_BITS); }
 
 /* fp64's eta, half of 2^-1074, is not a binary64 number: the next one above stands for it. */
 static const struct {

@@ -6,14 +6,12 @@
 #else
 #define omp_get_num_procs() 1
 #endif
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "mr3d/status.h"
 
 #define TILE_ROWS 4
-#define TILE_VECTORS 2
 #define TILE_DEPTH 256
 #define BLOCK_OUTPUTS 64
 #define FEW_ROWS 4 /* packing costs as much as some eight rows */
@@ -27,6 +25,7 @@
 #define TILE_REAL double
 #define TILE_OF ITSELF
 #define TILE_BYTES 16
+#define TILE_VECTORS 2
 #define TILE_TARGET
 #define TILE_SUMS sums_portable
 #define TILE_BLOCK block_portable
@@ -36,6 +35,7 @@
 #define TILE_REAL float
 #define TILE_OF SQUARE
 #define TILE_BYTES 16
+#define TILE_VECTORS 2
 #define TILE_TARGET
 #define TILE_SUMS sums_squares_portable
 #define TILE_BLOCK block_squares_portable
@@ -46,6 +46,7 @@
 #define TILE_REAL double
 #define TILE_OF ITSELF
 #define TILE_BYTES 32
+#define TILE_VECTORS 2
 #define TILE_TARGET __attribute__((target("avx2")))
 #define TILE_SUMS sums_avx2
 #define TILE_BLOCK block_avx2
@@ -55,20 +56,51 @@
 #define TILE_REAL float
 #define TILE_OF SQUARE
 #define TILE_BYTES 32
+#define TILE_VECTORS 2
 #define TILE_TARGET __attribute__((target("avx2")))
 #define TILE_SUMS sums_squares_avx2
 #define TILE_BLOCK block_squares_avx2
 #define TILE_FEW few_squares_avx2
 #include "product_tile.h"
 
-static bool portable_only;
-static bool has_avx2(void) { return !portable_only && __builtin_cpu_supports("avx2"); }
-void mr3d_product_portable(bool only) { portable_only = only; }
+/* Four registers side by side: the processor has 32, and one with 512 bits takes two turns on some. */
+#define TILE_REAL double
+#define TILE_OF ITSELF
+#define TILE_BYTES 64
+#define TILE_VECTORS 4
+#define TILE_TARGET __attribute__((target("avx512f")))
+#define TILE_SUMS sums_avx512
+#define TILE_BLOCK block_avx512
+#define TILE_FEW few_avx2
+#define TILE_TAKES_FEW
+#include "product_tile.h"
+
+#define TILE_REAL float
+#define TILE_OF SQUARE
+#define TILE_BYTES 64
+#define TILE_VECTORS 4
+#define TILE_TARGET __attribute__((target("avx512f")))
+#define TILE_SUMS sums_squares_avx512
+#define TILE_BLOCK block_squares_avx512
+#define TILE_FEW few_squares_avx2
+#define TILE_TAKES_FEW
+#include "product_tile.h"
+
+static int widest_wanted = 64;
+static int vector_bytes(void) {
+  return widest_wanted >= 64 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx2") ? 64 : widest_wanted >= 32 && __builtin_cpu_supports("avx2") ? 32 : 16;
+}
+int mr3d_product_widest(int bytes) {
+  widest_wanted = bytes;
+  return vector_bytes();
+}
 #else
+#define block_avx512 block_portable
 #define block_avx2 block_portable
+#define block_squares_avx512 block_squares_portable
 #define block_squares_avx2 block_squares_portable
-static bool has_avx2(void) { return false; }
-void mr3d_product_portable(bool only) { (void)only; }
+static int vector_bytes(void) { return 16; }
+int mr3d_product_widest(int bytes) { return (void)bytes, vector_bytes(); }
 #endif
 
 int mr3d_thread_count(int threads) { return threads > 0 ? threads : omp_get_num_procs(); }
@@ -81,17 +113,17 @@ static int64_t block_size(const mr3d_product_in *p, int64_t block) {
 }
 
 void mr3d_product(const mr3d_product_in *p, int threads, double *y) {
-  const bool avx2 = has_avx2();
+  const int bytes = vector_bytes();
   (void)threads; /* without OpenMP */
 #pragma omp parallel for num_threads(mr3d_thread_count(threads)) schedule(dynamic) if (block_count(p) > 1 && threads != 1)
   for (int64_t block = 0; block < block_count(p); block++) {
     double packed[BLOCK_OUTPUTS * TILE_DEPTH];
-    (avx2 ? block_avx2 : block_portable)(p, p->x, p->x_row, block * BLOCK_OUTPUTS, block_size(p, block), packed, y);
+    (bytes == 64 ? block_avx512 : bytes == 32 ? block_avx2 : block_portable)(p, p->x, p->x_row, block * BLOCK_OUTPUTS, block_size(p, block), packed, y);
   }
 }
 
 void mr3d_product_squares(const mr3d_product_in *p, int threads, float *squares) {
-  const bool avx2 = has_avx2();
+  const int bytes = vector_bytes();
   (void)threads; /* without OpenMP */
   float *x = mr3d_allocate(p->rows * p->in, sizeof *x);
   for (int64_t r = 0; r < p->rows; r++)
@@ -100,7 +132,7 @@ void mr3d_product_squares(const mr3d_product_in *p, int threads, float *squares)
 #pragma omp parallel for num_threads(mr3d_thread_count(threads)) schedule(dynamic) if (block_count(p) > 1 && threads != 1)
   for (int64_t block = 0; block < block_count(p); block++) {
     float packed[BLOCK_OUTPUTS * TILE_DEPTH];
-    (avx2 ? block_squares_avx2 : block_squares_portable)(p, x, p->in, block * BLOCK_OUTPUTS, block_size(p, block), packed, squares);
+    (bytes == 64 ? block_squares_avx512 : bytes == 32 ? block_squares_avx2 : block_squares_portable)(p, x, p->in, block * BLOCK_OUTPUTS, block_size(p, block), packed, squares);
   }
   free(x);
 }

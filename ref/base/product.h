@@ -10,7 +10,6 @@
 #ifndef MR3D_PRODUCT_H
 #define MR3D_PRODUCT_H
 
-#include <stdbool.h>
 #include <stdint.h>
 
 /** x[r][i] lies at x[r * x_row + i], w[o][i] at w[o * w_out + i * w_in], y[r][o] at y[r * y_row + o]. */
@@ -31,8 +30,8 @@ void mr3d_product(const mr3d_product_in *, int threads, double *y);
  */
 void mr3d_product_squares(const mr3d_product_in *, int threads, float *squares);
 
-/** Whether to leave out the processor's wider instruction set, so that tests can compare the two. */
-void mr3d_product_portable(bool only);
+/** Uses vectors of at most that many bytes (16, 32 or 64), so that tests can compare instruction sets; returns what is used on this processor. */
+int mr3d_product_widest(int bytes);
 
 /** Threads for a context's count: 0 means all processors. */
 int mr3d_thread_count(int threads);

@@ -2,9 +2,10 @@
  * The product for one element type and one instruction set, made by including this file with
  *
  *   TILE_REAL      double or float              TILE_OF(w)    what is packed for a weight: w, or its square
- *   TILE_BYTES     bytes of a vector register   TILE_TARGET   target attribute of the functions, or nothing
+ *   TILE_BYTES     bytes of a vector register   TILE_VECTORS  registers side by side in a tile
+ *   TILE_TARGET    target attribute of the functions, or nothing
  *   TILE_SUMS      name of the inner function   TILE_BLOCK    name of the outer one
- *   TILE_FEW       name of that for few rows
+ *   TILE_FEW       name of that for few rows; where TILE_TAKES_FEW is defined one that is there already
  */
 
 /**
@@ -37,6 +38,7 @@ TILE_TARGET static void TILE_SUMS(int64_t rows, int64_t in, const TILE_REAL *x, 
       *(vector *)(sums + r * width + v * lanes) = sum[r][v];
 }
 
+#ifndef TILE_TAKES_FEW
 /** Outputs first .. first+count-1 of few rows, without packing. FEW_SUMS of them side by side hide how long an addition takes. */
 TILE_TARGET static void TILE_FEW(const mr3d_product_in *p, const TILE_REAL *x, int64_t x_row, int64_t first, int64_t count, TILE_REAL *y) {
   for (int64_t o = first; o < first + count; o += FEW_SUMS) {
@@ -53,6 +55,8 @@ TILE_TARGET static void TILE_FEW(const mr3d_product_in *p, const TILE_REAL *x, i
     }
   }
 }
+
+#endif
 
 /**
  * Outputs first .. first+count-1 of all rows, TILE_DEPTH terms at a time: y carries the sums from one stretch of terms to the next.
@@ -90,7 +94,9 @@ TILE_TARGET static void TILE_BLOCK(const mr3d_product_in *p, const TILE_REAL *x,
 #undef TILE_REAL
 #undef TILE_OF
 #undef TILE_BYTES
+#undef TILE_VECTORS
 #undef TILE_TARGET
 #undef TILE_SUMS
 #undef TILE_BLOCK
 #undef TILE_FEW
+#undef TILE_TAKES_FEW

@@ -37,21 +37,19 @@ static void awkward_sizes(void **state) {
                               {0, 5, 5},   {5, 0, 5},    {5, 5, 0},     {1, 896, 17},  {1, 4864, 7},  {131, 3, 200},   {8, 64, 787},  {64, 787, 64}};
   for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++)
     for (int threads = 1; threads <= 3; threads++)
-      for (int transposed = 0; transposed < 2; transposed++) {
-        compare(sizes[k][0], sizes[k][1], sizes[k][2], transposed, threads);
-        mr3d_product_portable(true);
-        compare(sizes[k][0], sizes[k][1], sizes[k][2], transposed, threads);
-        mr3d_product_portable(false);
-      }
+      for (int transposed = 0; transposed < 2; transposed++)
+        for (int bytes = 64; bytes >= 16; bytes /= 2)
+          if (mr3d_product_widest(bytes) == bytes) compare(sizes[k][0], sizes[k][1], sizes[k][2], transposed, threads);
+  mr3d_product_widest(64);
 }
 
 static void no_addition_is_fused_with_a_product(void **state) {
   (void)state;
   /* (1 + e)(1 - e) rounds to 1; fused with -1 it would leave -e^2 */
   const double e = 0x1p-30, x[2] = {1, 1 + e}, w[2] = {-1, 1 - e};
-  for (int portable = 0; portable < 2; portable++) {
+  for (int bytes = 16; bytes <= 64; bytes *= 2) {
     double y = 5;
-    mr3d_product_portable(portable);
+    mr3d_product_widest(bytes);
     mr3d_product(&(mr3d_product_in){1, 2, 1, x, 2, w, 2, 1, 1}, 1, &y);
     assert_true(y == 0);
     double many[5 * 9], x4[10], w9[18];
@@ -63,7 +61,6 @@ static void no_addition_is_fused_with_a_product(void **state) {
     for (int i = 0; i < 45; i++)
       assert_true(many[i] == 0);
   }
-  mr3d_product_portable(false);
 }
 
 static void sum_over_nothing_is_plus_zero_and_infinities_stay_in_their_row(void **state) {
