@@ -1,80 +1,90 @@
 #!/bin/sh
-# Measures the numbers that the documentation quotes, on this machine: how far the reference is from the goldens, how long
-# a run takes, that every mutant is caught and how often it is named, that the example backends pass with fresh inputs.
-#   sh tools/numbers.sh [SEEDS] [--source-mutants N]
-# Default: five seeds; PYTHON with torch makes it judge the PyTorch backend too; with --source-mutants it also changes the source of ref/
-# in N places, one at a time, and asks the tests whether they notice (a quarter of an hour for 150; needs python3).
+# Measures the numbers that the documentation quotes, on this machine.
+#   sh tools/numbers.sh [--seeds LIST] [SECTION ...]
+# Sections, all but `source` without one (three idle hours on two cores, most of them `honest`):
+#   reference   how far the reference is from the goldens; time and memory over L0 to L2
+#   speed       one job and two; what the protocol and the judging cost
+#   mutants     that every mutant is caught, how often it is named, what the diagnosis adds to a run
+#   honest      that right backends pass with fresh inputs, at every tier they claim; --seeds, default "1 2 3 4 5". With PYTHON that has torch, PyTorch too
+#   source      that the tests notice changes of the source of ref/: 150 of them, one at a time (a quarter of an hour; needs python3)
 set -eu
 cd "$(dirname "$0")/.."
 . tools/dependencies.sh
 build build
 mr3d=build/tools/mr3d
-seeds=5
-source_mutants=0
+seeds="1 2 3 4 5"
+sections=""
 while [ $# -gt 0 ]; do
   case "$1" in
-    --source-mutants) source_mutants=${2:?how many?}; shift ;;
-    *) seeds=$1 ;;
+    --seeds) seeds=${2:?which seeds?}; shift ;;
+    reference|speed|mutants|honest|source) sections="$sections $1" ;;
+    *) echo "$0: \"$1\" is no section; they are reference, speed, mutants, honest, source" >&2; exit 1 ;;
   esac
   shift
 done
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 failed=0
+wanted() { case " ${sections:-reference speed mutants honest} " in *" $1 "*) ;; *) return 1 ;; esac; }
 
-echo "== the reference against the goldens: largest difference over the tensor's scale"
-$mr3d check --backend builtin:reference --tier fp64 --quiet --json "$work/reference.json" >/dev/null
-for level in L0 L1 L2 L3 L4; do
-  grep -o "\"level\":\"$level\".*\"golden_worst\":[^,}]*" "$work/reference.json" | sed 's/.*"golden_worst"://' | grep -v null | sort -g | tail -1 | sed "s/^/$level  /"
-done
-
-echo "== time and memory of builtin:reference over L0 to L2"
-if [ -x /usr/bin/time ]; then
-  /usr/bin/time -f '%e s, %M KiB' $mr3d check --backend builtin:reference --level L0,L1,L2 --quiet | tail -1
-else
-  $mr3d check --backend builtin:reference --level L0,L1,L2 --quiet | tail -1
+if wanted reference; then
+  echo "== the reference against the goldens: largest difference over the tensor's scale"
+  $mr3d check --backend builtin:reference --tier fp64 --quiet --json "$work/reference.json" >/dev/null
+  for level in L0 L1 L2 L3 L4; do
+    grep -o "\"level\":\"$level\".*\"golden_worst\":[^,}]*" "$work/reference.json" | sed 's/.*"golden_worst"://' | grep -v null | sort -g | tail -1 | sed "s/^/$level  /"
+  done
+  echo "== time and memory of builtin:reference over L0 to L2"
+  if [ -x /usr/bin/time ]; then
+    /usr/bin/time -f '%e s, %M KiB' $mr3d check --backend builtin:reference --level L0,L1,L2 --quiet | tail -1
+  else
+    $mr3d check --backend builtin:reference --level L0,L1,L2 --quiet | tail -1
+  fi
 fi
 
-echo "== one job of one thread, and two"
-for jobs in 1 2; do
-  $mr3d check --backend lib:build/tools/backends/f32/mr3d-f32.so --tier fp32 --without-slow --threads $jobs --jobs $jobs --quiet | tail -1 || failed=1
-done
+if wanted speed; then
+  echo "== one job of one thread, and two"
+  for jobs in 1 2; do
+    $mr3d check --backend lib:build/tools/backends/f32/mr3d-f32.so --tier fp32 --without-slow --threads $jobs --jobs $jobs --quiet | tail -1 || failed=1
+  done
+  echo "== what the protocol and the judging cost"
+  $meson test -C build --no-rebuild --benchmark --verbose | grep -E 'requests/s|GB/s' || failed=1
+fi
 
-echo "== what the protocol and the judging cost"
-$meson test -C build --no-rebuild --benchmark --verbose | grep -E 'requests/s|GB/s' || failed=1
+if wanted mutants; then
+  echo "== every mutant against every case; how often the diagnosis names it, and both of random pairs"
+  $mr3d mutants --quiet || failed=1
+  $mr3d mutants --quiet --without-slow --without '*/*canonical*' --tier fp32,bf16 --diagnosis --pairs 200 || failed=1
+  echo "== mutants at the narrower tiers: what survives, and how large it is"
+  $mr3d mutants --quiet --without-slow --tier tf32,bf16,fp16 || failed=1
+  echo "== what the diagnosis adds to a failing run: seconds, at most 5"
+  for mutant in mask-length/unrepaired decode-rope/position-text-only theta-mixup/counted-from-one gqa-heads/kv-head-modulo pairing/adjacent-in-1d order-sensitivity/last-session; do
+    $mr3d check --backend "mutant:$mutant" --tier fp32 --without-slow --quiet --json "$work/failing.json" >/dev/null || true
+    sed -n 's/.*"diagnosis_seconds":\([0-9.]*\).*"seconds":\([0-9.]*\).*/\1 of \2/p' "$work/failing.json" | tail -1 | sed "s|^|$mutant  |"
+    sed -n 's/.*"diagnosis_seconds":\([0-9.]*\).*/\1/p' "$work/failing.json" | tail -1 | awk '{ exit !($1 <= 5) }' || failed=1
+  done
+fi
 
-echo "== every mutant against every case; how often the diagnosis names it, and both of random pairs"
-$mr3d mutants --quiet || failed=1
-$mr3d mutants --quiet --without-slow --without '*/*canonical*' --tier fp32,bf16 --diagnosis --pairs 200 || failed=1
-echo "== mutants at the narrow tiers: what survives, and how large it is"
-$mr3d mutants --quiet --without-slow --tier bf16,fp16 || failed=1
+if wanted honest; then
+  echo "== honest backends at every tier they claim"
+  judge() {
+    status=0
+    $mr3d check --backend "$1" --seed "$seed" --jobs 2 --timeout 900 --yardsticks "$work/yardsticks" --quiet >"$work/honest.txt" || status=$?
+    printf '%s  seed %s  exit status %s  %s\n' "$2" "$seed" "$status" "$(tail -1 "$work/honest.txt")"
+    [ $status = 0 ] || failed=1
+  }
+  for seed in $seeds; do
+    rm -rf "$work/yardsticks" # the backends share those of a seed: some gigabytes
+    judge "builtin:emulated" "emulated   "
+    judge "lib:build/tools/backends/f32/mr3d-f32.so" "f32        "
+    [ -n "${PYTHON:-}" ] || continue
+    judge "exec:$PYTHON tools/backends/torch_backend.py --attention eager" "torch eager"
+    judge "exec:$PYTHON tools/backends/torch_backend.py --attention sdpa" "torch sdpa "
+  done
+fi
 
-echo "== what the diagnosis adds to a failing run: seconds, at most 5"
-for mutant in mask-length/unrepaired decode-rope/position-text-only theta-mixup/counted-from-one gqa-heads/kv-head-modulo pairing/adjacent-in-1d order-sensitivity/last-session; do
-  $mr3d check --backend "mutant:$mutant" --tier fp32 --without-slow --quiet --json "$work/failing.json" >/dev/null || true
-  sed -n 's/.*"diagnosis_seconds":\([0-9.]*\).*"seconds":\([0-9.]*\).*/\1 of \2/p' "$work/failing.json" | tail -1 | sed "s|^|$mutant  |"
-  sed -n 's/.*"diagnosis_seconds":\([0-9.]*\).*/\1/p' "$work/failing.json" | tail -1 | awk '{ exit !($1 <= 5) }' || failed=1
-done
-
-echo "== honest backends, $seeds seeds at every tier they claim"
-judge() {
-  status=0
-  $mr3d check --backend "$1" --seed "$seed" --timeout 600 --yardsticks "$work/yardsticks" --quiet >"$work/honest.txt" || status=$?
-  printf '%s  seed %s  exit status %s  %s\n' "$2" "$seed" "$status" "$(tail -1 "$work/honest.txt")"
-  [ $status = 0 ] || failed=1
-}
-for seed in $(seq 1 "$seeds"); do
-  rm -rf "$work/yardsticks" # the backends share those of a seed: some gigabytes
-  judge "builtin:emulated" "emulated   "
-  judge "lib:build/tools/backends/f32/mr3d-f32.so" "f32        "
-  [ -n "${PYTHON:-}" ] || continue
-  judge "exec:$PYTHON tools/backends/torch_backend.py --attention eager" "torch eager"
-  judge "exec:$PYTHON tools/backends/torch_backend.py --attention sdpa" "torch sdpa "
-done
-
-if [ "$source_mutants" -gt 0 ]; then
-  echo "== mutants of the source: $source_mutants of them"
-  MESON=$meson python3 tests/source_mutants.py --sample "$source_mutants" --seed 1 --quick >"$work/source.txt" || [ $? = 2 ] || failed=1
+if wanted source; then
+  echo "== mutants of the source: 150 of them"
+  MESON=$meson python3 tests/source_mutants.py --sample 150 --seed 1 --quick >"$work/source.txt" || [ $? = 2 ] || failed=1
   sed -n '/^killed by/,$p' "$work/source.txt"
 fi
 exit $failed
