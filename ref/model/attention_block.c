@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "mr3d/model.h"
+#include "mr3d/trace.h"
 
 /* y [B,heads,q,D] = x [B,q,hidden] weight^T + bias, heads apart. */
 static void project(const mr3d_context *context, const mr3d_block_in *in, int64_t hidden, int64_t heads, int64_t D, const double *weight,
@@ -73,16 +74,24 @@ mr3d_status mr3d_attention_block(const mr3d_context *context, const mr3d_config 
       rope.position_rows = in->position_rows;
       rope.position_ids = in->position_ids;
     }
+    mr3d_trace(context, "query", MR3D_F64, 4, (int64_t[]){B, H, q, D}, query);
+    mr3d_trace(context, "key", MR3D_F64, 4, (int64_t[]){B, G, q, D}, key);
+    mr3d_trace(context, "value", MR3D_F64, 4, (int64_t[]){B, G, q, D}, value);
     status = context->op->mixed_rope(context, config, &rope, rotated_query, rotated_key, error);
   }
   if (status == MR3D_OK) {
+    mr3d_trace(context, "query_rotated", MR3D_F64, 4, (int64_t[]){B, H, q, D}, rotated_query);
+    mr3d_trace(context, "key_rotated", MR3D_F64, 4, (int64_t[]){B, G, q, D}, rotated_key);
+    mr3d_trace(context, "visible", MR3D_BOOL, 3, (int64_t[]){B, q, K}, visible);
     append(in, G, D, in->past_key, rotated_key, out->key);
     append(in, G, D, in->past_value, value, out->value);
     double *mixed = query, *flat = rotated_query; /* both are done with */
     context->op->attention(context, &(mr3d_attention_in){.B = B, .H = H, .G = G, .q = q, .K = K, .D = D, .query = rotated_query, .key = out->key,
                                                          .value = out->value, .visible = visible}, mixed);
+    mr3d_trace(context, "context", MR3D_F64, 4, (int64_t[]){B, H, q, D}, mixed);
     merge_heads(in, H, D, mixed, flat);
     context->op->linear(context, &(mr3d_linear_in){.rows = B * q, .in = H * D, .out = hidden, .x = flat, .weight = layer->o_weight}, out->hidden);
+    mr3d_trace(context, "o_proj", MR3D_F64, 3, (int64_t[]){B, q, hidden}, out->hidden);
   }
   free(visible);
   free(positions);

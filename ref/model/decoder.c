@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "mr3d/trace.h"
+
 /* Rows of the head converted at a time: 2048 x 896 doubles stay near a processor's last cache level. */
 #define HEAD_ROWS 2048
 
@@ -63,7 +65,12 @@ mr3d_status mr3d_decoder_forward(const mr3d_context *context, const mr3d_decoder
   cache.value = mr3d_allocate(n_layers, sizeof *cache.value);
 
   mr3d_status status = MR3D_OK;
+  mr3d_context of_layer = *context, of_model = *context;
+  of_model.layer = MR3D_TRACE_MODEL;
+  mr3d_trace(&of_model, "inputs_embeds", MR3D_F64, 3, (int64_t[]){in->B, in->q, config->hidden_size}, x);
+  mr3d_trace(&of_model, "cache_length", MR3D_I64, 1, (int64_t[]){1}, &in->L);
   for (int n = 0; n < n_layers && status == MR3D_OK; n++) {
+    of_layer.layer = n;
     mr3d_layer_weights layer = {0};
     status = mr3d_weights_layer(decoder->weights, config, decoder->sizes, n, decoder->has_points, &layer, error);
     if (status != MR3D_OK) break;
@@ -77,13 +84,14 @@ mr3d_status mr3d_decoder_forward(const mr3d_context *context, const mr3d_decoder
     /* Sizes that only the weights know (intermediate) come from this layer. */
     mr3d_config layer_config = *config;
     layer_config.intermediate_size = mr3d_sizes_get(decoder->sizes, "I");
-    status = context->op->decoder_layer(context, &layer_config, &layer.layer, &layer_in, &layer_out, error);
+    status = context->op->decoder_layer(&of_layer, &layer_config, &layer.layer, &layer_in, &layer_out, error);
     mr3d_layer_weights_free(&layer);
     double *swap = x;
     x = y;
     y = swap;
   }
   if (status == MR3D_OK) status = final_norm(context, decoder, rows, x, hidden, error);
+  if (status == MR3D_OK) mr3d_trace(&of_model, "final_norm", MR3D_F64, 3, (int64_t[]){in->B, in->q, config->hidden_size}, hidden);
   if (status == MR3D_OK)
     *grown = cache;
   else
@@ -114,6 +122,9 @@ mr3d_status mr3d_decoder_logits(const mr3d_context *context, const mr3d_decoder 
     context->op->linear(context, &(mr3d_linear_in){.rows = rows, .in = n, .out = count, .x = kept, .weight = head}, block);
     for (int64_t i = 0; i < rows; i++) memcpy(logits + i * V + first, block + i * count, (size_t)count * sizeof *logits);
   }
+  mr3d_context of_model = *context;
+  of_model.layer = MR3D_TRACE_MODEL;
+  if (status == MR3D_OK) mr3d_trace(&of_model, "logits", MR3D_F64, 3, (int64_t[]){B, keep, V}, logits);
   free(kept);
   free(buffer);
   free(block);

@@ -1,6 +1,7 @@
 #include <stdlib.h>
 
 #include "mr3d/model.h"
+#include "mr3d/trace.h"
 
 /* y [B,q,hidden] += x, rounded where a stack stores the residual stream. */
 static void add_residual(const mr3d_context *context, const mr3d_block_in *in, int64_t hidden, const double *x, double *y) {
@@ -23,22 +24,32 @@ mr3d_status mr3d_decoder_layer(const mr3d_context *context, const mr3d_config *c
   const int64_t rows = in->B * in->q, hidden = config->hidden_size, intermediate = config->intermediate_size;
   double *normed = mr3d_allocate(rows * hidden, sizeof *normed), *attended = mr3d_allocate(rows * hidden, sizeof *attended);
 
+  const int64_t shape[3] = {in->B, in->q, hidden}, wide[3] = {in->B, in->q, intermediate};
+  mr3d_trace(context, "input", MR3D_F64, 3, shape, in->hidden);
   op->rmsnorm(context, &(mr3d_rmsnorm_in){.rows = rows, .n = hidden, .eps = config->rms_norm_eps, .x = in->hidden, .weight = layer->input_layernorm}, normed);
+  mr3d_trace(context, "input_norm", MR3D_F64, 3, shape, normed);
   mr3d_block_in block_in = *in;
   block_in.hidden = normed;
   mr3d_block_out block_out = {.hidden = attended, .key = out->key, .value = out->value};
   mr3d_status status = op->attention_block(context, config, layer, &block_in, &block_out, error);
   if (status == MR3D_OK) {
     add_residual(context, in, hidden, in->hidden, attended);
+    mr3d_trace(context, "attention_residual", MR3D_F64, 3, shape, attended);
     double *gate = mr3d_allocate(rows * intermediate, sizeof *gate), *up = mr3d_allocate(rows * intermediate, sizeof *up);
     double *gated = mr3d_allocate(rows * intermediate, sizeof *gated);
     op->rmsnorm(context, &(mr3d_rmsnorm_in){.rows = rows, .n = hidden, .eps = config->rms_norm_eps, .x = attended, .weight = layer->post_attention_layernorm},
                 normed);
+    mr3d_trace(context, "post_attention_norm", MR3D_F64, 3, shape, normed);
     op->linear(context, &(mr3d_linear_in){.rows = rows, .in = hidden, .out = intermediate, .x = normed, .weight = layer->gate_weight}, gate);
+    mr3d_trace(context, "gate", MR3D_F64, 3, wide, gate);
     op->linear(context, &(mr3d_linear_in){.rows = rows, .in = hidden, .out = intermediate, .x = normed, .weight = layer->up_weight}, up);
+    mr3d_trace(context, "up", MR3D_F64, 3, wide, up);
     op->swiglu(context, &(mr3d_swiglu_in){.rows = rows, .n = intermediate, .gate = gate, .up = up}, gated);
+    mr3d_trace(context, "gated", MR3D_F64, 3, wide, gated);
     op->linear(context, &(mr3d_linear_in){.rows = rows, .in = intermediate, .out = hidden, .x = gated, .weight = layer->down_weight}, out->hidden);
+    mr3d_trace(context, "down", MR3D_F64, 3, shape, out->hidden);
     add_residual(context, in, hidden, attended, out->hidden);
+    mr3d_trace(context, "output", MR3D_F64, 3, shape, out->hidden);
     free(gate);
     free(up);
     free(gated);

@@ -8,6 +8,7 @@
 #define MR3D_REQUEST_H
 
 #include "mr3d/server.h"
+#include "mr3d/trace.h"
 #include "sizes.h"
 
 /** What a tensor may hold (docs/protocol.md, "Types"). */
@@ -58,6 +59,8 @@ typedef struct mr3d_slot {
 
 typedef struct mr3d_session mr3d_session;
 
+#define MR3D_TRACE_GLOBS 512 /* bytes of metadata trace, its end included */
+
 /** One request while it is answered. All memory taken through it is released with it. */
 typedef struct mr3d_request {
   mr3d_server *server;
@@ -77,8 +80,13 @@ typedef struct mr3d_request {
   const mr3d_tensor *taken[64];
   int n_owned, owned_room;
   void **owned;
+  char trace_globs[MR3D_TRACE_GLOBS];
+  mr3d_tracer tracer;
   mr3d_error *error;
 } mr3d_request;
+
+/** Sets the context's tracer where the request's metadata has `trace`. Errors: a glob that no point can match, with the points there are. */
+mr3d_status mr3d_request_trace(mr3d_request *);
 
 /** Binds H, G, D, hidden, I and V to the configuration's values, those that it gives. */
 void mr3d_sizes_bind_config(mr3d_sizes *, const mr3d_config *);

@@ -114,7 +114,8 @@ mr3d_status mr3d_server_answer(mr3d_server *server, const mr3d_bundle *request, 
       .with_scale = server->with_scale,
       .error = error ? error : &unread,
   };
-  mr3d_status status = answer(&r);
+  mr3d_status status = mr3d_request_trace(&r);
+  if (status == MR3D_OK) status = answer(&r);
   for (int i = 0; i < r.n_owned; i++) free(r.owned[i]);
   free(r.owned);
   if (status == MR3D_OK) {

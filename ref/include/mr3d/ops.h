@@ -23,6 +23,7 @@ extern "C" {
 #endif
 
 typedef struct mr3d_operators mr3d_operators;
+typedef struct mr3d_tracer mr3d_tracer;
 
 /**
  * What every operator is handed: the table through which composed operators call others (the reference's own, or one in
@@ -30,12 +31,16 @@ typedef struct mr3d_operators mr3d_operators;
  *
  * `calls` numbers the roundings of an emulated run, so that layers do not share thresholds. The owner of the context sets it to where
  * the run's numbers start (0, or the number of the request << 32) and keeps it for all operators of the run; NULL without an arithmetic.
+ *
+ * `tracer` (mr3d/trace.h; NULL: none) is handed what passes between operators of the model; `layer` says of which one.
  */
 struct mr3d_context {
   const mr3d_operators *op;
   const mr3d_arithmetic *arithmetic;
   int threads;
   uint64_t *calls;
+  const mr3d_tracer *tracer;
+  int64_t layer;
 };
 
 /* ---- splice (spec.md 2) ---- */

@@ -1,0 +1,189 @@
+/** Traces: each point is what its name says, since the operators behind it give what the next point holds, bit for bit. */
+#include "fixture.h"
+#include "mr3d/trace.h"
+
+enum { Q = 9, POINTS = 4 };
+static char weights_path[64];
+static mr3d_bundle *weights;
+
+static mr3d_bundle *prefill_traced(const char *globs) {
+  mr3d_bundle *r = request("prefill", CONFIG);
+  mr3d_bundle_set(r, "session", "s");
+  mr3d_bundle_set(r, "weights", weights_path);
+  if (globs) mr3d_bundle_set(r, "trace", globs);
+  add_reals_seeded(r, "inputs_embeds", 21, MR3D_F64, 1, SHAPE(1, Q, HIDDEN));
+  add_filled(r, "attention_mask", 1, SHAPE(1, Q));
+  add_points(r, 1, Q, 2, POINTS, (int64_t[]){POINTS});
+  return r;
+}
+
+/* ---- replaying an operator on points of layer 1 ---- */
+
+static const mr3d_bundle *traced;
+
+static void give(mr3d_bundle *r, const char *name, const mr3d_tensor *tensor) {
+  assert_non_null(tensor);
+  mr3d_bundle_copy(r, name, tensor);
+}
+
+static const mr3d_tensor *point(const char *name) {
+  char full[64];
+  snprintf(full, sizeof full, "trace.%s", name);
+  const mr3d_tensor *tensor = mr3d_bundle_find(traced, full);
+  if (!tensor) fail_msg("the answer has no %s", full);
+  return tensor;
+}
+
+static const mr3d_tensor *weight(const char *name) {
+  char full[128];
+  snprintf(full, sizeof full, "model.layers.1.%s", name);
+  return mr3d_bundle_find(weights, full);
+}
+
+/* heads [1,heads,q,D] as rows [1,q,heads*D] */
+static double *merged(const mr3d_tensor *heads) {
+  const int64_t n = heads->shape[1], q = heads->shape[2];
+  double *rows = mr3d_allocate(n * q * D, sizeof *rows);
+  for (int64_t h = 0; h < n; h++)
+    for (int64_t i = 0; i < q; i++) memcpy(rows + (i * n + h) * D, (const double *)heads->data + (h * q + i) * D, D * sizeof *rows);
+  return rows;
+}
+
+/* The point holds what the request's output does; with heads apart where it is [1,heads,q,D]. */
+static void holds(const char *name, mr3d_server *server, mr3d_bundle *r, const char *output) {
+  const mr3d_tensor *held = point(name);
+  mr3d_bundle *a = answer(server, r);
+  double *rows = held->rank == 4 && mr3d_bundle_find(a, output)->rank == 3 ? merged(held) : NULL;
+  const double *values = rows ? rows : held->data;
+  assert_int_equal(mr3d_tensor_count(held), mr3d_tensor_count(mr3d_bundle_find(a, output)));
+  if (memcmp(values, reals(a, output), (size_t)mr3d_tensor_count(held) * sizeof *values) != 0) fail_msg("%s is something else", name);
+  free(rows);
+  mr3d_bundle_free(&a);
+}
+
+static mr3d_bundle *norm(const char *x, const mr3d_tensor *w) {
+  mr3d_bundle *r = request("rmsnorm", CONFIG);
+  give(r, "x", point(x)), give(r, "weight", w);
+  return r;
+}
+
+static mr3d_bundle *project(const char *x, const char *name, bool biased) {
+  char full[64];
+  mr3d_bundle *r = request("linear", CONFIG);
+  const mr3d_tensor *from = point(x);
+  if (from->rank == 4) {
+    double *rows = merged(from);
+    memcpy(mr3d_bundle_add(r, "x", MR3D_F64, SHAPE(1, Q, H * D))->data, rows, H * D * Q * sizeof *rows);
+    free(rows);
+  } else give(r, "x", from);
+  snprintf(full, sizeof full, "%s.weight", name);
+  give(r, "weight", weight(full));
+  snprintf(full, sizeof full, "%s.bias", name);
+  if (biased) give(r, "bias", weight(full));
+  return r;
+}
+
+static mr3d_bundle *rotation(void) {
+  mr3d_bundle *r = request("mixed_rope", CONFIG);
+  add_points(r, 1, Q, 2, POINTS, (int64_t[]){POINTS});
+  int64_t *positions = mr3d_bundle_add(r, "position_ids", MR3D_I64, SHAPE(1, Q))->data;
+  for (int64_t i = 0; i < Q; i++) positions[i] = i;
+  give(r, "query", point("1.query")), give(r, "key", point("1.key"));
+  give(r, "freqs_q", weight("self_attn.freqs_3d_q")), give(r, "axial_weights_q", weight("self_attn.axial_weights_3d_q"));
+  give(r, "freqs_kv", weight("self_attn.freqs_3d_kv")), give(r, "axial_weights_kv", weight("self_attn.axial_weights_3d_kv"));
+  return r;
+}
+
+static void is_sum(const char *name, const char *a, const char *b) {
+  const double *x = point(a)->data, *y = point(b)->data, *sum = point(name)->data;
+  for (int64_t i = 0; i < Q * HIDDEN; i++) assert_true(sum[i] == x[i] + y[i]);
+}
+
+static void each_point_is_what_the_operator_before_it_gives(void **state) {
+  (void)state;
+  mr3d_server *server = new_server();
+  mr3d_bundle *a = answer(server, prefill_traced("*")), *r;
+  traced = a;
+  assert_memory_equal(point("1.input")->data, point("0.output")->data, Q * HIDDEN * sizeof(double));
+  holds("1.input_norm", server, norm("1.input", weight("input_layernorm.weight")), "y");
+  holds("1.query", server, project("1.input_norm", "self_attn.q_proj", true), "y");
+  holds("1.key", server, project("1.input_norm", "self_attn.k_proj", true), "y");
+  holds("1.value", server, project("1.input_norm", "self_attn.v_proj", true), "y");
+  holds("1.query_rotated", server, rotation(), "query");
+  holds("1.key_rotated", server, rotation(), "key");
+  r = request("attention", CONFIG);
+  give(r, "query", point("1.query_rotated")), give(r, "key", point("1.key_rotated")), give(r, "value", point("1.value")), give(r, "visible", point("1.visible"));
+  holds("1.context", server, r, "y");
+  holds("1.o_proj", server, project("1.context", "self_attn.o_proj", false), "y");
+  is_sum("1.attention_residual", "1.input", "1.o_proj");
+  holds("1.post_attention_norm", server, norm("1.attention_residual", weight("post_attention_layernorm.weight")), "y");
+  holds("1.gate", server, project("1.post_attention_norm", "mlp.gate_proj", false), "y");
+  holds("1.up", server, project("1.post_attention_norm", "mlp.up_proj", false), "y");
+  r = request("swiglu", CONFIG);
+  give(r, "gate", point("1.gate")), give(r, "up", point("1.up"));
+  holds("1.gated", server, r, "y");
+  holds("1.down", server, project("1.gated", "mlp.down_proj", false), "y");
+  is_sum("1.output", "1.attention_residual", "1.down");
+  holds("model.final_norm", server, norm("1.output", mr3d_bundle_find(weights, "model.norm.weight")), "y");
+  assert_memory_equal(point("model.final_norm")->data, reals(a, "hidden"), Q * HIDDEN * sizeof(double));
+  assert_memory_equal(point("model.logits")->data, reals(a, "logits"), Q * V * sizeof(double));
+  assert_int_equal(*(const int64_t *)point("model.cache_length")->data, 0);
+  for (const char *const *p = mr3d_trace_layer_points(); *p; p++) {
+    char name[64];
+    snprintf(name, sizeof name, "0.%s", *p);
+    point(name);
+  }
+  for (const char *const *p = mr3d_trace_model_points(); *p; p++) {
+    char name[64];
+    snprintf(name, sizeof name, "model.%s", *p);
+    point(name);
+  }
+  mr3d_bundle_free(&a);
+  mr3d_server_free(&server);
+}
+
+static void only_what_was_asked_for_comes_and_nothing_else_changes(void **state) {
+  (void)state;
+  mr3d_server *plain_server = new_server(), *server = new_server();
+  mr3d_bundle *plain = answer(plain_server, prefill_traced(NULL)), *some = answer(server, prefill_traced("1.query_rotated,model.c*"));
+  assert_int_equal(mr3d_bundle_count(some), mr3d_bundle_count(plain) + 2);
+  assert_shape(some, "trace.1.query_rotated", SHAPE(1, H, Q, D));
+  assert_non_null(mr3d_bundle_find(some, "trace.model.cache_length"));
+  for (int i = 0; i < mr3d_bundle_count(plain); i++) {
+    const mr3d_tensor *t = mr3d_bundle_at(plain, i);
+    assert_memory_equal(t->data, mr3d_bundle_find(some, t->name)->data, (size_t)mr3d_tensor_count(t) * mr3d_dtype_size(t->dtype));
+  }
+  mr3d_bundle_free(&plain), mr3d_bundle_free(&some);
+  mr3d_server_free(&plain_server), mr3d_server_free(&server);
+}
+
+static void a_point_that_does_not_exist_is_refused_with_those_that_do(void **state) {
+  (void)state;
+  mr3d_server *server = new_server();
+  REFUSED(server, prefill_traced("*.query_rotate"), "\"*.query_rotate\" matches no point", "query_rotated", "model.POINT has inputs_embeds");
+  REFUSED(server, prefill_traced("model.logits,query"), "\"query\" matches no point", "LAYER.POINT");
+  REFUSED(server, prefill_traced(""), "metadata trace is empty");
+  mr3d_server_free(&server);
+}
+
+static int save(void **state) {
+  (void)state;
+  weights = decoder_weights((layer_options){.dtype = MR3D_F64});
+  save_decoder((layer_options){.dtype = MR3D_F64}, weights_path);
+  return 0;
+}
+
+static int clean(void **state) {
+  (void)state;
+  mr3d_bundle_free(&weights);
+  return unlink(weights_path);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(each_point_is_what_the_operator_before_it_gives),
+      cmocka_unit_test(only_what_was_asked_for_comes_and_nothing_else_changes),
+      cmocka_unit_test(a_point_that_does_not_exist_is_refused_with_those_that_do),
+  };
+  return cmocka_run_group_tests(tests, save, clean);
+}
