@@ -197,12 +197,38 @@ static void what_is_sent_may_change_once_it_is_sent(void **state) {
     }
     mr3d_channel channel = channel_of(&e, 100);
     mr3d_error error = {0};
+    channel.lends = true;
     memset(big, 'a', SIZE);
     assert_int_equal(mr3d_frame_exchange(&channel, big, SIZE, NULL, mr3d_now() + 20, &error), MR3D_FRAME_DONE);
     memset(big, 'b', SIZE);
     int status;
     waitpid(pid, &status, 0);
     assert_int_equal(status, 0);
+    close_ends(&e);
+  }
+  free(big);
+}
+
+static void a_reader_cannot_keep_sight_of_memory_that_is_not_lent(void **state) {
+  (void)state;
+  enum { SIZE = 8 << 20 };
+  char *big = malloc(SIZE), kept[4096];
+  for (int lends = 0; lends < 2; lends++) {
+    ends e = open_ends();
+    int copy[2];
+    assert_int_equal(pipe(copy), 0);
+    mr3d_channel channel = channel_of(&e, 100);
+    mr3d_error error = {0};
+    channel.lends = lends;
+    memset(big, 'a', SIZE);
+    /* nobody reads: what fits into the pipe is there when the deadline ends it, and the reader keeps it before it looks */
+    assert_int_equal(mr3d_frame_exchange(&channel, big, SIZE, NULL, mr3d_now() + 0.1, &error), MR3D_FRAME_TIMEOUT);
+    assert_true(tee(e.in[0], copy[1], 16384, 0) > 8192);
+    memset(big, 'b', SIZE);
+    assert_int_equal(read(copy[0], kept, 8), 8);
+    assert_int_equal(read(copy[0], kept, sizeof kept), sizeof kept);
+    assert_int_equal(kept[2048], lends ? 'b' : 'a');
+    close(copy[0]), close(copy[1]);
     close_ends(&e);
   }
   free(big);
@@ -268,6 +294,7 @@ int main(void) {
     cmocka_unit_test(a_deadline_ends_the_wait),
     cmocka_unit_test(a_reader_that_does_not_read_runs_into_the_deadline),
     cmocka_unit_test(what_is_sent_may_change_once_it_is_sent),
+    cmocka_unit_test(a_reader_cannot_keep_sight_of_memory_that_is_not_lent),
     cmocka_unit_test(a_reader_that_has_gone_is_an_error_and_no_signal),
     cmocka_unit_test(signals_do_not_disturb),
   };

@@ -70,7 +70,7 @@ void mr3d_frame_free(void *bytes, size_t size) {
 enum { LENGTH = 8, CHUNK = 1 << 20, PARTS_AT_ONCE = 64 };
 
 /*
- * A large part is not copied into the pipe but lent to it (vmsplice): the other side reads it where it lies, in a third of the time. What is lent must
+ * A large part of a channel that lends is not copied into the pipe but lent to it (vmsplice): the other side reads it where it lies, in a third of the time. What is lent must
  * stay as it is until it was read. So lending ends when between one and two times LARGEST_PIPE are left, and the rest is copied: by the time that it is
  * written, it fills the pipe alone, and nothing that was lent is left there.
  */
@@ -100,9 +100,9 @@ static struct iovec rest_of(const sending *s, int i) {
 }
 
 /* Lends the pipe as much of a large part as fits. Returns what write would; -1 with errno EINVAL: this is to be copied. */
-static ssize_t lend_some(int fd, struct iovec part) {
+static ssize_t lend_some(int fd, bool lends, struct iovec part) {
 #ifdef F_GETPIPE_SZ
-  if (part.iov_len >= LENT_FROM && fcntl(fd, F_GETPIPE_SZ) <= LARGEST_PIPE) {
+  if (lends && part.iov_len >= LENT_FROM && fcntl(fd, F_GETPIPE_SZ) <= LARGEST_PIPE) {
     const ssize_t lent = vmsplice(fd, &part, 1, SPLICE_F_NONBLOCK);
     if (lent >= 0 || would_block() || errno == EPIPE) return lent;
   }
@@ -112,16 +112,16 @@ static ssize_t lend_some(int fd, struct iovec part) {
 }
 
 /* Writes what fits. Returns false when the other side reads no more. */
-static bool send_some(int fd, sending *s) {
+static bool send_some(const mr3d_channel *channel, sending *s) {
   struct iovec now[PARTS_AT_ONCE];
   int n = 0;
   ssize_t wrote = -1;
   const size_t of_length = s->sent < LENGTH ? (size_t)(LENGTH - s->sent) : 0;
   if (of_length) now[n++] = (struct iovec){s->length + s->sent, of_length};
-  else wrote = lend_some(fd, rest_of(s, 0));
+  else wrote = lend_some(channel->to, channel->lends, rest_of(s, 0));
   if (of_length || (wrote < 0 && errno == EINVAL)) {
-    for (int i = 0; i < s->n_parts && n < PARTS_AT_ONCE && (n == 0 || s->parts[i].iov_len < LENT_FROM); i++) now[n++] = rest_of(s, i);
-    wrote = writev(fd, now, n);
+    for (int i = 0; i < s->n_parts && n < PARTS_AT_ONCE && (n == 0 || !channel->lends || s->parts[i].iov_len < LENT_FROM); i++) now[n++] = rest_of(s, i);
+    wrote = writev(channel->to, now, n);
   }
   if (wrote < 0) return would_block();
   s->sent += (uint64_t)wrote;
@@ -212,7 +212,7 @@ static mr3d_frame_end run(const mr3d_channel *channel, sending *s, receiving *r,
       return MR3D_FRAME_FAILED;
     }
     if (ready <= 0) continue;
-    if (wait[0].revents && !send_some(channel->to, s)) deaf = true;
+    if (wait[0].revents && !send_some(channel, s)) deaf = true;
     if (wait[2].revents) {
       deaf = true;
       /* What it wrote last may have come after this poll looked. If nothing did, the pipe's end may never come: a process it left behind

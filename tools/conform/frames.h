@@ -18,6 +18,7 @@ typedef struct mr3d_channel {
   int to, from;    /**< descriptors; `to` non-blocking where the other side may be slow to read */
   int process;     /**< a pidfd that tells when the other side has ended, or -1 */
   uint64_t cap;    /**< largest frame accepted */
+  bool lends;      /**< what is sent need not be copied: the other side may keep sight of the pages (tee), and so of whatever they hold later. For the host alone */
   void *(*allocate)(size_t size); /**< memory for the frame received, best MR3D_FRAME_OFFSET behind a cache line; NULL: mr3d_frame_new */
 } mr3d_channel;
 

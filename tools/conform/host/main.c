@@ -87,7 +87,7 @@ static void send(int out, mr3d_bundle *frame, const char *id) {
   mr3d_error error = {0};
   if (mr3d_safetensors_parts(frame, &parts, &count, &size, &error) != MR3D_OK)
     die(MR3D_HOST_BROKE_RULES, "the plug-in's answer could not be written: %s", error.message);
-  mr3d_channel channel = {.to = out, .from = -1, .process = -1};
+  mr3d_channel channel = {.to = out, .from = -1, .process = -1, .lends = true};
   if (mr3d_frame_exchange_parts(&channel, parts, count, NULL, 0, &error) != MR3D_FRAME_DONE) die(2, "the suite %s", error.message);
   mr3d_safetensors_parts_free(&parts);
   mr3d_bundle_free(&frame);
