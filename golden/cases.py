@@ -324,6 +324,9 @@ def splice_cases():
     refuse("splice/refuse-points-without-markers", "sample 1 of 2 has 5 points and no markers",
         "points vanish in silence",
         splice(text_ids(12, (4, 6), None), [5, 5]), message=["sample 1", "5"], pitfalls="batch")
+    refuse("splice/refuse-equal-markers", "one token id for both markers", "the marker is repeated around the points",
+        splice(values([1, 5], 5, 3, 3, 3, 2), [2]),
+        {"point_start_token_id": 5, "point_end_token_id": 5}, message=["both 5"])
     refuse("splice/refuse-negative-count", "a point count of -1", "a negative size reaches an allocation",
         splice(text_ids(12, (4, 6)), [-1]), message=["point_counts", "-1"])
     refuse("splice/refuse-count-shape", "three point counts for two samples", "a count is read from another sample",

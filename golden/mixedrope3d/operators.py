@@ -63,6 +63,8 @@ def find_markers(ids: Tensor, count: int, start_id: int, end_id: int, who: str) 
     if len(starts) != 1 or len(ends) != 1:
         raise Refused(f"{who} has {len(starts)} start markers ({start_id}) and {len(ends)} end markers ({end_id}) for "
                       f"{count} points; expected one of each" + (", or neither" if count == 0 else ""))
+    if start_id == end_id:
+        raise Refused(f"point_start_token_id and point_end_token_id are both {start_id}; the start must come before the end")
     if starts[0] > ends[0]:
         raise Refused(f"{who} has its start marker at {starts[0]}, behind its end marker at {ends[0]}")
     return starts[0], ends[0]

@@ -28,6 +28,9 @@ static mr3d_status find_markers(const mr3d_splice_in *in, int64_t b, span *found
                      "sample %lld has %lld start markers (id %lld) and %lld end markers (id %lld) for %lld points: expected one of each%s", (long long)b,
                      (long long)starts, (long long)in->point_start_token_id, (long long)ends, (long long)in->point_end_token_id, (long long)N,
                      N == 0 ? ", or neither" : "");
+  if (end == start)
+    return mr3d_fail(error, MR3D_INVALID, "point_start_token_id and point_end_token_id are both %lld: one token cannot stand before itself; expected two ids",
+                     (long long)in->point_start_token_id);
   if (end < start)
     return mr3d_fail(error, MR3D_INVALID, "sample %lld has its end marker at index %lld, before its start marker at %lld: expected start before end",
                      (long long)b, (long long)end, (long long)start);

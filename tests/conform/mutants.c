@@ -7,6 +7,7 @@
 #include "posing.h"
 #include "run.h"
 #include "scratch.h"
+#include "trial.h"
 
 static mr3d_lessons lessons;
 
@@ -420,6 +421,59 @@ static void a_mistake_that_most_failures_rule_out_is_not_named(void **state) {
   free(results);
 }
 
+/**
+ * A mutant (NULL: the reference) answers the second request of a case, or the only one, which must be refused; `widened` as a server would that takes all
+ * types for binary64. Which mistake is named: "" where none is.
+ */
+static void named_when_accepted(const cases *from, const char *id, const char *mutant, bool widened, char mistake[256]) {
+  const mr3d_case *test = mr3d_suite_find(from->suite, id);
+  mr3d_posing posed;
+  mr3d_error error = {0};
+  assert_non_null(test);
+  mr3d_posing_open(&posed, from->suite, test, MR3D_FP64, 0, from->folder, from->weights, 1);
+  const int last = test->n_steps > 1; /* the step that matters */
+  mr3d_mutant_server *server = mr3d_mutant_server_new(mutant ? mr3d_mutant_named(mutant) : NULL, NULL, &(mr3d_server_options){.threads = 1, .weights = from->weights});
+  mr3d_reply reply = {.kind = MR3D_REPLY_ANSWER};
+  for (int s = 0; s <= last; s++) {
+    if (mr3d_posing_request(&posed, s, &error) != MR3D_OK || mr3d_posing_answer(&posed, s, NULL, &error) != MR3D_OK) fail_msg("%s: %s", id, error.message);
+    mr3d_bundle *request = mr3d_trial_request(posed.requests[s], widened);
+    mr3d_bundle_free(&reply.answer);
+    if (mr3d_mutant_server_answer(server, request, &reply.answer, &error) != MR3D_OK) fail_msg("%s refuses: %s", mutant, error.message);
+    mr3d_bundle_free(&request);
+  }
+  assert_true(test->steps[last].expect_error);
+  mr3d_result *result = mr3d_allocate(1, sizeof *result);
+  result->test = test;
+  lessons = (mr3d_lessons){0};
+  mr3d_diagnose(&lessons, result, posed.truth, last + 1, posed.requests, &reply, from->weights, 1);
+  snprintf(mistake, 256, "%s", result->mistake);
+  free(result);
+  mr3d_bundle_free(&reply.answer);
+  mr3d_mutant_server_free(&server);
+  mr3d_posing_close(&posed);
+}
+
+static void accepting_what_must_be_refused_is_named_by_the_reason_alone(void **state) {
+  (void)state;
+  mr3d_error error = {0};
+  cases from = {.weights = mr3d_weights_cache_new()};
+  char mistake[256];
+  assert_int_equal(mr3d_suite_open(getenv("MR3D_GOLDEN"), NULL, &from.suite, &error), MR3D_OK);
+  assert_int_equal(mr3d_scratch_open(&from.folder, &error), MR3D_OK);
+  /* the type is the reason, which no mutant forgets: that most give the same answer to the widened request says nothing */
+  named_when_accepted(&from, "cis3d/refuse-narrow-coords", NULL, true, mistake);
+  assert_string_equal(mistake, "");
+  /* the first step was refused, rightly: a mutant that accepts it is no explanation for what happens at the second */
+  named_when_accepted(&from, "decode/refused-opens-nothing", "coords-count/missing-rows-zero", false, mistake);
+  assert_string_equal(mistake, "");
+  /* and where a mutant is the explanation, it is named */
+  named_when_accepted(&from, "decode/refuse-other-config", "mask-length/spliced-for-pad-end", false, mistake);
+  assert_string_equal(mistake, "mask-length/spliced-for-pad-end");
+  mr3d_scratch_close();
+  mr3d_suite_close(&from.suite);
+  mr3d_weights_cache_free(&from.weights);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(every_mutant_is_one_mistake_of_a_known_pitfall),
@@ -432,6 +486,7 @@ int main(void) {
       cmocka_unit_test(flags_and_integers_and_shapes_are_described),
       cmocka_unit_test(a_mistake_that_most_failures_rule_out_is_not_named),
       cmocka_unit_test(a_refusal_that_names_known_sizes_is_explained),
+      cmocka_unit_test(accepting_what_must_be_refused_is_named_by_the_reason_alone),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -229,11 +229,12 @@ void mr3d_diagnose_settle(mr3d_run *run, const mr3d_lessons *lessons) {
 }
 
 /** A refusal where an answer is due, as some mutants refuse: named when only one does. */
-static void name_refusals(mr3d_lessons *lessons, mr3d_result *result, mr3d_scene *s, int n_requests, mr3d_bundle *const requests[], mr3d_weights_cache *weights) {
+static void name_refusals(mr3d_lessons *lessons, mr3d_result *result, mr3d_scene *s, int n_requests, mr3d_bundle *const requests[], const bool refused[],
+                          mr3d_weights_cache *weights) {
   double start = mr3d_processor_seconds();
   mr3d_text t = {result->diagnosis, sizeof result->diagnosis};
   int refusing = 0, last = -1;
-  s->trial = mr3d_trial_new(n_requests, requests, 0, NULL, weights, 1);
+  s->trial = mr3d_trial_new(n_requests, requests, refused, false, 0, NULL, weights, 1);
   for (int m = 0; m < mr3d_mutant_count() && mr3d_processor_seconds() - start < CASE_SECONDS && lessons->seconds < RUN_SECONDS; m++) {
     if (!can_explain(mr3d_mutant_at(m), s)) continue;
     mr3d_bundle *answer = mr3d_trial_answer(s->trial, mr3d_mutant_at(m), NULL);
@@ -279,17 +280,25 @@ static int64_t sample_tokens(const mr3d_scene *s, int64_t tokens[2 * SAMPLED_TOK
   return 0;
 }
 
-static void diagnose_answer(mr3d_lessons *lessons, mr3d_result *result, mr3d_truth *truth, int n_requests, mr3d_bundle *const requests[], const mr3d_reply *reply,
-                            mr3d_weights_cache *weights, int threads) {
+/** Whether the reference answered the request, and did not refuse it. */
+static bool was_answered(const mr3d_truth *truth, const mr3d_bundle *request) {
+  for (int i = 0; i < truth->n_steps; i++)
+    if (truth->requests[i] == request) return true;
+  return false;
+}
+
+static void diagnose_answer(mr3d_lessons *lessons, mr3d_result *result, mr3d_truth *truth, int n_requests, mr3d_bundle *const requests[], const bool refused[],
+                            const mr3d_reply *reply, mr3d_weights_cache *weights, int threads) {
   const mr3d_bundle *request = requests[n_requests - 1];
   mr3d_scene s = {.result = result, .truth = truth, .request = request, .answer = reply->answer, .op = mr3d_bundle_get(request, "op"), .tier = truth->tier};
   if (!s.op || !s.answer) return;
-  bool refusal_due = truth->n_steps == 0 || truth->requests[truth->n_steps - 1] != request;
+  bool refusal_due = !was_answered(truth, request);
   if (!refusal_due) s.reference = truth->answers[truth->n_steps - 1];
   mr3d_scene_open(&s);
   search look = {.scene = &s, .lessons = lessons, .cost = n_requests > 1 ? truth->seconds : 0};
   int64_t tokens[2 * SAMPLED_TOKENS], n_tokens = sample_tokens(&s, tokens);
-  s.trial = mr3d_trial_new(n_requests, requests, n_tokens, tokens, weights, truth->seconds < 1 ? 1 : threads); /* threads that wait use up processor time, too */
+  /* threads that wait use up processor time, too */
+  s.trial = mr3d_trial_new(n_requests, requests, refused, refusal_due, n_tokens, tokens, weights, truth->seconds < 1 ? 1 : threads);
   run_search(&look);
   mr3d_trial_free(&s.trial);
   result->n_suspects = look.n_found;
@@ -306,10 +315,12 @@ void mr3d_diagnose(mr3d_lessons *lessons, mr3d_result *result, mr3d_truth *truth
   result->not_all_tried = false;
   memset(result->ruled_out, 0, sizeof result->ruled_out);
   if (n_requests < 1) return;
+  bool *refused = mr3d_allocate(n_requests, sizeof *refused);
+  for (int i = 0; i + 1 < n_requests; i++) refused[i] = !was_answered(truth, requests[i]); /* and rightly so by the backend: a case ends with its first failure */
   const char *op = mr3d_bundle_get(requests[n_requests - 1], "op");
-  bool answer_due = truth->n_steps > 0 && truth->requests[truth->n_steps - 1] == requests[n_requests - 1];
+  bool answer_due = was_answered(truth, requests[n_requests - 1]);
   if (reply->kind == MR3D_REPLY_ANSWER) {
-    diagnose_answer(lessons, result, truth, n_requests, requests, reply, weights, threads);
+    diagnose_answer(lessons, result, truth, n_requests, requests, refused, reply, weights, threads);
   } else if (reply->kind == MR3D_REPLY_TIMEOUT) {
     for (int m = 0; m < mr3d_mutant_count(); m++) {
       if (!mr3d_mutant_at(m)->hangs || !op || !mr3d_mutant_touches(mr3d_mutant_at(m), op)) continue;
@@ -319,6 +330,7 @@ void mr3d_diagnose(mr3d_lessons *lessons, mr3d_result *result, mr3d_truth *truth
   } else if (answer_due && reply->kind != MR3D_REPLY_UNSUPPORTED) {
     mr3d_say_symptom(n_requests, requests, reply, result);
     mr3d_scene s = {.result = result, .truth = truth, .op = op, .tier = truth->tier};
-    if (reply->kind == MR3D_REPLY_ERROR && !result->diagnosis[0]) name_refusals(lessons, result, &s, n_requests, requests, weights);
+    if (reply->kind == MR3D_REPLY_ERROR && !result->diagnosis[0]) name_refusals(lessons, result, &s, n_requests, requests, refused, weights);
   }
+  free(refused);
 }

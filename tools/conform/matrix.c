@@ -189,10 +189,12 @@ static mr3d_status run_steps(job *j, mr3d_error *error) {
   for (int m = 0; m <= n; m++)
     if (m == n || is_asked_in(j, m)) start(j, servers, m);
   mr3d_status status = MR3D_OK;
+  bool refuses = false;
+  for (int s = 0; s < j->test->n_steps; s++) refuses |= j->test->steps[s].expect_error;
   for (int s = 0; s < j->test->n_steps && status == MR3D_OK; s++) {
     status = ask_reference(j, s, error);
     if (status != MR3D_OK) break;
-    mr3d_bundle *request = mr3d_trial_widened(j->posed.requests[s]);
+    mr3d_bundle *request = mr3d_trial_request(j->posed.requests[s], !refuses);
     if (s == 0 && j->test->n_steps > 1 && tokens_of(request) >= PART_FROM) {
       ask_all(j, servers, s, request, tokens_of(request) / 5);
       for (int m = 0; m <= n; m++)

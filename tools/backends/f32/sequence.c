@@ -19,7 +19,7 @@ static cut find_markers(call *c, int64_t sample, int64_t T, const int64_t *ids, 
   }
   if (n_points < 0) refuse(c, "point_counts of sample %lld is %lld", (long long)sample, (long long)n_points);
   if (starts == 0 && ends == 0 && n_points == 0) return (cut){T, 0, 0};
-  if (starts != 1 || ends != 1 || start > end)
+  if (starts != 1 || ends != 1 || start >= end)
     refuse(
         c,
         "sample %lld with %lld points has %lld start markers (%lld) and %lld end markers (%lld)%s; expected one of each, start before end",
