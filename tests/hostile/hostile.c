@@ -37,6 +37,9 @@ static const hostile table[] = {
   {"exec", "abort", 2, "failed", "crash", "killed by signal 6 (Aborted)"},
   {"exec", "exit-0", 2, "failed", "crash", "exited with status 0 before it answered"},
   {"exec", "exit-middle", 2, "failed", "crash", "in the middle of its answer"},
+  {"exec", "exit-after", 2, "failed", "answer", "exited with status 9 after its"},
+  {"exec", "exit-later", 2, "failed", "answer", "exited with status 9 after its"},
+  {"exec", "close-input", 2, "failed", "answer", "closed its input"},
   {"exec", "short-length", 2, "failed", "crash", "in the middle of its answer, after 5 bytes"},
   /* never ends */
   {"lib", "loop", 2, "failed", "timeout", "no reply within"},

@@ -49,6 +49,7 @@ typedef struct mr3d_reply {
   mr3d_reply_kind kind;
   mr3d_bundle *answer;    /**< for MR3D_REPLY_ANSWER, else NULL */
   char message[1024];     /**< what the backend, or the suite, says of it: "killed by signal 11 (Segmentation fault)" */
+  bool before;            /**< it happened before any of this request was read: the doing of what was asked before */
   char *log;              /**< what it wrote to stderr during this request (bounded, see MR3D_LOG_CAP); may be "" */
   double seconds;
 } mr3d_reply;

@@ -278,11 +278,13 @@ static bool idle_mistake(const mr3d_process *p, mr3d_reply *reply) {
   int stray = stray_bytes(p);
   if (stray > 0) {
     reply->kind = MR3D_REPLY_MALFORMED;
+    reply->before = true;
     snprintf(reply->message, sizeof reply->message, "it sent %d bytes after its last answer that nobody asked for", stray);
     return true;
   }
   if (mr3d_process_ended(p, 0, how)) {
     reply->kind = MR3D_REPLY_CRASH;
+    reply->before = true;
     snprintf(reply->message, sizeof reply->message, "%s after its last answer, before this request was sent", how);
     return true;
   }
@@ -320,11 +322,14 @@ static void exchange(mr3d_backend *backend, const struct iovec *parts, int n_par
     return;
   }
   char how[128];
+  int unread = 0;
   if (end == MR3D_FRAME_CLOSED) {
+    reply->before = frame.received == 0 && ioctl(p->to, FIONREAD, &unread) == 0 && (uint64_t)unread == frame.sent;
     /* Give a process whose output just closed the moment it needs to become a corpse. */
     bool ended = mr3d_process_ended(p, 1, how);
     reply->kind = ended ? MR3D_REPLY_CRASH : MR3D_REPLY_MALFORMED;
     if (!ended) snprintf(reply->message, sizeof reply->message, "it %.900s, and goes on running", said.message);
+    else if (reply->before) snprintf(reply->message, sizeof reply->message, "%s after its last answer, before it read this request", how);
     else if (frame.received == 0) snprintf(reply->message, sizeof reply->message, "%s before it answered", how);
     else
       snprintf(reply->message, sizeof reply->message, "%s in the middle of its answer, after %llu bytes", how,

@@ -213,6 +213,10 @@ static mr3d_frame_end run(const mr3d_channel *channel, sending *s, receiving *r,
     }
     if (ready <= 0) continue;
     if (wait[0].revents && !send_some(channel, s)) deaf = true;
+    if (deaf && s->sent == 0 && r && r->got == 0 && poll(&wait[1], 1, 0) == 0) {
+      mr3d_fail(error, MR3D_FORMAT, "had closed its input before this request");
+      return MR3D_FRAME_CLOSED;
+    }
     if (wait[2].revents) {
       deaf = true;
       /* What it wrote last may have come after this poll looked. If nothing did, the pipe's end may never come: a process it left behind
@@ -260,7 +264,7 @@ mr3d_frame_end mr3d_frame_exchange_parts(const mr3d_channel *channel, const stru
   pthread_sigmask(SIG_SETMASK, &before, NULL);
 
   if (frame) {
-    *frame = (mr3d_frame){.size = (size_t)r.size, .received = r.got, .bytes = r.bytes};
+    *frame = (mr3d_frame){.size = (size_t)r.size, .received = r.got, .sent = s.sent, .bytes = r.bytes};
     if (end != MR3D_FRAME_DONE) {
       if (!channel->allocate) mr3d_frame_free(r.bytes, (size_t)r.size);
       frame->bytes = NULL;

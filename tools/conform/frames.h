@@ -34,6 +34,7 @@ typedef struct mr3d_frame {
   void *bytes;         /**< the caller's after MR3D_FRAME_DONE (mr3d_frame_free, or as `allocate` has it), else NULL */
   size_t size;
   uint64_t received;   /**< bytes that came, the 8 of the length included */
+  uint64_t sent;       /**< bytes of the other frame that were handed over, its length's included; not all of them need have been read */
 } mr3d_frame;
 
 /**

@@ -37,6 +37,8 @@ struct silent_op {
 };
 
 /** What a result means for the next ones; shared by the processes of a run. */
+enum { FINISHED = -1, FAILED = -2, AGAIN = -3, LATE = -4 }; /* what a process tells beside results, each after its number */
+
 struct ledger {
   atomic_int next_case; /**< to be taken */
   atomic_int settled;   /**< results from the first on of which all is known */
@@ -61,6 +63,7 @@ struct runner {
   int member, members; /**< which process of how many this is */
   mr3d_memory *memory; /**< of the first answers, or NULL: nothing is asked again */
   const mr3d_case *last_asked;
+  int last_index;      /**< of the result whose step was asked last; -1: none */
   int threads;         /**< that the backend was begun anew with; 0: it was not */
   int late;            /**< timeouts of what was asked again */
   int to;      /**< where results are told, in a process of several; -1: this process settles them itself */
@@ -273,6 +276,34 @@ static void diagnose(struct session *s, int n_requests, const mr3d_reply *reply,
   r->ledger->diagnosis_seconds += now() - start;
 }
 
+/** A result that passed, and then turned out to have been no good end: counted anew where it was counted. */
+static void note_late(mr3d_run *run, int index, const char *message) {
+  mr3d_result *result = &run->results[index];
+  if (result->verdict != MR3D_PASSED) return;
+  result->verdict = MR3D_FAILED;
+  snprintf(result->reason, sizeof result->reason, "step %d (%s): passed, but then %.900s", result->n_steps - 1, result->test->steps[result->n_steps - 1].op, message);
+  if (index < run->n_results) run->passed--, run->failed++;
+}
+
+static void tell_late(struct runner *r, int index, const char *message) {
+  char text[1024];
+  snprintf(text, sizeof text, "%s", message);
+  if (index < 0) return; /* before the first case: it is asked again, that is all */
+  if (r->to < 0) note_late(r->run, index, text);
+  else if (mr3d_tell(r->to, &(int){LATE}, sizeof(int)) && mr3d_tell(r->to, &index, sizeof index)) mr3d_tell(r->to, text, sizeof text);
+}
+
+/** Asks; where the backend had come to grief before it looked at a case's first request, that is the doing of the case before, and it is asked anew. */
+static void ask_step(struct session *s, int step, double timeout, mr3d_reply *reply) {
+  struct runner *r = s->runner;
+  mr3d_backend_about(r->backend, s->posed.test->id, step, s->posed.tier, s->posed.seed);
+  mr3d_backend_ask(r->backend, s->posed.requests[step], timeout, reply);
+  if (!reply->before || step > 0) return;
+  tell_late(r, r->last_index, reply->message);
+  mr3d_reply_clear(reply);
+  mr3d_backend_ask(r->backend, s->posed.requests[step], timeout, reply);
+}
+
 /** The backend's part of a step: asked, and its reply judged. */
 static mr3d_verdict ask_backend(struct session *s, int step, const mr3d_error *refusal, mr3d_result *result) {
   const mr3d_step *expected = &s->posed.test->steps[step];
@@ -282,8 +313,7 @@ static mr3d_verdict ask_backend(struct session *s, int step, const mr3d_error *r
   if (is_silent(s->runner->ledger, expected->op)) return not_asked(s->runner->ledger, result, step);
   double timeout = timeout_of(s, s->posed.requests[step]);
   out->asked = true;
-  mr3d_backend_about(s->runner->backend, s->posed.test->id, step, s->posed.tier, s->posed.seed);
-  mr3d_backend_ask(s->runner->backend, s->posed.requests[step], timeout, &out->reply);
+  ask_step(s, step, timeout, &out->reply);
   mr3d_verdict verdict = mr3d_judge_reply(s->posed.truth, expected->expect_error ? refusal : NULL, step, timeout, result, out);
   if (verdict == MR3D_FAILED) diagnose(s, step + 1, &out->reply, result);
   if (verdict == MR3D_PASSED && out->reply.answer && mr3d_case_generates(result->test))
@@ -295,8 +325,9 @@ static mr3d_verdict ask_backend(struct session *s, int step, const mr3d_error *r
 
 /* ---- one case at one tier ---- */
 
-/** Lets the backend forget the sessions that a case opened. Not judged: a step that drops a session is. */
-static void drop_sessions(struct session *s, const mr3d_result *result) {
+/** Lets the backend forget the sessions that a case opened. Not judged: a step that drops a session is. `late`: what it had come to before, or "". */
+static void drop_sessions(struct session *s, const mr3d_result *result, char late[1024]) {
+  late[0] = 0;
   if (!announces_op(mr3d_backend_info_of(s->runner->backend), "drop_session")) return;
   for (int i = 0; i < result->n_steps; i++) {
     const char *session = s->posed.requests[i] ? mr3d_bundle_get(s->posed.requests[i], "session") : NULL;
@@ -308,6 +339,7 @@ static void drop_sessions(struct session *s, const mr3d_result *result) {
     mr3d_bundle_set(request, "config", "{}");
     mr3d_bundle_set(request, "session", session);
     mr3d_backend_ask(s->runner->backend, request, timeout_of(s, request), &reply); /* refused where a step has dropped it already */
+    if (reply.before && !late[0]) snprintf(late, 1024, "%s", reply.message);
     mr3d_reply_clear(&reply);
     mr3d_bundle_free(&request);
   }
@@ -321,8 +353,9 @@ static void run_free(struct session *s, mr3d_result *result) {
   mr3d_posing free_run;
   mr3d_error error = {0};
   const mr3d_posing *p = &s->posed;
+  char late[1024];
   mr3d_posing_open(&free_run, p->suite, p->test, p->tier, p->seed, p->scratch, s->runner->weights, 1);
-  drop_sessions(s, result);
+  drop_sessions(s, result, late);
   for (int step = 0; step < p->test->n_steps; step++) {
     mr3d_reply reply = {0};
     if (mr3d_posing_request(&free_run, step, &error) == MR3D_OK) {
@@ -399,12 +432,13 @@ static mr3d_verdict run_steps(struct runner *r, mr3d_result *result, struct agre
   }
   if (verdict != MR3D_PASSED || status != MR3D_OK) result->generation.n = 0;
   else if (mr3d_generation_parts_at(&result->generation) < result->generation.n && strncmp(mr3d_backend_info_of(r->backend)->spec, "dir:", 4) != 0) run_free(&s, result);
-  char message[256];
-  if (verdict == MR3D_PASSED && mr3d_backend_went_astray(r->backend, message)) {
+  char message[1024] = "", late[1024];
+  const bool astray = mr3d_backend_went_astray(r->backend, message);
+  drop_sessions(&s, result, late);
+  if (verdict == MR3D_PASSED && (astray || late[0])) {
     verdict = MR3D_FAILED;
-    snprintf(result->reason, sizeof result->reason, "step %d (%s): %s", step - 1, result->test->steps[step - 1].op, message);
+    snprintf(result->reason, sizeof result->reason, "step %d (%s): %.900s", step - 1, result->test->steps[step - 1].op, astray ? message : late);
   }
-  drop_sessions(&s, result);
   close_session(&s);
   return verdict;
 }
@@ -527,7 +561,7 @@ static void judge_cases(struct runner *r) {
     for (int i = r->firsts[c]; i < r->firsts[c + 1]; i++) {
       if (atomic_load(&r->ledger->over)) return;
       judge(r, &run->results[i], &agreement);
-      if (run->results[i].n_steps > 0) r->last_asked = run->results[i].test;
+      if (run->results[i].n_steps > 0) r->last_asked = run->results[i].test, r->last_index = i;
       if (r->to < 0) settle(r);
       else if (!mr3d_tell(r->to, &i, sizeof i) || !mr3d_result_tell(&run->results[i], r->to)) return;
     }
@@ -565,8 +599,7 @@ static bool compare_again(struct session *s, int step, const mr3d_error *refusal
   mr3d_result judged = {.test = result->test, .tier = result->tier};
   mr3d_step_result out = {.op = s->posed.test->steps[step].op};
   double timeout = timeout_of(s, s->posed.requests[step]);
-  mr3d_backend_about(r->backend, s->posed.test->id, step, s->posed.tier, s->posed.seed);
-  mr3d_backend_ask(r->backend, s->posed.requests[step], timeout, &out.reply);
+  ask_step(s, step, timeout, &out.reply);
   r->late += out.reply.kind == MR3D_REPLY_TIMEOUT;
   bool differs = mr3d_memory_differs(r->memory, (int)(result - r->run->results), step, &out.reply, d);
   if (differs) {
@@ -591,7 +624,7 @@ static void ask_again(struct runner *r, mr3d_result *result, int repetition, mr3
     if (make_request(&s, step, &error) != MR3D_OK || ask_reference(&s, step, &refusal, &error) != MR3D_OK) break;
     differs = compare_again(&s, step, &refusal, result, d);
   }
-  char message[256];
+  char message[256], late[1024];
   if (mr3d_backend_went_astray(r->backend, message) && !differs && result->verdict == MR3D_PASSED) {
     differs = true;
     *d = (mr3d_difference){.step = result->n_steps - 1, .kind = MR3D_REPLY_CRASH, .failed = true};
@@ -599,12 +632,10 @@ static void ask_again(struct runner *r, mr3d_result *result, int repetition, mr3
   }
   if (differs) d->repetition = repetition, d->after = r->last_asked, d->threads = takes_threads(mr3d_backend_info_of(r->backend)) && r->threads != r->run->options.threads ? r->threads : 0;
   else *d = (mr3d_difference){0};
-  drop_sessions(&s, result);
+  drop_sessions(&s, result, late);
   close_session(&s);
-  r->last_asked = result->test;
+  r->last_asked = result->test, r->last_index = (int)(result - r->run->results);
 }
-
-enum { FINISHED = -1, FAILED = -2, AGAIN = -3 }; /* what a process tells beside results, each after its number */
 
 /** Asks again what this process has judged. */
 static void repeat_cases(struct runner *r) {
@@ -675,6 +706,7 @@ static mr3d_status hear_one_of_several(void *user, int from, bool *finished, mr3
   mr3d_error said = {.status = MR3D_IO, .message = "a process that judges ended before it had finished"};
   mr3d_difference d;
   int what = FAILED, found = 0, index = 0;
+  char late[1024];
   bool told = mr3d_told(from, &what, sizeof what);
   if (told && what >= 0 && mr3d_result_hear(&r->run->results[what], from)) {
     settle(r);
@@ -682,6 +714,10 @@ static mr3d_status hear_one_of_several(void *user, int from, bool *finished, mr3
   }
   if (told && what == AGAIN && mr3d_told(from, &index, sizeof index) && mr3d_told(from, &d, sizeof d)) {
     note_again(r, index, &d);
+    return MR3D_OK;
+  }
+  if (told && what == LATE && mr3d_told(from, &index, sizeof index) && mr3d_told(from, late, sizeof late)) {
+    note_late(r->run, index, late);
     return MR3D_OK;
   }
   if (told && what == FINISHED && mr3d_told(from, &found, sizeof found)) {
@@ -744,7 +780,7 @@ static mr3d_status run_selection(struct runner *r, mr3d_error *error) {
 
 mr3d_status mr3d_run_suite(const mr3d_run_options *options, mr3d_progress *progress, void *user, mr3d_run **out, mr3d_error *error) {
   mr3d_run *run = mr3d_allocate(1, sizeof *run);
-  struct runner r = {.run = run, .to = -1, .progress = progress, .user = user, .ledger = mr3d_shared_memory(sizeof *r.ledger)};
+  struct runner r = {.run = run, .to = -1, .last_index = -1, .progress = progress, .user = user, .ledger = mr3d_shared_memory(sizeof *r.ledger)};
   double start = now();
   copy_options(run, options);
   mr3d_status status = r.ledger ? MR3D_OK : mr3d_fail(error, MR3D_IO, "no shared memory");

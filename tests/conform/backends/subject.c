@@ -203,6 +203,8 @@ static void answer(const mr3d_bundle *request, const char *what) {
   if (DO("twice") || DO("endless-answers")) answer_again(bytes, size, always && DO("endless-answers"));
   else write_all(bytes, size);
   if (DO("exit-after")) exit(9);
+  if (DO("exit-later")) usleep(30000), exit(9);
+  if (DO("close-input")) close(0), pause();
   free(bytes);
   mr3d_bundle_free(&frame);
 }
