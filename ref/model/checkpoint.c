@@ -59,7 +59,7 @@ static bool same_identity(const struct stat *a, const struct stat *b) {
 
 bool mr3d_checkpoint_is_current(const mr3d_checkpoint *checkpoint, const char *path) {
   char file[PATH_SIZE];
-  if (resolve(path, file, NULL) != MR3D_OK || strcmp(file, checkpoint->files[0].path) != 0) return false;
+  if (resolve(path, file, NULL) != MR3D_OK) return false; /* gone, or no longer one of two forms */
   for (int i = 0; i < checkpoint->n_files; i++) {
     struct stat now;
     if (stat(checkpoint->files[i].path, &now) != 0 || !same_identity(&now, &checkpoint->files[i].identity)) return false;

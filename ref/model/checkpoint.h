@@ -34,7 +34,7 @@ typedef struct mr3d_checkpoint {
 mr3d_status mr3d_checkpoint_open(const char *path, mr3d_checkpoint *, mr3d_error *);
 void mr3d_checkpoint_free(mr3d_checkpoint *);
 
-/** Whether `path` still leads to these files, and each has the device, number, size and times that it had when it was opened. */
+/** Whether `path` still leads to one form, and each of its files has the device, number, size and times that it had when it was opened. */
 bool mr3d_checkpoint_is_current(const mr3d_checkpoint *, const char *path);
 /** The path of the file that holds the tensor of that name. Requires: one does. */
 const char *mr3d_checkpoint_file_of(const mr3d_checkpoint *, const char *tensor);

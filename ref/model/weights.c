@@ -10,7 +10,7 @@
 /* Weights that no session uses stay open for the next one, at most this many. */
 #define IDLE_WEIGHTS 4
 /* Elements of an unaligned tensor that are aligned at a time. */
-#define ALIGNED_ELEMENTS 4096
+#define ALIGNED_ELEMENTS 1024
 
 struct mr3d_weights {
   mr3d_weights *next; /* in order of last use, the latest first */

@@ -376,6 +376,30 @@ static void missing_parameters_are_drawn_only_when_asked(void **state) {
   unlink(other);
 }
 
+/* Servers that share a cache share no drawings that differ: by seed, by base, and by whether any were asked for. */
+static void drawings_are_told_apart_in_a_shared_cache(void **state) {
+  (void)state;
+  static const char other_base[] = CONFIG_WITH("\"rope_theta_3d\":10000");
+  char bare[64];
+  save_decoder((layer_options){.dtype = MR3D_BF16, .no_rotary = true}, bare);
+  mr3d_weights_cache *cache = mr3d_weights_cache_new();
+  mr3d_server *seven = mr3d_server_new(&(mr3d_server_options){.weights = cache, .init_missing = true, .init_seed = 7}),
+              *eight = mr3d_server_new(&(mr3d_server_options){.weights = cache, .init_missing = true, .init_seed = 8}),
+              *none = mr3d_server_new(&(mr3d_server_options){.weights = cache});
+  mr3d_bundle *a = answer(seven, prefill("a", bare, CONFIG, true)), *b = answer(eight, prefill("b", bare, CONFIG, true)),
+              *c = answer(seven, prefill("c", bare, other_base, true)), *again = answer(seven, prefill("d", bare, CONFIG, true));
+  assert_same(a, again);
+  assert_memory_not_equal(reals(a, "hidden"), reals(b, "hidden"), Q * HIDDEN * sizeof(double));
+  assert_memory_not_equal(reals(a, "hidden"), reals(c, "hidden"), Q * HIDDEN * sizeof(double));
+  REFUSED(none, prefill("e", bare, CONFIG, true), "8 tensors are missing");
+  done(a), done(b), done(c), done(again);
+  mr3d_server_free(&seven);
+  mr3d_server_free(&eight);
+  mr3d_server_free(&none);
+  mr3d_weights_cache_free(&cache);
+  unlink(bare);
+}
+
 /* One tensor of eight is there: it is used, the seven others are reported or drawn. */
 static void a_part_may_be_missing(void **state) {
   (void)state;
@@ -428,6 +452,7 @@ int main(void) {
       cmocka_unit_test(unaligned_tensors_are_the_same_tensors),
       cmocka_unit_test(two_gibibytes_are_opened_at_once),
       cmocka_unit_test(missing_parameters_are_drawn_only_when_asked),
+      cmocka_unit_test(drawings_are_told_apart_in_a_shared_cache),
       cmocka_unit_test(a_part_may_be_missing),
       cmocka_unit_test(nothing_else_is_drawn),
   };
