@@ -38,11 +38,15 @@ class Checkpoints(unittest.TestCase):
     def model(self, dtype=torch.float64, tied=True, **options) -> MixedRope3DForCausalLM:
         torch.manual_seed(3)
         made = MixedRope3DForCausalLM(MixedRope3DConfig(true_precision=True, **config(tie_word_embeddings=tied, **options)))
+        return self.stirred(made).to(dtype).eval()
+
+    def stirred(self, model):
+        """The model with parameters far from their initial values, which hide mistakes: attention is flat, angles are small."""
         random = Random(4)
-        with torch.no_grad():  # far from the initial values, which hide mistakes
-            for name, tensor in made.named_parameters():
+        with torch.no_grad():
+            for name, tensor in model.named_parameters():
                 tensor.copy_(random(*tensor.shape, scale=0.3, shift=float("norm" in name or "axial" in name or "freqs" in name)))
-        return made.to(dtype).eval()
+        return model
 
     def saved(self, model, name: str, **keys) -> Path:
         path = Path(self.folder.name) / name
@@ -96,7 +100,7 @@ class Checkpoints(unittest.TestCase):
         """A Qwen2 checkpoint that knows nothing of points."""
         torch.manual_seed(6)
         plain = {key: value for key, value in config().items() if "point" not in key and key != "head_dim"}
-        made = Qwen2ForCausalLM(Qwen2Config(**plain | {"hidden_size": 96, "num_attention_heads": 6})).double().eval()
+        made = self.stirred(Qwen2ForCausalLM(Qwen2Config(**plain | {"hidden_size": 96, "num_attention_heads": 6})).double()).eval()
         self.embeds = Random(5)(1, Q, 96, scale=0.5)
         return made, self.saved(made, "stock", max_shard_size="60KB")
 
@@ -139,7 +143,7 @@ class Checkpoints(unittest.TestCase):
 
     def run_tokens(self, path: Path, *more):
         """What `mr3d run --weights FOLDER` generates after a small scan, and its trace; the configuration is the folder's."""
-        lines = [f"{x} {y} {z}" for x in range(3) for y in range(2) for z in range(1)]
+        lines = [f"{x} {y} {z}" for x in (0, 11, 30) for y in (0, 17) for z in (0,)]
         scan, prompt, trace = (Path(self.folder.name) / name for name in ("scan.ply", "prompt.json", "trace.safetensors"))
         scan.write_text("\n".join(["ply", "format ascii 1.0", f"element vertex {len(lines)}", *(f"property double {a}" for a in "xyz"), "end_header",
                                    *lines]) + "\n")

@@ -211,7 +211,7 @@ static int64_t peak_bytes(void) {
   return (int64_t)usage.ru_maxrss * 1024;
 }
 
-/* 24 layers of 25 MB each in binary64 with room for one: the peak grows by a few layers, not by 600 MB. */
+/* 24 layers of 25 MB each in binary64 with room for one: the peak grows by a few layers (and the 256 MiB that AddressSanitizer holds back), not by 600 MB. */
 static void a_layer_is_in_memory_at_a_time(void **state) {
   (void)state;
   static const char config[] = "{\"hidden_size\":512,\"intermediate_size\":1536,\"num_hidden_layers\":24,\"num_attention_heads\":8,\"num_key_value_heads\":2,\"head_dim\":64,"
@@ -222,7 +222,7 @@ static void a_layer_is_in_memory_at_a_time(void **state) {
   const int64_t before = peak_bytes();
   mr3d_bundle *a = answer(server, prefill_of("a", "generated:1", MR3D_FP64, config, 512));
   const int64_t grown = peak_bytes() - before;
-  if (grown > (int64_t)200 << 20) fail_msg("memory grew by %lld bytes", (long long)grown);
+  if (grown > (int64_t)400 << 20) fail_msg("memory grew by %lld bytes", (long long)grown);
   mr3d_bundle_free(&a);
   mr3d_server_free(&server);
   mr3d_weights_cache_free(&cache);
