@@ -121,7 +121,8 @@ static void draw_elements(const mr3d_draw *draw, mr3d_stream stream, int64_t fir
         value[i] *= draw->outlier_by;
 }
 
-void mr3d_random_draw(const mr3d_draw *draw, mr3d_stream stream, mr3d_tensor *tensor) {
+/* The tensor's elements are the stream's from `offset` on. */
+static void draw_from(const mr3d_draw *draw, mr3d_stream stream, int64_t offset, mr3d_tensor *tensor) {
   const int64_t count = mr3d_tensor_count(tensor), chunks = (count + CHUNK - 1) / CHUNK;
   const int64_t columns = tensor->rank > 0 ? tensor->shape[tensor->rank - 1] : 1;
   const int64_t rows = tensor->rank > 1 ? tensor->shape[tensor->rank - 2] : 1;
@@ -132,7 +133,7 @@ void mr3d_random_draw(const mr3d_draw *draw, mr3d_stream stream, mr3d_tensor *te
     const int64_t start = chunk * CHUNK, end = start + CHUNK < count ? start + CHUNK : count;
     for (int64_t i = start, part; i < end; i += part) {
       part = end - i;
-      int64_t source = i;
+      int64_t source = offset + i;
       if (draw->repeat) { /* row by row, each from row 0 of its block */
         const int64_t left = columns - i % columns;
         part = part < left ? part : left;
@@ -147,4 +148,12 @@ void mr3d_random_draw(const mr3d_draw *draw, mr3d_stream stream, mr3d_tensor *te
                          .data = (char *)tensor->data + (size_t)start * size};
     mr3d_tensor_from_double(&piece, value);
   }
+}
+
+void mr3d_random_draw(const mr3d_draw *draw, mr3d_stream stream, mr3d_tensor *tensor) { draw_from(draw, stream, 0, tensor); }
+
+void mr3d_random_draw_rows(const mr3d_draw *draw, mr3d_stream stream, int64_t first, mr3d_tensor *rows) {
+  int64_t columns = 1;
+  for (int axis = 1; axis < rows->rank; axis++) columns *= rows->shape[axis];
+  draw_from(draw, stream, first * columns, rows);
 }

@@ -1,4 +1,4 @@
-/** A safetensors file in the pieces it is made of, to be sent without a copy. */
+/** Safetensors files without a copy: in the pieces they are made of, to be sent, and mapped, to be read tensor by tensor. */
 #ifndef MR3D_IO_PARTS_H
 #define MR3D_IO_PARTS_H
 
@@ -12,5 +12,11 @@
  */
 mr3d_status mr3d_safetensors_parts(const mr3d_bundle *bundle, struct iovec **parts, int *count, size_t *size, mr3d_error *error);
 void mr3d_safetensors_parts_free(struct iovec **parts);
+
+/**
+ * Opens a file as mr3d_safetensors_open does, but reads its header alone, however large it is: tensors lie in the mapping, aligned for their
+ * type or not, and bytes of a BOOL are not looked at. (A `.gz` is inflated, and a tensor without elements has memory of its own.)
+ */
+mr3d_status mr3d_safetensors_map(const char *path, mr3d_bundle **bundle, mr3d_error *error);
 
 #endif

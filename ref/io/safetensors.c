@@ -144,23 +144,23 @@ static mr3d_status read_metadata(const cJSON *metadata, mr3d_bundle *bundle, mr3
   return MR3D_OK;
 }
 
-/* Adds the tensor to the bundle: borrowed where aligned, else copied. */
-static mr3d_status add_entry(mr3d_bundle *bundle, const entry *e, const unsigned char *data, mr3d_error *error) {
+/* Adds the tensor to the bundle: borrowed where aligned or, unread, where `in_place` says so, else copied. */
+static mr3d_status add_entry(mr3d_bundle *bundle, const entry *e, const unsigned char *data, bool in_place, mr3d_error *error) {
   const unsigned char *bytes = data + e->begin;
   const size_t size = (size_t)(e->end - e->begin);
-  if (e->dtype == MR3D_BOOL)
+  if (e->dtype == MR3D_BOOL && !in_place)
     for (size_t i = 0; i < size; i++)
       if (bytes[i] > 1)
         return mr3d_fail(error, MR3D_FORMAT, "tensor \"%.200s\": element %zu of BOOL holds %d; only 0 and 1 are possible",
                          e->name, i, bytes[i]);
-  if (size > 0 && (uintptr_t)bytes % mr3d_dtype_size(e->dtype) == 0)
+  if (size > 0 && (in_place || (uintptr_t)bytes % mr3d_dtype_size(e->dtype) == 0))
     mr3d_bundle_borrow(bundle, e->name, e->dtype, e->rank, e->shape, (void *)bytes);
   else
     memcpy(mr3d_bundle_add(bundle, e->name, e->dtype, e->rank, e->shape)->data, bytes, size);
   return MR3D_OK;
 }
 
-static mr3d_status read_header(const cJSON *header, const unsigned char *data, int64_t data_size, mr3d_bundle *bundle,
+static mr3d_status read_header(const cJSON *header, const unsigned char *data, int64_t data_size, bool in_place, mr3d_bundle *bundle,
                                mr3d_error *error) {
   int count = 0;
   mr3d_status status = MR3D_OK;
@@ -173,12 +173,12 @@ static mr3d_status read_header(const cJSON *header, const unsigned char *data, i
   if (status == MR3D_OK)
     status = check_tiling(entries, count, data_size, error);
   for (int i = 0; i < count && status == MR3D_OK; i++)
-    status = add_entry(bundle, &entries[i], data, error);
+    status = add_entry(bundle, &entries[i], data, in_place, error);
   free(entries);
   return status;
 }
 
-mr3d_status mr3d_safetensors_parse(const void *bytes, size_t size, mr3d_bundle **bundle, mr3d_error *error) {
+static mr3d_status parse(const void *bytes, size_t size, bool in_place, mr3d_bundle **bundle, mr3d_error *error) {
   const unsigned char *const file = bytes;
   if (size < 8)
     return mr3d_fail(error, MR3D_FORMAT, "%zu bytes; a safetensors file starts with the header's length in 8 bytes", size);
@@ -199,13 +199,17 @@ mr3d_status mr3d_safetensors_parse(const void *bytes, size_t size, mr3d_bundle *
   if (status != MR3D_OK)
     return mr3d_fail_in(error, "header");
   mr3d_bundle *read = mr3d_bundle_new();
-  status = read_header(header, file + 8 + header_size, (int64_t)(size - 8 - header_size), read, error);
+  status = read_header(header, file + 8 + header_size, (int64_t)(size - 8 - header_size), in_place, read, error);
   cJSON_Delete(header);
   if (status == MR3D_OK)
     *bundle = read;
   else
     mr3d_bundle_free(&read);
   return status;
+}
+
+mr3d_status mr3d_safetensors_parse(const void *bytes, size_t size, mr3d_bundle **bundle, mr3d_error *error) {
+  return parse(bytes, size, false, bundle, error);
 }
 
 static void release_block(void *memory, size_t size) {
@@ -225,14 +229,14 @@ static bool is_gzip_name(const char *path) {
   return length >= 3 && strcmp(path + length - 3, ".gz") == 0;
 }
 
-mr3d_status mr3d_safetensors_open(const char *path, uint64_t inflate_cap, mr3d_bundle **bundle, mr3d_error *error) {
+static mr3d_status open_file(const char *path, uint64_t inflate_cap, bool in_place, mr3d_bundle **bundle, mr3d_error *error) {
   void *file, *inflated;
   size_t size, inflated_size;
   mr3d_status status = mr3d_map(path, &file, &size, error);
   if (status != MR3D_OK)
     return status;
   if (!is_gzip_name(path)) {
-    status = mr3d_safetensors_parse(file, size, bundle, error);
+    status = parse(file, size, in_place, bundle, error);
     if (status == MR3D_OK)
       mr3d_bundle_keep(*bundle, file, size, mr3d_unmap);
     else
@@ -244,6 +248,14 @@ mr3d_status mr3d_safetensors_open(const char *path, uint64_t inflate_cap, mr3d_b
       free(inflated);
   }
   return status == MR3D_OK ? status : mr3d_fail_in(error, "%s", path);
+}
+
+mr3d_status mr3d_safetensors_open(const char *path, uint64_t inflate_cap, mr3d_bundle **bundle, mr3d_error *error) {
+  return open_file(path, inflate_cap, false, bundle, error);
+}
+
+mr3d_status mr3d_safetensors_map(const char *path, mr3d_bundle **bundle, mr3d_error *error) {
+  return open_file(path, 0, true, bundle, error);
 }
 
 /* ---- writing ---- */

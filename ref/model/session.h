@@ -38,7 +38,8 @@ const char *mr3d_session_list(const mr3d_session *table, char text[400]);
 struct mr3d_server {
   const mr3d_operators *operators;
   mr3d_arithmetic arithmetic;
-  bool emulate, with_scale;
+  bool emulate, with_scale, init_missing;
+  uint64_t init_seed;
   int threads;
   uint32_t kept;
   mr3d_weights_cache *weights, *own_weights;

@@ -83,6 +83,22 @@ static bool match_term(mr3d_sizes *sizes, const char *label, term t, int64_t act
   return true;
 }
 
+static bool value_of_term(const mr3d_sizes *sizes, term t, int64_t *value) {
+  int64_t right = 0;
+  if (!value_of(sizes, t.left, value) || (t.sign && !value_of(sizes, t.right, &right))) return false;
+  return t.sign == '*' ? !__builtin_mul_overflow(*value, right, value) : !__builtin_add_overflow(*value, right, value);
+}
+
+int mr3d_sizes_shape(const mr3d_sizes *sizes, const char *pattern, int64_t shape[MR3D_MAX_RANK]) {
+  int rank = 0;
+  for (const char *at = pattern; *at && *at != '|' && *at != ';'; rank++) {
+    const size_t length = strcspn(at, ",|;");
+    if (rank == MR3D_MAX_RANK || !value_of_term(sizes, parse_term(at, length), &shape[rank])) return -1;
+    at += length + (at[length] == ',');
+  }
+  return rank;
+}
+
 /* The alternative up to '|', without its condition: its length, its condition's first character or NULL, the next alternative or NULL. */
 static size_t alternative(const char *pattern, const char **condition, const char **next) {
   size_t whole = strcspn(pattern, "|"), length = strcspn(pattern, "|;");

@@ -39,4 +39,7 @@ int64_t mr3d_sizes_get(const mr3d_sizes *, const char *name);
  */
 mr3d_status mr3d_sizes_match(mr3d_sizes *, const char *label, const mr3d_tensor *, const char *pattern, mr3d_error *);
 
+/** The shape that the pattern's first alternative (without "..") stands for, and its rank; -1 where a name is unbound or a product overflows. */
+int mr3d_sizes_shape(const mr3d_sizes *, const char *pattern, int64_t shape[MR3D_MAX_RANK]);
+
 #endif

@@ -1,9 +1,9 @@
 /**
- * Weights files: one safetensors file with full Hugging Face names, mapped, read as binary64 tensor by tensor.
+ * Weights: a checkpoint's tensors by their full Hugging Face names, mapped, or the generator's, drawn; read as binary64 tensor by tensor.
  *
- * Tensors of type F64 are used where they lie in the mapping; others are converted, and the conversions kept while they fit the
+ * Tensors of type F64 are used where they lie in the mapping; others are converted or drawn, and the results kept while they fit the
  * cache (those that came first stay: a decoder walks its layers round and round, and least-recently-used would drop each before its
- * next use; conversions of other files go first). What does not fit is converted anew at each use.
+ * next use; those of other weights go first). What does not fit is made anew at each use. Opening reads no value.
  */
 #ifndef MR3D_WEIGHTS_H
 #define MR3D_WEIGHTS_H
@@ -12,14 +12,30 @@
 
 typedef struct mr3d_weights mr3d_weights;
 
+/** What is asked for: all that `weights` in a request, or --weights on the command line, may name, and what it needs beside. */
+typedef struct mr3d_weights_source {
+  const char *path;            /**< a safetensors file, an index of shards, a checkpoint's folder, "generated:SEED" or "generated:SEED/SET" */
+  const mr3d_config *config;   /**< sizes of what is drawn; not kept */
+  mr3d_tier tier;              /**< whose storage type a generated model is rounded to */
+  const uint64_t *init_missing; /**< seed of learned rotary parameters that a checkpoint lacks; NULL: never made up */
+} mr3d_weights_source;
+
 /**
- * Opens a file, or finds it open: the same path with the same identity, size and time of change.
+ * Opens weights, or finds them open: the same path, leading to the same files, each with the same identity, size and time of change; for what
+ * is drawn the same sizes and type.
+ * Errors: those of mr3d_checkpoint_open, mr3d_generated_model and mr3d_initial_rotary, after "weights".
  * Ownership: *weights is counted; each mr3d_weights_release gives one count back (and sets the pointer to NULL).
  */
-mr3d_status mr3d_weights_open(mr3d_weights_cache *, const char *path, mr3d_weights **weights, mr3d_error *);
+mr3d_status mr3d_weights_open(mr3d_weights_cache *, const mr3d_weights_source *, mr3d_weights **weights, mr3d_error *);
 mr3d_weights *mr3d_weights_share(mr3d_weights *);
 void mr3d_weights_release(mr3d_weights **);
 const char *mr3d_weights_path(const mr3d_weights *);
+/** Files that the weights lie in, an index not counted: 0 for a generated model. */
+int mr3d_weights_files(const mr3d_weights *);
+/** All tensors, the drawn ones (which have no data) last. */
+const mr3d_bundle *mr3d_weights_tensors(const mr3d_weights *);
+/** How many of them are drawn. */
+int mr3d_weights_drawn(const mr3d_weights *);
 
 /** The decoder's tensors outside its layers. */
 typedef struct mr3d_decoder_ends {
@@ -29,6 +45,12 @@ typedef struct mr3d_decoder_ends {
 } mr3d_decoder_ends;
 /** Finds them and binds V and hidden. Errors: missing, wrong type or shape; names file and tensor. */
 mr3d_status mr3d_weights_ends(mr3d_weights *, const mr3d_config *, mr3d_sizes *, mr3d_decoder_ends *, mr3d_error *);
+
+/**
+ * Whether all layers are there for a call, with the right types and shapes, before any is read. Errors: lists every kind of tensor that is missing,
+ * with its shape, in how many layers, and what to do where it is the rotary parameters that are.
+ */
+mr3d_status mr3d_weights_check(mr3d_weights *, const mr3d_config *, mr3d_sizes *, bool has_points, mr3d_error *);
 
 /** One layer's parameters and what of them is not in the cache. Zero-initialise. */
 typedef struct mr3d_layer_weights {
@@ -40,14 +62,14 @@ typedef struct mr3d_layer_weights {
 mr3d_status mr3d_weights_layer(mr3d_weights *, const mr3d_config *, mr3d_sizes *sizes, int64_t index, bool has_points, mr3d_layer_weights *, mr3d_error *);
 void mr3d_layer_weights_free(mr3d_layer_weights *);
 
-/** Rows first .. first+count-1 of a [rows,columns] tensor in binary64: `buffer`, or the mapping itself where it is F64. Not kept. */
+/** Rows first .. first+count-1 of a [rows,columns] tensor in binary64: `buffer`, or the mapping itself where it is F64 and aligned. Not kept. */
 mr3d_status mr3d_weights_rows(mr3d_weights *, const mr3d_tensor *, int64_t first, int64_t count, double *buffer, const double **values, mr3d_error *);
 
-/** Conversions that a cache keeps at most, in bytes. */
+/** Converted and drawn tensors that a cache keeps at most, in bytes. */
 #define MR3D_WEIGHTS_CACHE_BYTES ((int64_t)1 << 30)
 /** Sets that bound (for tests); conversions already there stay until they are in the way. */
 void mr3d_weights_cache_limit(mr3d_weights_cache *, int64_t bytes);
-/** Conversions made since the cache was new, in elements (for tests). */
+/** Conversions and drawings made since the cache was new, in elements (for tests). */
 int64_t mr3d_weights_cache_converted(const mr3d_weights_cache *);
 
 #endif

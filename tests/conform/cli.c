@@ -486,7 +486,7 @@ static void compare_follows_a_session(void **state) {
   assert_said("must be refused");
   unlink(weights);
   assert_int_equal(mr3d("compare %s/step0.req.safetensors %s/answers/step0.ans.safetensors", folder, folder), 1);
-  assert_said("its weights file cannot be read");
+  assert_said("its weights cannot be read");
 }
 
 /* ---- list, explain, golden ---- */

@@ -200,6 +200,19 @@ static void an_element_does_not_depend_on_the_tensors_size(void **state) {
   free(small);
 }
 
+static void rows_can_be_drawn_alone(void **state) {
+  (void)state;
+  enum { ROWS = 900, COLUMNS = 7, FIRST = 411, COUNT = 301 };
+  static double whole[ROWS * COLUMNS], part[COUNT * COLUMNS];
+  const mr3d_stream stream = mr3d_stream_named(3, "rows");
+  for (int dist = MR3D_UNIFORM; dist <= MR3D_CONST; dist++) {
+    const mr3d_draw draw = {.dist = (mr3d_dist)dist, .lo = -2, .hi = 9, .scale = 1.5, .shift = 0.25, .outlier_every = 3, .outlier_by = 40};
+    mr3d_random_draw(&draw, stream, &(mr3d_tensor){"w", MR3D_F64, 2, {ROWS, COLUMNS}, whole});
+    mr3d_random_draw_rows(&draw, stream, FIRST, &(mr3d_tensor){"w", MR3D_F64, 2, {COUNT, COLUMNS}, part});
+    assert_memory_equal(part, whole + FIRST * COLUMNS, sizeof part);
+  }
+}
+
 static void repeat_copies_row_0_of_each_block(void **state) {
   (void)state;
   const int64_t shape[3] = {2, 3, 5};
@@ -282,6 +295,7 @@ int main(void) {
       cmocka_unit_test(tensors_of_every_distribution_equal_pythons),
       cmocka_unit_test(the_thread_count_changes_nothing),
       cmocka_unit_test(an_element_does_not_depend_on_the_tensors_size),
+      cmocka_unit_test(rows_can_be_drawn_alone),
       cmocka_unit_test(repeat_copies_row_0_of_each_block),
       cmocka_unit_test(scale_shift_and_outliers_apply_in_this_order),
       cmocka_unit_test(onehot_rows_point_at_their_index_modulo_the_row_length),

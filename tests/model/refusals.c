@@ -401,7 +401,7 @@ static const rule rules[] = {
                 "\"rms_norm_eps\":1e-6}",
      {"model.embed_tokens.weight has shape [50,48]", "V = 51 (config vocab_size)"}},
     {"prefill", "meta config {\"num_hidden_layers\":3,\"num_attention_heads\":4,\"num_key_value_heads\":2,\"head_dim\":16,\"rope_theta\":100,\"rms_norm_eps\":1e-6}",
-     {"model.layers.2.self_attn.q_proj.weight is missing"}},
+     {"16 tensors are missing: model.layers.2.self_attn.q_proj.weight [64,48] (in 1 of 3 layers)", "does num_hidden_layers fit"}},
     {"prefill", "meta config {\"num_hidden_layers\":1000000000000,\"num_attention_heads\":4,\"num_key_value_heads\":2,\"head_dim\":16,\"rope_theta\":100,"
                 "\"rms_norm_eps\":1e-6}",
      {"num_hidden_layers is 1000000000000"}},

@@ -138,7 +138,9 @@ static void extra_tensors_are_ignored_and_text_needs_no_rotary_parameters(void *
   a = answer(server, prefill("3", plain, "fp64", fixed, true)), b = answer(server, prefill("4", more, "fp64", fixed, true));
   assert_same(a, b);
   done(a), done(b);
-  REFUSED(server, prefill("5", bare, "fp64", CONFIG, true), bare, "model.layers.0.self_attn.freqs_3d_q is missing", "[A,H,F|A,H*F]");
+  REFUSED(server, prefill("5", bare, "fp64", CONFIG, true), bare, "8 tensors are missing: model.layers.0.self_attn.freqs_3d_q [3,4,4] (in 2 of 2 layers)",
+          "model.layers.0.self_attn.axial_weights_3d_q [4,4,3] (in 2", "model.layers.0.self_attn.freqs_3d_kv [3,2,4] (in 2",
+          "model.layers.0.self_attn.axial_weights_3d_kv [2,4,3] (in 2", "rope_mixed_3d to false", "--init-missing SEED");
   REFUSED(server, prefill("6", more, "fp64", CONFIG, true), more, "model.layers.0.self_attn.freqs_3d_q is I64");
   mr3d_server_free(&server);
   unlink(plain);

@@ -99,6 +99,83 @@ static void scan_prompt_and_weights_go_on_to_generation(void **state) {
   mr3d_bundle_free(&trace);
 }
 
+/** The generated tokens that --json gives. */
+static void generated(char tokens[400]) {
+  const char *list = strstr(output, "\"generated\":");
+  if (!list) fail_msg("no tokens: %.2000s", output);
+  snprintf(tokens, 400, "%.*s", (int)strcspn(list, "]"), list);
+}
+
+/** A checkpoint's folder brings its configuration along, and gives what the file gives. */
+static void a_folder_is_enough(void **state) {
+  const char *folder = *state;
+  char by_file[400], by_folder[400];
+  assert_int_equal(mr3d("run --json --steps 3 --scan '%s' --prompt %s/prompts.json:chat --weights %s/model.safetensors --config %s/config.json", scene(), folder, folder, folder), 0);
+  generated(by_file);
+  assert_int_equal(mr3d("run --json --steps 3 --scan '%s' --prompt %s/prompts.json:chat --weights %s", scene(), folder, folder), 0);
+  generated(by_folder);
+  assert_string_equal(by_file, by_folder);
+  assert_int_equal(mr3d("run --steps 0 --scan '%s' --prompt %s/prompts.json:chat --weights %s", scene(), folder, folder), 0);
+  assert_said("14 tensors in 1 file\n");
+  assert_int_equal(mr3d("run --scan '%s' --prompt %s/prompts.json:chat --weights '%s'", scene(), folder, getenv("MR3D_SCENE")), 1);
+  assert_said("--config is not given, and the folder of --weights holds none");
+}
+
+/** A copy of the folder's configuration with learned frequencies, which the file does not hold. */
+static void write_learned_config(const char *folder) {
+  char command[600];
+  snprintf(command, sizeof command, "sed 's/\"rope_mixed_3d\": false/\"rope_mixed_3d\": true/' %s/config.json >%s/learned.json", folder, folder);
+  assert_int_equal(run_command(command), 0);
+}
+
+static void missing_rotary_parameters_are_reported_or_drawn(void **state) {
+  const char *folder = *state;
+  char first[400], again[400], other[400];
+  write_learned_config(folder);
+  assert_int_equal(mr3d("run --scan '%s' --prompt %s/prompts.json:chat --weights %s --config %s/learned.json", scene(), folder, folder, folder), 1);
+  assert_said("4 tensors are missing: model.layers.0.self_attn.freqs_3d_q [3,2,8] (in 1 of 1 layers)");
+  assert_said("model.layers.0.self_attn.axial_weights_3d_kv [1,8,3] (in 1 of 1 layers)");
+  assert_said("--init-missing SEED");
+  assert_int_equal(mr3d("run --steps 0 --scan '%s' --prompt %s/prompts.json:chat --weights %s --config %s/learned.json --init-missing 7 --trace %s/seven.safetensors", scene(), folder,
+                        folder, folder, folder), 0);
+  assert_said("4 missing rotary parameters drawn by --init-missing 7");
+  assert_said("model.layers.0.self_attn.freqs_3d_q .. model.layers.0.self_attn.axial_weights_3d_kv");
+  assert_int_equal(mr3d("run --json --scan '%s' --prompt %s/prompts.json:chat --weights %s --config %s/learned.json --init-missing 7", scene(), folder, folder, folder), 0);
+  assert_said("\"initialised\":\t[\"model.layers.0.self_attn.freqs_3d_q\", \"model.layers.0.self_attn.axial_weights_3d_q\", "
+              "\"model.layers.0.self_attn.freqs_3d_kv\", \"model.layers.0.self_attn.axial_weights_3d_kv\"]");
+  generated(first);
+  assert_int_equal(mr3d("run --json --scan '%s' --prompt %s/prompts.json:chat --weights %s --config %s/learned.json --init-missing=7", scene(), folder, folder, folder), 0);
+  generated(again);
+  assert_string_equal(first, again);
+  assert_int_equal(mr3d("run --steps 0 --scan '%s' --prompt %s/prompts.json:chat --weights %s --config %s/learned.json --init-missing 8 --trace %s/eight.safetensors", scene(), folder,
+                        folder, folder, folder), 0);
+  snprintf(other, sizeof other, "cmp -s %s/seven.safetensors %s/eight.safetensors", folder, folder);
+  assert_int_equal(run_command(other), 1);
+  assert_int_equal(mr3d("run --scan '%s' --prompt %s/prompts.json:chat --weights %s --init-missing 7", scene(), folder, folder), 0);
+  assert_said("nothing was missing");
+  assert_int_equal(mr3d("run --scan '%s' --init-missing 7", scene()), 1);
+  assert_said("--init-missing goes with --weights");
+  assert_int_equal(mr3d("run --scan '%s' --init-missing seven", scene()), 1);
+  assert_said("expected a whole number");
+}
+
+static void generated_weights_need_no_file(void **state) {
+  const char *folder = *state;
+  char first[400], again[400];
+  write_learned_config(folder);
+  assert_int_equal(mr3d("run --scan '%s' --prompt %s/prompts.json:chat --weights generated:7 --config %s/learned.json --steps 1", scene(), folder, folder), 0);
+  assert_said("generated:7: 18 tensors drawn by the generator, no file");
+  assert_int_equal(mr3d("run --json --scan '%s' --prompt %s/prompts.json:chat --weights generated:7 --config %s/learned.json", scene(), folder, folder), 0);
+  generated(first);
+  assert_int_equal(mr3d("run --json --scan '%s' --prompt %s/prompts.json:chat --weights generated:8 --config %s/learned.json", scene(), folder, folder), 0);
+  generated(again);
+  assert_string_not_equal(first, again);
+  assert_int_equal(mr3d("run --scan '%s' --prompt %s/prompts.json:chat --weights generated:7", scene(), folder), 1);
+  assert_said("--weights also needs --prompt and --config");
+  assert_int_equal(mr3d("run --scan '%s' --prompt %s/prompts.json:chat --weights generated:x --config %s/learned.json", scene(), folder, folder), 1);
+  assert_said("weights: generated:x: expected generated:SEED");
+}
+
 static void errors_say_what_to_do(void **state) {
   const char *folder = *state;
   assert_int_equal(mr3d("run"), 1);
@@ -123,6 +200,9 @@ int main(void) {
       cmocka_unit_test(canonical_scene_gives_556_tokens),
       cmocka_unit_test(json_output_holds_the_same_numbers),
       cmocka_unit_test(scan_prompt_and_weights_go_on_to_generation),
+      cmocka_unit_test(a_folder_is_enough),
+      cmocka_unit_test(missing_rotary_parameters_are_reported_or_drawn),
+      cmocka_unit_test(generated_weights_need_no_file),
       cmocka_unit_test(errors_say_what_to_do),
   };
   return cmocka_run_group_tests(tests, make_folder, remove_folder);

@@ -36,6 +36,7 @@ typedef enum mr3d_option_kind {
   MR3D_OPTION_COUNT,   /**< int64_t *: a whole number of at least 0 */
   MR3D_OPTION_SEED,    /**< uint64_t * */
   MR3D_OPTION_ORDER,   /**< mr3d_order *: given alone, or with a whole number */
+  MR3D_OPTION_GIVEN_SEED, /**< mr3d_order *: given, always with a whole number */
   MR3D_OPTION_SECONDS, /**< double *: above 0 */
   MR3D_OPTION_NUMBER,  /**< double *: any finite number */
   MR3D_OPTION_TIERS,   /**< uint32_t *: a bit per mr3d_tier, from a list joined by commas */

@@ -49,6 +49,11 @@ static int set_option(const mr3d_option *o, const char *value) {
     order->given = true;
     return value ? set_option(&(mr3d_option){o->name, o->value, MR3D_OPTION_SEED, &order->seed, o->help}, value) : -1;
   }
+  case MR3D_OPTION_GIVEN_SEED: {
+    mr3d_order *order = o->target;
+    order->given = true;
+    return set_option(&(mr3d_option){o->name, o->value, MR3D_OPTION_SEED, &order->seed, o->help}, value);
+  }
   case MR3D_OPTION_FLAG: *(bool *)o->target = true; return -1;
   case MR3D_OPTION_TEXT: *(const char **)o->target = value; return -1;
   case MR3D_OPTION_COUNT:

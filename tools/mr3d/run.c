@@ -3,9 +3,11 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include <cjson/cJSON.h>
 
+#include "../../ref/model/weights.h"
 #include "case_internal.h"
 #include "command.h"
 #include "file.h"
@@ -18,6 +20,7 @@
 typedef struct run {
   const char *scan, *prompt, *weights, *config_path, *features_path, *data, *trace_path;
   uint64_t seed;
+  mr3d_order init_missing;
   int64_t steps;
   bool json;
 
@@ -31,6 +34,10 @@ typedef struct run {
   mr3d_token_coords_out tokens;
   int64_t T, *ids;    /* the prompt */
   mr3d_splice_out splice;
+
+  mr3d_weights_cache *cache; /* shared with the server */
+  mr3d_weights *model;
+  mr3d_decoder_ends ends;
 } run;
 
 /* ---- what is said: a line for people, a member for --json ---- */
@@ -53,18 +60,28 @@ static void trace_copy(run *r, const char *point, int64_t step, const mr3d_tenso
 
 /* ---- the stages ---- */
 
+/** The configuration's path: --config, else config.json where --weights is a folder. NULL: there is none. */
+static const char *config_path(const run *r, char path[4096]) {
+  struct stat about;
+  if (r->config_path || !r->weights || stat(r->weights, &about) != 0 || !S_ISDIR(about.st_mode)) return r->config_path;
+  snprintf(path, 4096, "%s/config.json", r->weights);
+  return path;
+}
+
 static mr3d_status read_config(run *r, mr3d_error *error) {
-  if (!r->config_path) r->config_text = strdup("{}");
+  char in_folder[4096];
+  const char *path = config_path(r, in_folder);
+  if (!path) r->config_text = strdup("{}");
   else {
     void *bytes;
     size_t size;
-    const mr3d_status status = mr3d_map(r->config_path, &bytes, &size, error);
-    if (status) return status;
+    const mr3d_status status = mr3d_map(path, &bytes, &size, error);
+    if (status) return r->config_path ? status : mr3d_fail_in(error, "--config is not given, and the folder of --weights holds none");
     r->config_text = mr3d_allocate((long long)size + 1, 1);
     memcpy(r->config_text, bytes, size);
     mr3d_unmap(bytes, size);
   }
-  return mr3d_config_parse(r->config_text, &r->config, error) == MR3D_OK ? MR3D_OK : mr3d_fail_in(error, "%s", r->config_path ? r->config_path : "configuration");
+  return mr3d_config_parse(r->config_text, &r->config, error) == MR3D_OK ? MR3D_OK : mr3d_fail_in(error, "%s", path ? path : "configuration");
 }
 
 /** Raw rows to occupied cells to tokens (spec.md section 7, steps 1 to 4). */
@@ -179,33 +196,54 @@ static mr3d_status find_features(run *r, int64_t hidden, double *features, mr3d_
   return status;
 }
 
+/** The names of the drawn tensors behind those of a checkpoint: on the terminal the first and the last, in JSON all. */
+static void say_initialised(run *r) {
+  const mr3d_bundle *tensors = mr3d_weights_tensors(r->model);
+  const int count = mr3d_bundle_count(tensors), drawn = mr3d_weights_drawn(r->model);
+  cJSON *list = cJSON_AddArrayToObject(r->said, "initialised");
+  for (int i = count - drawn; i < count; i++) cJSON_AddItemToArray(list, cJSON_CreateString(mr3d_bundle_at(tensors, i)->name));
+  if (!drawn) SAY(r, "         --init-missing %" PRIu64 ": nothing was missing, so nothing was drawn\n", r->init_missing.seed);
+  else
+    SAY(r, "         %d missing rotary parameters drawn by --init-missing %" PRIu64 ", as in a fresh model: %s .. %s\n", drawn, r->init_missing.seed,
+        mr3d_bundle_at(tensors, count - drawn)->name, mr3d_bundle_at(tensors, count - 1)->name);
+}
+
+/** Opens --weights as the server will, and finds the embedding. */
+static mr3d_status open_weights(run *r, mr3d_error *error) {
+  const mr3d_weights_source source = {
+      .path = r->weights, .config = &r->config, .tier = MR3D_FP64, .init_missing = r->init_missing.given ? &r->init_missing.seed : NULL};
+  r->cache = mr3d_weights_cache_new();
+  mr3d_status status = mr3d_weights_open(r->cache, &source, &r->model, error);
+  if (status) return status;
+  mr3d_sizes sizes = {0};
+  mr3d_sizes_bind_config(&sizes, &r->config);
+  status = mr3d_weights_ends(r->model, &r->config, &sizes, &r->ends, error);
+  if (status) return status;
+  const int files = mr3d_weights_files(r->model), count = mr3d_bundle_count(mr3d_weights_tensors(r->model));
+  if (files) SAY(r, "weights  %s: %d tensors in %d file%s\n", r->weights, count - mr3d_weights_drawn(r->model), files, files == 1 ? "" : "s");
+  else SAY(r, "weights  %s: %d tensors drawn by the generator, no file\n", r->weights, count);
+  say_number(r, "weight_files", files);
+  say_number(r, "weight_tensors", count);
+  if (r->init_missing.given) say_initialised(r);
+  return MR3D_OK;
+}
+
 /** inputs_embeds [1,S,hidden]: rows of model.embed_tokens.weight for text, features for points. */
 static mr3d_status embed(run *r, mr3d_bundle *request, mr3d_error *error) {
-  mr3d_bundle *file = NULL;
-  mr3d_status status = mr3d_safetensors_open(r->weights, 0, &file, error);
-  if (status) return status;
-  const mr3d_tensor *table = mr3d_bundle_find(file, "model.embed_tokens.weight");
-  if (!table || table->rank != 2 || !mr3d_dtype_is_float(table->dtype)) {
-    mr3d_bundle_free(&file);
-    return mr3d_fail(error, MR3D_INVALID, "%s holds no floating tensor model.embed_tokens.weight [vocabulary,hidden]", r->weights);
-  }
+  const mr3d_tensor *table = r->ends.embed_tokens;
   const int64_t V = table->shape[0], hidden = table->shape[1], S = r->splice.S;
   double *features = mr3d_allocate(r->tokens.N * hidden, sizeof *features);
-  status = find_features(r, hidden, features, error);
+  mr3d_status status = find_features(r, hidden, features, error);
   double *rows = mr3d_bundle_add(request, "inputs_embeds", MR3D_F64, 3, (int64_t[]){1, S, hidden})->data;
   for (int64_t s = 0; s < S && !status; s++) {
     const int64_t from = r->splice.source[s];
-    if (from < 0) memcpy(rows + s * hidden, features + (-1 - from) * hidden, (size_t)hidden * sizeof *rows);
-    else if (r->ids[from] >= V) status = mr3d_fail(error, MR3D_INVALID, "token id %" PRId64 " is outside the vocabulary of %" PRId64 " rows in %s", r->ids[from], V, r->weights);
-    else {
-      mr3d_tensor row = *table;
-      row.shape[0] = 1;
-      row.data = (char *)table->data + (size_t)(r->ids[from] * hidden) * mr3d_dtype_size(table->dtype);
-      mr3d_tensor_to_double(&row, rows + s * hidden);
-    }
+    const double *row = from < 0 ? features + (-1 - from) * hidden : NULL;
+    if (from >= 0 && r->ids[from] >= V)
+      status = mr3d_fail(error, MR3D_INVALID, "token id %" PRId64 " is outside the vocabulary of %" PRId64 " rows in %s", r->ids[from], V, r->weights);
+    else if (from >= 0) status = mr3d_weights_rows(r->model, table, r->ids[from], 1, rows + s * hidden, &row, error);
+    if (!status && row != rows + s * hidden) memcpy(rows + s * hidden, row, (size_t)hidden * sizeof *rows);
   }
   free(features);
-  mr3d_bundle_free(&file);
   return status;
 }
 
@@ -234,13 +272,16 @@ static mr3d_status ask(run *r, mr3d_server *server, const mr3d_bundle *request, 
 
 /** Prefill over the spliced sequence, then greedy steps with the caller's mask, which counts text tokens only (spec.md sections 4, 5). */
 static mr3d_status generate(run *r, mr3d_error *error) {
-  mr3d_server *server = mr3d_server_new(&(mr3d_server_options){.threads = 0});
+  mr3d_status status = open_weights(r, error);
+  if (status) return status;
+  mr3d_server *server = mr3d_server_new(
+      &(mr3d_server_options){.threads = 0, .weights = r->cache, .init_missing = r->init_missing.given, .init_seed = r->init_missing.seed});
   mr3d_bundle *request = new_request(r, "prefill");
   mr3d_bundle_set(request, "weights", r->weights);
   mr3d_bundle_set(request, "logits_to_keep", "1");
   const int64_t S = r->splice.S;
   int64_t *tokens = mr3d_allocate(r->steps + 1, sizeof *tokens);
-  mr3d_status status = embed(r, request, error);
+  status = embed(r, request, error);
   if (!status) {
     mr3d_bundle_borrow(request, "attention_mask", MR3D_I64, 2, (int64_t[]){1, S}, r->splice.attention_mask);
     if (r->tokens.N) {
@@ -292,7 +333,8 @@ int mr3d_command_run(int argc, char **argv) {
       {"--config", "FILE.json", MR3D_OPTION_TEXT, &r.config_path, "configuration, as a checkpoint's config.json"},
       {"--prompt", "NAME", MR3D_OPTION_TEXT, &r.prompt, "prompt of the data folder's prompt_ids.json, or FILE.json:NAME; go on to the splice"},
       {"--data", "DIR", MR3D_OPTION_TEXT, &r.data, "the data folder (default: $MR3D_DATA)"},
-      {"--weights", "FILE", MR3D_OPTION_TEXT, &r.weights, "safetensors with Hugging Face names; go on to prefill and greedy decode"},
+      {"--weights", "PATH", MR3D_OPTION_TEXT, &r.weights, "a checkpoint's folder, its index, a safetensors file, or generated:SEED; go on to prefill and greedy decode"},
+      {"--init-missing", "SEED", MR3D_OPTION_GIVEN_SEED, &r.init_missing, "draw the learned rotary parameters that the checkpoint lacks, as in a fresh model"},
       {"--features", "FILE", MR3D_OPTION_TEXT, &r.features_path, "safetensors holding `features` [tokens,hidden]; without it they are drawn by --seed"},
       {"--seed", "N", MR3D_OPTION_SEED, &r.seed, "for drawn features (default 0)"},
       {"--steps", "N", MR3D_OPTION_COUNT, &r.steps, "decode steps (default 8)"},
@@ -300,14 +342,17 @@ int mr3d_command_run(int argc, char **argv) {
       {"--json", NULL, MR3D_OPTION_FLAG, &r.json, "print one JSON object instead of lines"},
       {NULL}};
   const mr3d_usage usage = {
-      .line = "mr3d run --scan FILE.ply [--prompt NAME [--weights FILE --config FILE]] [OPTION ...]",
+      .line = "mr3d run --scan FILE.ply [--prompt NAME [--weights PATH --config FILE]] [OPTION ...]",
       .text = "Runs the binary64 reference as far as it is given something to run on: the scan to occupied cells and point tokens; with a\n"
-              "prompt, the splice; with weights, prefill and greedy decoding with the caller's text-only mask.\n"};
+              "prompt, the splice; with weights, prefill and greedy decoding with the caller's text-only mask. A checkpoint's folder brings its\n"
+              "own config.json; with generated:SEED the weights are drawn as they are needed, and nothing is on disk.\n"};
   int n = 0;
   const int parsed = mr3d_options_parse(&usage, options, argc, argv, &n);
   if (parsed >= 0) return parsed;
   if (!r.scan) return mr3d_complain("--scan is missing\nUsage: %s", usage.line);
-  if (r.weights && (!r.prompt || !r.config_path)) return mr3d_complain("--weights also needs --prompt and --config: what should the model read, and what are its sizes?");
+  char path[4096];
+  if (r.weights && (!r.prompt || !config_path(&r, path))) return mr3d_complain("--weights also needs --prompt and --config: what should the model read, and what are its sizes?");
+  if (r.init_missing.given && !r.weights) return mr3d_complain("--init-missing goes with --weights: it draws what a checkpoint lacks");
   r.data = mr3d_find_data(r.data);
   r.said = cJSON_CreateObject();
   if (r.trace_path) r.trace = mr3d_bundle_new();
@@ -324,6 +369,8 @@ int mr3d_command_run(int argc, char **argv) {
   mr3d_token_coords_free(&r.tokens);
   mr3d_splice_free(&r.splice);
   mr3d_bundle_free(&r.trace);
+  mr3d_weights_release(&r.model);
+  mr3d_weights_cache_free(&r.cache);
   cJSON_Delete(r.said);
   free(r.ids);
   free(r.config_text);

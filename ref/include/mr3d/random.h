@@ -38,6 +38,9 @@ mr3d_dist mr3d_dist_named(const char *name); /**< or MR3D_N_DISTS */
 /** Fills a tensor of any computing type (floats, I64, BOOL); threads do not change the result. */
 void mr3d_random_draw(const mr3d_draw *draw, mr3d_stream stream, mr3d_tensor *tensor);
 
+/** Fills a tensor with the rows `first` .. along the first axis of a larger one's. Requires: rank 1 at least; neither onehot nor repeat. */
+void mr3d_random_draw_rows(const mr3d_draw *draw, mr3d_stream stream, int64_t first, mr3d_tensor *rows);
+
 #ifdef __cplusplus
 }
 #endif

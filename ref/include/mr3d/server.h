@@ -25,6 +25,8 @@ typedef struct mr3d_server_options {
   mr3d_weights_cache *weights;       /**< NULL: the server's own */
   uint32_t kept;                     /**< mr3d_units.kept of the scales: what the judged backend promises */
   bool with_scale;                   /**< add the judge's extra tensors, see mr3d_server_answer */
+  bool init_missing;                 /**< learned rotary parameters that a checkpoint lacks are drawn, by init_seed; false: refused */
+  uint64_t init_seed;
 } mr3d_server_options;
 
 /** A server with an empty session table. */

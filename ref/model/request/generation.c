@@ -74,6 +74,7 @@ static mr3d_status prefill(mr3d_request *r, const char *name, mr3d_weights *weig
   in.position_rows = mr3d_request_position_rows(r);
   in.mask = mask_of(r, &in, in.L + in.q, in.mask.key_mask);
   decoder.has_points = r->has_points;
+  MR3D_TRY(mr3d_weights_check(weights, &r->config, &r->sizes, r->has_points, r->error));
   if (keep == 0 || keep > in.q) keep = in.q;
 
   double *logits, *hidden;
@@ -117,7 +118,9 @@ mr3d_status mr3d_answer_prefill(mr3d_request *r) {
     weights = mr3d_weights_share(r->session->weights);
   } else {
     MR3D_TRY(mr3d_config_parse(r->config_json, &r->config, r->error));
-    MR3D_TRY(mr3d_weights_open(r->server->weights, path, &weights, r->error));
+    const mr3d_weights_source source = {
+        .path = path, .config = &r->config, .tier = r->tier, .init_missing = r->server->init_missing ? &r->server->init_seed : NULL};
+    MR3D_TRY(mr3d_weights_open(r->server->weights, &source, &weights, r->error));
   }
   mr3d_status status = prefill(r, name, weights);
   mr3d_weights_release(&weights);
