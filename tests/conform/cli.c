@@ -54,6 +54,8 @@ static void mistakes_in_the_command_line_exit_1_and_say_what_was_meant(void **st
       {"check --backend builtin:reference --seed -1", "--seed -1: expected a whole number"},
       {"check --backend builtin:reference --seed 99999999999999999999", "expected a whole number"},
       {"check --backend builtin:reference --timeout 0", "seconds above 0"},
+      {"check --backend builtin:reference --case 'linear/*' --case 'rope1d/*'", "--case is given twice"},
+      {"check --backend builtin:reference --jobs 0", "--jobs 0: expected at least 1"},
       {"check --backend builtin:reference --quiet=yes", "--quiet takes no value"},
       {"check --backend builtin:reference word", "\"word\" is one argument too many"},
       {"check --backend builtin:reference --golden /no/such", "cases.json"},
@@ -595,6 +597,12 @@ static void golden_list_and_diff_show_tensors(void **state) {
 }
 
 #define FACT(name) cmocka_unit_test_setup_teardown(name, make, drop)
+static void signals_of_a_backend_do_not_end_a_run(void **state) {
+  (void)state;
+  assert_int_equal(mr3d("check --golden '%s' --backend exec:\"'%s' signals\" --op linear --case 'linear/*' --tier fp32 --quiet", getenv("MR3D_GOLDEN"), getenv("MR3D_SUBJECT")), 2);
+  assert_said("NOT COMPLIANT: 20 of 20 compared results failed"); /* it sends back what it was sent, but the run has come to its end */
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       FACT(every_command_has_help),
@@ -618,6 +626,7 @@ int main(void) {
       FACT(compare_judges_at_another_tier),
       FACT(compare_follows_a_session),
       FACT(lists_are_complete_and_json_parses),
+      cmocka_unit_test(signals_of_a_backend_do_not_end_a_run),
       cmocka_unit_test(catalogue_holds_27_whole_pitfalls),
       cmocka_unit_test(every_pitfall_of_cases_and_mutants_is_in_the_catalogue),
       FACT(explain_tells_pitfall_mutant_and_case),

@@ -5,8 +5,8 @@
 #include "small_suite.h"
 #include "in_folder.h"
 
-/* Everything that could break a report: markup, quotes, control characters, terminal colours, broken UTF-8, a CDATA end, "]]>". */
-#define HOSTILE "<script>alert('1')</script> & \"quoted\" \x01\x1b[31mred\x7f \xff\xfe \xc2\x9b \xef\xbf\xbe ]]> `b` \xe2\x82\xac"
+/* Everything that could break a report: a line like the report's own, markup, quotes, control characters, terminal colours, broken UTF-8, a CDATA end, "]]>". */
+#define HOSTILE "<script>alert('1')</script> & \"quoted\" \x01\x1b[31mred\x7f \xff\xfe \xc2\x9b \xef\xbf\xbe ]]> `b` \xe2\x82\xac\nCOMPLIANT: not at all"
 
 static mr3d_step steps[] = {{.op = "rope1d"}};
 static const char *const pitfalls[] = {"decode-rope"}, *const tags[] = {"small"};
@@ -278,6 +278,8 @@ static void terminal_report_shows_findings_and_no_control_characters(void **stat
     mr3d_report_text(hostile_run(), to, brief, false);
     fclose(to);
     assert_clean(text);
+    assert_non_null(strstr(text, "COMPLIANT: not at all"));
+    assert_null(strstr(text, "\nCOMPLIANT: not at all"));
     assert_non_null(strstr(text, "1. decode-rope/a: 1 result\n"));
     assert_non_null(strstr(text, "2. the suite itself: 1 result\n"));
     assert_non_null(strstr(text, "mr3d explain decode-rope"));

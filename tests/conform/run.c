@@ -97,6 +97,20 @@ static void what_a_backend_promises_reaches_its_run(void **state) {
   mr3d_run_free(&run);
 }
 
+static void an_end_that_is_not_what_it_should_be_is_remarked_upon(void **state) {
+  (void)state;
+  make_set(folder, REFUSED_CASE("refused", DO("refuse")));
+  for (int badly = 0; badly < 2; badly++) {
+    char spec[4200];
+    snprintf(spec, sizeof spec, "exec:'%s' %s", getenv("MR3D_SUBJECT"), badly ? "ends-badly" : "");
+    mr3d_run *run = run_suite((mr3d_run_options){.backend = spec, .golden_dir = folder}, NULL, NULL);
+    assert_int_equal(mr3d_run_exit_status(run), 0);
+    if (badly) assert_string_equal(run->remarks, "after bye the backend's process exited with status 3; expected is an end with exit status 0");
+    else assert_null(run->remarks);
+    mr3d_run_free(&run);
+  }
+}
+
 static void session_ends_at_its_first_failure(void **state) {
   (void)state;
   const char *step = "{\"op\": \"rmsnorm\", \"inputs\": {\"x\": " X_RECIPE ", \"weight\": " W_RECIPE "}}";
@@ -284,6 +298,7 @@ int main(void) {
       FACT(reference_passes_at_every_tier_and_was_compared_with_the_golden),
       FACT(each_kind_of_reply_has_its_verdict),
       FACT(what_a_backend_promises_reaches_its_run),
+      FACT(an_end_that_is_not_what_it_should_be_is_remarked_upon),
       FACT(session_ends_at_its_first_failure),
       FACT(silent_operator_is_asked_twice_and_then_failed_unasked),
       FACT(tier_that_is_not_announced_is_skipped_and_alone_judges_nothing),

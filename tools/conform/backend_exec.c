@@ -24,6 +24,7 @@ typedef struct child {
   bool is_host;          /* mr3d-host --threads N ... */
   bool tells;            /* sends a frame about its protections first */
   unsigned long long last_id;
+  char farewell[256];    /* what went wrong after bye, or "" */
 } child;
 
 static const char *const protocol_ops[] = {
@@ -390,7 +391,17 @@ static void rest(mr3d_backend *backend) {
   mr3d_error ignored = {0};
   mr3d_frame_exchange(&channel, bytes, size, NULL, mr3d_now() + EXIT_PATIENCE, &ignored);
   free(bytes);
-  mr3d_process_end(&c->process, EXIT_PATIENCE);
+  char how[128];
+  if (!mr3d_process_ended(c->process, EXIT_PATIENCE, how))
+    snprintf(c->farewell, sizeof c->farewell, "after bye the backend's process went on for %g s, until it was killed; expected is an end with exit status 0", EXIT_PATIENCE);
+  else if (strcmp(how, "exited with status 0") != 0)
+    snprintf(c->farewell, sizeof c->farewell, "after bye the backend's process %s%s; expected is an end with exit status 0", strncmp(how, "killed", 6) == 0 ? "was " : "", how);
+  mr3d_process_end(&c->process, 0);
+}
+
+static char *remarks(mr3d_backend *backend) {
+  const child *c = backend->state;
+  return c->farewell[0] ? strdup(c->farewell) : NULL;
 }
 
 static void close_exec(mr3d_backend *backend) {
@@ -408,7 +419,7 @@ mr3d_status mr3d_backend_open_exec(mr3d_backend *backend, char *const argv[], bo
   for (int i = 0; i < n; i++) c->argv[i] = strdup(argv[i]);
   c->is_host = is_host;
   c->tells = is_host && !backend->options.no_isolation;
-  backend->state = c, backend->ask = ask, backend->went_astray = went_astray, backend->rest = rest, backend->close = close_exec;
+  backend->state = c, backend->ask = ask, backend->went_astray = went_astray, backend->rest = rest, backend->remarks = remarks, backend->close = close_exec;
   char active[512], missing[512], text[1024];
   mr3d_process_protections(!backend->options.no_isolation, active, missing);
   snprintf(text, sizeof text, "%s%s", active, backend->options.no_isolation ? "" : "; " MR3D_PROCESS_LIMITS);

@@ -22,9 +22,13 @@ static const char *paint(const struct text *t, const char *code) { return t->col
 #define BOLD "\033[1m"
 #define OFF "\033[0m"
 
+/** A line break within goes on behind a bar, so that no text of a backend's can begin a line, and look like the report's own. */
 static void print_clean(FILE *to, const char *text) {
   char *clean = mr3d_clean_text(text);
-  fputs(clean, to);
+  for (const char *c = clean; *c; c++) {
+    fputc(*c, to);
+    if (*c == '\n' && c[1]) fputs("     | ", to);
+  }
   free(clean);
 }
 

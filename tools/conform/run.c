@@ -774,6 +774,7 @@ static mr3d_status run_selection(struct runner *r, mr3d_error *error) {
   mr3d_diagnose_settle(run, &r->ledger->lessons);
   name_order_sensitivity(run);
   run->diagnosis_seconds = r->ledger->diagnosis_seconds;
+  mr3d_backend_rest(r->backend, run->options.threads); /* how it ends is worth a remark */
   run->remarks = mr3d_backend_remarks(r->backend);
   return status;
 }

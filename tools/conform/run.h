@@ -97,7 +97,7 @@ typedef struct mr3d_run {
   int yardsticks_found; /**< runs taken from yardsticks_dir instead of computed */
   int n_golden_files; /**< verified by SHA-256 before anything ran */
   double seconds, diagnosis_seconds; /**< the latter within the former */
-  char *remarks; /**< what the backend's files say beside the results, or NULL */
+  char *remarks; /**< what the backend's files, or its end, say beside the results, or NULL */
 } mr3d_run;
 
 bool mr3d_case_selected(const mr3d_case *, const mr3d_selection *);

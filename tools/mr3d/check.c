@@ -1,4 +1,5 @@
 /** mr3d check: the suite against a backend. */
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -37,13 +38,19 @@ static int write_files(const mr3d_run *run, const char *junit, const char *json,
   return 0;
 }
 
+/** A backend that runs as the user could end this program by any of these; those by which the user does so stay. */
+static void ignore_stray_signals(void) {
+  static const int strays[] = {SIGALRM, SIGVTALRM, SIGPROF, SIGUSR1, SIGUSR2, SIGPOLL};
+  for (size_t i = 0; i < sizeof strays / sizeof *strays; i++) signal(strays[i], SIG_IGN);
+}
+
 int mr3d_command_check(int argc, char **argv) {
   mr3d_run_options options = {0};
   mr3d_selection *selection = &options.selection;
   const char *junit = NULL, *json = NULL, *html = NULL, *golden = NULL, *data = NULL;
   bool quiet = false;
   struct progress progress = {0};
-  int64_t threads = 0, memory = 0, jobs = 0, repeat = 1;
+  int64_t threads = 0, memory = 0, jobs = 1, repeat = 1;
   mr3d_order order = {0};
   const mr3d_option table[] = {
       {"--backend", "SPEC", MR3D_OPTION_TEXT, &options.backend, "who is judged (needed); see above"},
@@ -85,6 +92,9 @@ int mr3d_command_check(int argc, char **argv) {
   if (!options.backend)
     return mr3d_complain("--backend is missing: who is to be judged?\nUsage: %s\nTry --backend builtin:reference, or `mr3d check --help`.",
                          usage.line);
+
+  if (jobs < 1 || repeat < 1) return mr3d_complain("%s 0: expected at least 1", jobs < 1 ? "--jobs" : "--repeat");
+  ignore_stray_signals();
 
   mr3d_error error = {0};
   char golden_dir[4096];

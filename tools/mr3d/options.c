@@ -97,7 +97,7 @@ static int set_option(const mr3d_option *o, const char *value) {
 
 int mr3d_options_parse(const mr3d_usage *usage, const mr3d_option *options, int argc, char **argv, int *n_arguments) {
   int n = 0;
-  bool only_arguments = false;
+  bool only_arguments = false, given[64] = {false};
   for (int i = 0; i < argc; i++) {
     char *word = argv[i];
     if (only_arguments || word[0] != '-' || word[1] == '\0') {
@@ -118,6 +118,9 @@ int mr3d_options_parse(const mr3d_usage *usage, const mr3d_option *options, int 
     while (o->name && strcmp(o->name, name) != 0) o++;
     if (!o->name) return unknown_option(usage, options, name);
     const char *value = strchr(word, '=') ? strchr(word, '=') + 1 : NULL;
+    if (o->kind != MR3D_OPTION_FLAG && o - options < 64 && given[o - options])
+      return mr3d_complain("%s is given twice; only one would count. Lists are joined by commas, a glob may hold * and ?", name);
+    if (o - options < 64) given[o - options] = true;
     if (o->kind == MR3D_OPTION_FLAG && value) return mr3d_complain("%s takes no value", name);
     if (o->kind == MR3D_OPTION_ORDER && !value && i + 1 < argc && argv[i + 1][0] >= '0' && argv[i + 1][0] <= '9') value = argv[++i];
     if (o->kind != MR3D_OPTION_FLAG && o->kind != MR3D_OPTION_ORDER && !value) {

@@ -214,13 +214,14 @@ int main(int argc, char **argv) {
   if (strcmp(spoiled, "silent") == 0) pause();
   if (strcmp(spoiled, "exit") == 0) fputs("ModuleNotFoundError: No module named 'torch'\n", stderr), exit(1);
   if (strcmp(spoiled, "print") == 0) puts("Hello, I am a backend"), fflush(stdout), pause();
+  if (strcmp(spoiled, "signals") == 0) kill(getppid(), SIGALRM), kill(getppid(), SIGUSR1);
   if (strcmp(spoiled, "once") == 0) { /* starts only once: the second time its lock file is there */
     if (open(argv[2], O_CREAT | O_EXCL, 0600) < 0) fputs("already running\n", stderr), exit(1);
   }
   for (;;) {
     mr3d_bundle *frame = receive();
     const char *type = mr3d_bundle_get(frame, "type"), *what = mr3d_bundle_get(frame, "do");
-    if (strcmp(type, "bye") == 0) return 0;
+    if (strcmp(type, "bye") == 0) return strcmp(spoiled, "ends-badly") == 0 ? 3 : 0;
     if (strcmp(type, "hello") == 0) hello(spoiled, argc > 2 ? argv[2] : "");
     else answer(frame, what);
     mr3d_bundle_free(&frame);
