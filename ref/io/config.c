@@ -400,8 +400,8 @@ static mr3d_status spatial_size(const mr3d_config *config, int64_t D, int64_t *D
     return mr3d_fail(error, MR3D_INVALID, "config: spatial_ratio is not given or not within 0 .. 1");
   const double product = (double)D * ratio, nearest = nearbyint(product);
   if (!(fabs(product - nearest) <= 1e-9 * (double)D))
-    return mr3d_fail(error, MR3D_INVALID, "config: the spatial part, head_dim %lld times spatial_ratio %g = %g, is not a whole number",
-                     (long long)D, ratio, product);
+    return mr3d_fail(error, MR3D_INVALID, "config: the spatial part, head_dim %lld times %g = %g, is not a whole number; that share is %s", (long long)D, ratio, product,
+                     config->strategy == MR3D_CUSTOM_RATIO ? "spatial_ratio" : "spatial_temporal_separate_strategy's");
   *Ds = (int64_t)nearest;
   return MR3D_OK;
 }
@@ -416,8 +416,8 @@ mr3d_status mr3d_split_head(const mr3d_config *config, int64_t D, mr3d_split *sp
   const int64_t Dt = D - Ds;
   if (Ds % 2 != 0 || Dt % 2 != 0)
     return mr3d_fail(error, MR3D_INVALID,
-                     "config: head_dim %lld splits into %lld spatial and %lld temporal dimensions (spatial_ratio %g); both must be even",
-                     (long long)D, (long long)Ds, (long long)Dt, (double)Ds / (double)D);
+                     "config: head_dim %lld splits into %lld spatial and %lld temporal dimensions (%s); both must be even", (long long)D, (long long)Ds,
+                     (long long)Dt, config->strategy == MR3D_CUSTOM_RATIO ? "by spatial_ratio" : "by spatial_temporal_separate_strategy");
   if (config->rope_3d_kind == MR3D_AXIAL && Ds / 3 / 2 == 0)
     return mr3d_fail(error, MR3D_INVALID,
                      "config: rope_3d_kind \"axial\" shares %lld spatial dimensions of head_dim %lld among three axes: at least 6 are needed",

@@ -136,7 +136,7 @@ static mr3d_status check_number(checker *c) {
   const int first = peek(c);
   const size_t digits = skip_digits(c);
   if (digits == 0 || (first == '0' && digits > 1))
-    return wrong(c, counts_only ? "expected a whole number without a sign" : "malformed number");
+    return wrong(c, digits > 1 ? "a number does not begin with 0" : counts_only ? "expected a whole number without a sign" : "malformed number");
   if (counts_only) {
     if (peek(c) == '.' || peek(c) == 'e' || peek(c) == 'E')
       return wrong(c, "expected a whole number without fraction or exponent");

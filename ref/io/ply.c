@@ -280,9 +280,11 @@ static mr3d_status read_ascii(reader *r, scalar type, double *value) {
   } else if (looks_like_float(word)) /* a float is rounded once, from its digits */
     *value = type == FLOAT32 ? (double)strtof_l(word, &end, r->c_locale) : strtod_l(word, &end, r->c_locale);
   if (end == word || *end != '\0' || strlen(word) != length || length == LONGEST_NUMBER - 1)
-    return wrong(r, "\"%.40s\" is not a %s", word, whole ? "whole number" : "number");
+    return wrong(r, "\"%.40s\"%s is not a %s", word, strlen(word) != length ? ", then a zero byte," : "", whole ? "whole number" : "number");
   if (whole && !(errno == 0 && *value >= scalars[type].lowest && *value <= scalars[type].highest))
     return wrong(r, "%.40s does not fit in a %s", word, scalars[type].name);
+  if (!whole && isinf(*value) && strpbrk(word, "0123456789"))
+    return wrong(r, "%.40s is beyond what a %s holds", word, scalars[type].name);
   return MR3D_OK;
 }
 

@@ -30,7 +30,9 @@ static bool all_finite(const double *values, int64_t count) {
 /** index = floor((x - min) / cell_size), a division and no product with 1/cell_size: at exact multiples the two differ. */
 static mr3d_status grid_index(const mr3d_config *config, double shifted, int64_t row, int axis, int64_t *index, mr3d_error *error) {
   const double place = floor(shifted / config->cell_size), last = (double)(config->num_bins - 1);
-  if (!(place <= last) && (config->grid_overflow == MR3D_OVERFLOW_ERROR || !isfinite(shifted)))
+  if (!isfinite(shifted))
+    return mr3d_fail(error, MR3D_INVALID, "points[%lld] lies %g m beyond the smallest %c: that far apart no grid holds both; crop the scan", (long long)row, shifted, "xyz"[axis]);
+  if (!(place <= last) && (config->grid_overflow == MR3D_OVERFLOW_ERROR))
     return mr3d_fail(error, MR3D_INVALID,
                      "points[%lld] lies %g m beyond the smallest %c: grid index %.0f, but num_bins is %lld and the last index %.0f (%g m at cell_size %g); "
                      "crop the scan, enlarge num_bins, or set grid_overflow \"clip\"",

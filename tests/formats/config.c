@@ -260,7 +260,7 @@ static void text_that_is_no_strict_json_object_is_refused(void **state) {
   refuse("{\"drift\": \"none\"} x", "something follows");
   refuse("{\"drift\": \"none\", \"drift\": \"none\"}", "\"drift\" appears twice");
   refuse("{\"x\": {\"y\": 1, \"y\": 1}}", "\"y\" appears twice");
-  refuse("{\"rope_theta\": 01}", "malformed number");
+  refuse("{\"rope_theta\": 01}", "a number does not begin with 0");
   refuse("{\"rope_theta\": +1}", "expected a value");
   refuse("{\"rope_theta\": 1.}", "malformed number");
   refuse("{\"rope_theta\": .5}", "expected a value");
@@ -452,7 +452,7 @@ static void each_strategy_and_layout_puts_dimensions_where_the_spec_says(void **
 static void a_head_dim_that_cannot_be_split_is_refused_when_parsed(void **state) {
   (void)state;
   refuse("{\"head_dim\": 34}", "head_dim 34 splits into 17 spatial");
-  refuse("{\"hidden_size\": 66, \"num_attention_heads\": 2}", "head_dim 33 times spatial_ratio 0.5 = 16.5");
+  refuse("{\"hidden_size\": 66, \"num_attention_heads\": 2}", "head_dim 33 times 0.5 = 16.5, is not a whole number; that share is spatial_temporal_separate_strategy");
   refuse("{\"head_dim\": 64, " CUSTOM("0.3") "}", "is not a whole number");
   refuse("{\"head_dim\": 8, \"rope_3d_kind\": \"axial\"}", "at least 6 are needed");
   parsed("{\"head_dim\": 12, \"rope_3d_kind\": \"axial\"}");
@@ -463,7 +463,7 @@ static void splits_that_do_not_fit_are_refused_with_the_numbers(void **state) {
   mr3d_error error;
   mr3d_split split;
   mr3d_config config = parsed("{}");
-  assert_refused(mr3d_split_head(&config, 33, &split, &error), MR3D_INVALID, error, "head_dim 33 times spatial_ratio 0.5 = 16.5, is not a whole number");
+  assert_refused(mr3d_split_head(&config, 33, &split, &error), MR3D_INVALID, error, "head_dim 33 times 0.5 = 16.5, is not a whole number");
   assert_refused(mr3d_split_head(&config, 34, &split, &error), MR3D_INVALID, error, "head_dim 34 splits into 17 spatial and 17 temporal");
   assert_refused(mr3d_split_head(&config, 0, &split, &error), MR3D_INVALID, error, "head_dim is 0");
   assert_refused(mr3d_split_head(&config, INT64_C(1) << 40, &split, &error), MR3D_INVALID, error, "head_dim is 1099511627776");

@@ -308,6 +308,7 @@ static void ascii_that_is_no_number_is_refused(void **state) {
   }
   refuse(ASCII "element vertex 1\n" XYZ RGB "end_header\n1 2 3 0 1.5 2\n", "row 0: line 11: \"1.5\" is not a whole number");
   refuse(ASCII "element vertex 1\n" XYZ RGB "end_header\n1 2 3 0 nan 2\n", "\"nan\" is not a whole number");
+  refuse(ASCII "element vertex 1\n" XYZ "end_header\n1 2 1e999\n", "1e999 is beyond what a float holds");
   refuse(ASCII "element vertex 1\n" XYZ RGB "end_header\n1 2 3 0 256 2\n", "256 does not fit in a uchar");
   refuse(ASCII "element vertex 1\n" XYZ RGB "end_header\n1 2 3 0 -1 2\n", "-1 does not fit in a uchar");
   refuse(ASCII "element vertex 1\nproperty int x\nproperty int y\nproperty int z\nend_header\n1 2147483648 3\n", "does not fit in a int");

@@ -55,7 +55,8 @@ static int answer_file(mr3d_backend *backend, double timeout, const char *reques
     mr3d_backend_ask(backend, request, timeout, &reply);
   }
   bool answered = reply.kind == MR3D_REPLY_ANSWER;
-  if (!answered) mr3d_complain("%s: %s: %s", request_path, mr3d_reply_name(reply.kind), reply.message);
+  const bool names_file = strncmp(reply.message, request_path, strlen(request_path)) == 0;
+  if (!answered) mr3d_complain("%s%s%s: %s", names_file ? "" : request_path, names_file ? "" : ": ", mr3d_reply_name(reply.kind), reply.message);
   mr3d_status saved = save_answer(path, mr3d_reply_name(reply.kind), answered ? NULL : reply.message, id, reply.answer, &error);
   free(id);
   mr3d_reply_clear(&reply);
