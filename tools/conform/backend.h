@@ -18,7 +18,7 @@ typedef struct mr3d_backend mr3d_backend;
 typedef struct mr3d_backend_options {
   uint64_t frame_cap;            /**< largest frame, bytes; 0: 4 GiB */
   double hello_timeout;          /**< seconds that exec: and lib: have to start; 0: 120 */
-  int threads;                   /**< for builtin:, mutant: and lib:, 0: all */
+  int threads;                   /**< 0: all, or as the backend likes */
   mr3d_weights_cache *weights;   /**< for builtin: and mutant:, shared with the judge; may be NULL */
   bool no_isolation;             /**< exec: and lib: keep the caller's rights and limits (docs/writing-a-backend.md, "Isolation") */
   uint64_t memory;               /**< for lib:, bytes; 0: three quarters of the machine's */

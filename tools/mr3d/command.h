@@ -27,6 +27,7 @@ int mr3d_command_explain(int argc, char **argv);
 int mr3d_command_mutants(int argc, char **argv);
 int mr3d_command_sensitivity(int argc, char **argv);
 int mr3d_command_golden(int argc, char **argv);
+int mr3d_command_bench(int argc, char **argv);
 int mr3d_command_run(int argc, char **argv);
 int mr3d_command_scene(int argc, char **argv);
 

@@ -18,6 +18,7 @@ const mr3d_command mr3d_commands[] = {
     {"sensitivity", mr3d_command_sensitivity, "how small an error the judge sees"},
     {"golden", mr3d_command_golden, "verify, list or diff the golden set"},
     {"run", mr3d_command_run, "the reference on a scan, a prompt and a checkpoint"},
+    {"bench", mr3d_command_bench, "time backends on a full-width decoder"},
     {"scene", mr3d_command_scene, "write a scan of a generated room"},
     {NULL, NULL, NULL},
 };

@@ -1,0 +1,41 @@
+/** mr3d bench: every size is timed on every backend, tables and plot say the same, and a backend that refuses ends it with its reason. */
+#include "../program.h"
+#include "small_suite.h"
+#include "in_folder.h"
+
+static int lines_with(const char *text, const char *what) {
+  int n = 0;
+  for (const char *at = text; (at = strstr(at, what)); at += strlen(what)) n++;
+  return n;
+}
+
+static void each_size_is_timed_on_each_backend(void **state) {
+  (void)state;
+  assert_int_equal(mr3d("bench builtin:reference@fp64 lib:%s@fp32 --layers 1,2 --tokens 6,12 --points 0,4 --vocabulary 64 --repeat 1 --steps 1 --markdown %s/b.md --svg %s/b.svg",
+                        getenv("MR3D_F32"), folder, folder), 0);
+  char *table = read_bytes(folder, "b.md", NULL), *plot = read_bytes(folder, "b.svg", NULL);
+  assert_non_null(strstr(output, table));
+  const char *const sizes[] = {"| 2 | 12 | 4 |", "| 1 | 12 | 4 |", "| 2 | 6 | 2 |", "| 2 | 12 | 0 |"};
+  for (int i = 0; i < 4; i++) assert_int_equal(lines_with(table, sizes[i]), 2);
+  assert_int_equal(lines_with(table, "| reference | fp64 | "), 5); /* and the growth */
+  assert_int_equal(lines_with(table, "| f32 | fp32 | "), 5);
+  assert_int_equal(lines_with(table, "| 1.00 | "), 4); /* the first backend beside itself */
+  assert_int_equal(lines_with(table, "nan"), 0);
+  assert_int_equal(lines_with(plot, "<circle"), 4); /* two numbers of tokens, two backends */
+  free(table);
+  free(plot);
+}
+
+static void a_backend_that_cannot_is_an_error_with_its_reason(void **state) {
+  (void)state;
+  assert_int_equal(mr3d("bench builtin:reference@fp64 lib:%s@fp64 --layers 1 --tokens 4 --points 0 --vocabulary 16 --repeat 1 --steps 0", getenv("MR3D_F32")), 1);
+  assert_said("offers no prefill at fp64");
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test_setup_teardown(each_size_is_timed_on_each_backend, make, drop),
+      cmocka_unit_test(a_backend_that_cannot_is_an_error_with_its_reason),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}

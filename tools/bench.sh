@@ -1,0 +1,28 @@
+#!/bin/sh
+# Times the reference, the float32 example and, where PYTHON has torch, PyTorch in float64 and float32 on the same work, and writes docs/benchmarks.md
+# with its plot. Ten minutes or so on two idle cores; other work on the machine shows in every number.
+#   [PYTHON=venv/bin/python] sh tools/bench.sh [--quick]
+set -eu
+cd "$(dirname "$0")/.."
+. tools/dependencies.sh
+build build
+sizes="--layers 1,6,12,24 --vocabulary 151936"
+[ "${1:-}" != --quick ] || sizes="--layers 1,2,4"
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+set -- builtin:reference@fp64
+torch="exec:${PYTHON:-} tools/backends/torch_backend.py --attention eager"
+[ -z "${PYTHON:-}" ] || set -- "$@" "$torch@fp64"
+set -- "$@" lib:build/tools/backends/f32/mr3d-f32.so@fp32
+[ -z "${PYTHON:-}" ] || set -- "$@" "$torch@fp32"
+build/tools/mr3d bench "$@" $sizes --markdown "$work/table.md" --svg "$work/benchmarks.svg" | tee "$work/said.txt"
+{
+  echo "# Benchmarks"
+  echo
+  echo "Written by \`tools/bench.sh\` on $(date +%Y-%m-%d), $(sed -n 's/^model name[^:]*: *//p' /proc/cpuinfo | head -1), $(head -1 "$work/said.txt"); \`mr3d bench --help\` says what is counted."
+  echo
+  echo "![Seconds of a prefill over tokens](benchmarks.svg)"
+  echo
+  cat "$work/table.md"
+} >docs/benchmarks.md
+cp "$work/benchmarks.svg" docs/benchmarks.svg

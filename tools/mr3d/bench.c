@@ -1,0 +1,436 @@
+/** mr3d bench: how long backends take for the same prefill and decode steps at full width, beside what the machine can do. */
+#include <dirent.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "../../ref/model/generated_weights.h"
+#include "backend.h"
+#include "command.h"
+#include "frames.h"
+#include "mr3d/random.h"
+#include "mr3d/safetensors.h"
+#include "parallel.h"
+#include "scratch.h"
+
+/* Qwen2-0.5B's widths. */
+enum { HIDDEN = 896, INTERMEDIATE = 4864, H = 14, G = 2, D = 64, MOST = 16 };
+
+typedef struct sizes {
+  int64_t layers, tokens, points;
+} sizes;
+
+typedef struct timing {
+  sizes of;
+  double prefill, decode; /* seconds, medians; decode NAN: none was asked */
+} timing;
+
+typedef struct subject {
+  char *spec;
+  mr3d_tier tier;
+  char name[96];
+  char version[64];
+  int n;
+  timing timings[3 * MOST];
+  double peak; /* largest resident memory, bytes */
+} subject;
+
+typedef struct bench {
+  const char *layers_text, *tokens_text, *points_text, *markdown, *svg;
+  int64_t layers[MOST], tokens[MOST], points[MOST];
+  int n_layers, n_tokens, n_points;
+  int64_t vocabulary, steps, repeat, threads;
+  int n_works;
+  sizes works[3 * MOST]; /* the largest first */
+  int n_subjects;
+  subject *subjects;
+  double machine_peak; /* floating-point operations a second on all threads, product and sum apart, binary64 */
+} bench;
+
+/* ---- the work ---- */
+
+static double layer_flops(int64_t q, int64_t keys_seen) {
+  const double products = (double)(2 * H * D + 2 * G * D) * HIDDEN + 3.0 * INTERMEDIATE * HIDDEN;
+  return 2 * (double)q * products + 4.0 * H * D * (double)keys_seen;
+}
+
+static double prefill_flops(const bench *b, sizes s) {
+  return (double)s.layers * layer_flops(s.tokens, s.tokens * (s.tokens + 1) / 2) + 2.0 * (double)b->vocabulary * HIDDEN;
+}
+
+static void config_text(const bench *b, int64_t layers, char text[512]) {
+  snprintf(text, 512,
+           "{\"hidden_size\":%d,\"intermediate_size\":%d,\"num_attention_heads\":%d,\"num_key_value_heads\":%d,\"head_dim\":%d,\"num_hidden_layers\":%" PRId64
+           ",\"vocab_size\":%" PRId64 ",\"rope_theta\":1000000,\"rms_norm_eps\":1e-6,\"tie_word_embeddings\":true}",
+           HIDDEN, INTERMEDIATE, H, G, D, layers, b->vocabulary);
+}
+
+/* One file for all: fewer layers ignore the rest. */
+static mr3d_status write_weights(const bench *b, mr3d_tier tier, const char *folder, char path[4096], mr3d_error *error) {
+  snprintf(path, 4096, "%s/bench-%s.safetensors", folder, mr3d_tier_name(tier));
+  if (access(path, R_OK) == 0) return MR3D_OK;
+  char text[512];
+  mr3d_config config;
+  mr3d_drawn_tensors drawn = {0};
+  config_text(b, b->works[0].layers, text);
+  mr3d_status status = mr3d_config_parse(text, &config, error);
+  if (status == MR3D_OK) status = mr3d_generated_model(&(mr3d_generated_name){0, "bench"}, &config, tier, &drawn, error);
+  mr3d_bundle *file = mr3d_bundle_new();
+  for (int i = 0; status == MR3D_OK && i < mr3d_bundle_count(drawn.tensors); i++) {
+    const mr3d_tensor *t = mr3d_bundle_at(drawn.tensors, i);
+    mr3d_random_draw(&drawn.drawings[i].draw, drawn.drawings[i].stream, mr3d_bundle_add(file, t->name, t->dtype, t->rank, t->shape));
+  }
+  if (status == MR3D_OK) status = mr3d_safetensors_save(path, file, error);
+  mr3d_bundle_free(&file);
+  mr3d_drawn_tensors_free(&drawn);
+  return status;
+}
+
+static mr3d_bundle *new_request(const char *op, mr3d_tier tier, const char *config) {
+  mr3d_bundle *r = mr3d_bundle_new();
+  mr3d_bundle_set(r, "op", op);
+  mr3d_bundle_set(r, "tier", mr3d_tier_name(tier));
+  mr3d_bundle_set(r, "config", config);
+  mr3d_bundle_set(r, "session", "bench");
+  return r;
+}
+
+/* A scene's points stand in the middle of the text. */
+static mr3d_bundle *prefill_request(const char *config, mr3d_tier tier, sizes s, const char *weights) {
+  mr3d_bundle *r = new_request("prefill", tier, config);
+  mr3d_bundle_set(r, "weights", weights);
+  mr3d_bundle_set(r, "logits_to_keep", "1");
+  mr3d_tensor *embeds = mr3d_bundle_add(r, "inputs_embeds", mr3d_tier_storage(tier), 3, (int64_t[]){1, s.tokens, HIDDEN});
+  mr3d_random_draw(&(mr3d_draw){.dist = MR3D_NORMAL, .scale = 0.1}, mr3d_stream_named(0, "bench/inputs_embeds"), embeds);
+  int64_t *mask = mr3d_bundle_add(r, "attention_mask", MR3D_I64, 2, (int64_t[]){1, s.tokens})->data;
+  for (int64_t i = 0; i < s.tokens; i++) mask[i] = 1;
+  if (s.points == 0) return r;
+  uint8_t *marks = mr3d_bundle_add(r, "point_token_mask", MR3D_BOOL, 2, (int64_t[]){1, s.tokens})->data;
+  for (int64_t i = 0; i < s.points; i++) marks[(s.tokens - s.points) / 2 + i] = 1;
+  mr3d_tensor *coords = mr3d_bundle_add(r, "point_coords", MR3D_I64, 2, (int64_t[]){s.points, 3});
+  mr3d_random_draw(&(mr3d_draw){.dist = MR3D_INT, .lo = 0, .hi = 79, .scale = 1}, mr3d_stream_named(0, "bench/point_coords"), coords);
+  return r;
+}
+
+/* ---- asking ---- */
+
+static mr3d_status ask(mr3d_backend *backend, const subject *who, mr3d_bundle *request, double *seconds, mr3d_error *error) {
+  mr3d_reply reply;
+  mr3d_backend_ask(backend, request, 3600, &reply);
+  *seconds = reply.seconds;
+  const mr3d_status status = reply.kind == MR3D_REPLY_ANSWER ? MR3D_OK : mr3d_fail(error, MR3D_INVALID, "%s: %s: %.900s", who->spec, mr3d_bundle_get(request, "op"), reply.message);
+  mr3d_reply_clear(&reply);
+  mr3d_bundle_free(&request);
+  return status;
+}
+
+static int by_size(const void *a, const void *b) { return (*(const double *)a > *(const double *)b) - (*(const double *)a < *(const double *)b); }
+
+static double median(double *values, int n) {
+  if (n == 0) return NAN;
+  qsort(values, (size_t)n, sizeof *values, by_size);
+  return n % 2 ? values[n / 2] : 0.5 * (values[n / 2 - 1] + values[n / 2]);
+}
+
+static mr3d_status time_one(const bench *b, mr3d_backend *backend, subject *who, sizes s, const char *weights, mr3d_error *error) {
+  const int repeats = (int)b->repeat, steps = (int)b->steps;
+  double *prefills = mr3d_allocate(repeats, sizeof *prefills), *decodes = mr3d_allocate(repeats * steps, sizeof *decodes), ignored;
+  char config[512];
+  mr3d_status status = MR3D_OK;
+  config_text(b, s.layers, config);
+  for (int k = 0; k < repeats && status == MR3D_OK; k++) {
+    status = ask(backend, who, prefill_request(config, who->tier, s, weights), &prefills[k], error);
+    for (int step = 0; step < steps && status == MR3D_OK; step++) {
+      mr3d_bundle *r = new_request("decode", who->tier, "{}");
+      *(int64_t *)mr3d_bundle_add(r, "input_ids", MR3D_I64, 2, (int64_t[]){1, 1})->data = step % b->vocabulary;
+      status = ask(backend, who, r, &decodes[k * steps + step], error);
+    }
+    if (status == MR3D_OK) status = ask(backend, who, new_request("drop_session", who->tier, "{}"), &ignored, error);
+  }
+  if (status == MR3D_OK) who->timings[who->n++] = (timing){s, median(prefills, repeats), median(decodes, repeats * steps)};
+  free(prefills);
+  free(decodes);
+  return status;
+}
+
+/* ---- memory, from /proc ---- */
+
+static bool read_status(long pid, long *parent, double *peak) {
+  char path[64], line[256];
+  snprintf(path, sizeof path, "/proc/%ld/status", pid);
+  FILE *file = fopen(path, "r");
+  *parent = 0, *peak = 0;
+  if (!file) return false;
+  while (fgets(line, sizeof line, file)) {
+    double kib;
+    sscanf(line, "PPid: %ld", parent);
+    if (sscanf(line, "VmHWM: %lf", &kib) == 1) *peak = 1024 * kib;
+  }
+  fclose(file);
+  return true;
+}
+
+static bool descends(long pid) {
+  long parent = pid;
+  double ignored;
+  for (int depth = 0; depth < 16 && parent > 1; depth++) {
+    if (!read_status(parent, &parent, &ignored)) return false;
+    if (parent == getpid()) return true;
+  }
+  return false;
+}
+
+/** The largest resident memory that a process of the backend's has had; of a built-in one this process's, since it was last forgotten. */
+static double peak_memory(const subject *who) {
+  long parent;
+  double largest = 0, peak;
+  if (strncmp(who->spec, "builtin:", 8) == 0) return read_status(getpid(), &parent, &largest) ? largest : NAN;
+  DIR *all = opendir("/proc");
+  for (struct dirent *entry; all && (entry = readdir(all));) {
+    const long pid = atol(entry->d_name);
+    if (pid > 0 && descends(pid) && read_status(pid, &parent, &peak) && peak > largest) largest = peak;
+  }
+  if (all) closedir(all);
+  return largest;
+}
+
+static void forget_peak(void) {
+  const int fd = open("/proc/self/clear_refs", O_WRONLY);
+  if (fd >= 0 && write(fd, "5", 1) != 1) fprintf(stderr, "mr3d: the peak of memory cannot be reset: builtin:'s includes what came before\n");
+  if (fd >= 0) close(fd);
+}
+
+/* ---- the machine ---- */
+
+#if defined(__x86_64__)
+__attribute__((target("avx2")))
+#endif
+static double multiply_and_add(int64_t turns) {
+  typedef double vector __attribute__((vector_size(32)));
+  enum { CHAINS = 10 };
+  vector sum[CHAINS], factor = {1 - 1e-9, 1 - 1e-9, 1 - 1e-9, 1 - 1e-9};
+  for (int c = 0; c < CHAINS; c++) sum[c] = factor;
+  for (int64_t i = 0; i < turns; i++)
+    _Pragma("GCC unroll 10") for (int c = 0; c < CHAINS; c++) sum[c] = sum[c] * factor + factor;
+  double total = 0;
+  for (int c = 0; c < CHAINS; c++) total += sum[c][0];
+  return total;
+}
+#define FLOPS_A_TURN (10.0 * 4 * 2)
+
+static double measure_peak(int threads) {
+  enum { TURNS = 20000000 };
+  double fastest = INFINITY, sink = 0;
+  for (int k = 0; k < 3; k++) {
+    const double start = mr3d_now();
+#pragma omp parallel for num_threads(threads) reduction(+ : sink)
+    for (int t = 0; t < threads; t++) sink += multiply_and_add(TURNS);
+    fastest = fmin(fastest, mr3d_now() - start);
+  }
+  return sink > 0 ? threads * TURNS * FLOPS_A_TURN / fastest : NAN;
+}
+
+/* ---- what is printed ---- */
+
+/** Slope of log seconds over log size among the timings that differ from the first in that size alone; NAN where there are fewer than two. */
+static double exponent(const subject *who, int64_t (*size)(sizes), double (*seconds)(const timing *), bool (*rest_alike)(sizes, sizes)) {
+  double n = 0, x = 0, y = 0, xx = 0, xy = 0;
+  for (int i = 0; i < who->n; i++) {
+    const timing *t = &who->timings[i];
+    if (!rest_alike(t->of, who->timings[0].of) || size(t->of) <= 0) continue;
+    const double u = log((double)size(t->of)), v = log(seconds(t));
+    n++, x += u, y += v, xx += u * u, xy += u * v;
+  }
+  return n < 2 ? NAN : (n * xy - x * y) / (n * xx - x * x);
+}
+
+static int64_t layers_of(sizes s) { return s.layers; }
+static int64_t tokens_of(sizes s) { return s.tokens; }
+static double prefill_of(const timing *t) { return t->prefill; }
+static bool alike_but_layers(sizes a, sizes b) { return a.tokens == b.tokens && a.points == b.points; }
+static bool alike_but_tokens(sizes a, sizes b) { return a.layers == b.layers && a.points * b.tokens / a.tokens / 4 == b.points / 4; }
+
+static void print_number(FILE *to, double value, const char *format) {
+  if (isnan(value)) fputs("–", to);
+  else fprintf(to, format, value);
+}
+
+static void write_table(const bench *b, FILE *to) {
+  fprintf(to, "| backend | tier | layers | tokens | points | prefill, s | GFLOP/s | of the peak | decode step, s | times the first | peak memory, MiB |\n|---|---|---|---|---|---|---|---|---|---|---|\n");
+  for (int k = 0; k < b->n_works; k++)
+    for (int i = 0; i < b->n_subjects; i++) {
+      const subject *who = &b->subjects[i];
+      const timing *t = &who->timings[k], *first = &b->subjects[0].timings[k];
+      const double rate = prefill_flops(b, t->of) / t->prefill;
+      fprintf(to, "| %s | %s | %" PRId64 " | %" PRId64 " | %" PRId64 " | %.3g | %.1f | %.0f %% | ", who->name, mr3d_tier_name(who->tier), t->of.layers, t->of.tokens, t->of.points, t->prefill,
+              1e-9 * rate, 100 * rate / b->machine_peak);
+      print_number(to, t->decode, "%.3g");
+      fprintf(to, " | %.2f | ", t->prefill / first->prefill);
+      if (k == 0) fprintf(to, "%.0f", who->peak / 1048576);
+      fprintf(to, " |\n");
+    }
+  fprintf(to, "\n| backend | tier | prefill grows with layers as | with tokens as |\n|---|---|---|---|\n");
+  for (int i = 0; i < b->n_subjects; i++) {
+    const subject *who = &b->subjects[i];
+    fprintf(to, "| %s | %s | n^", who->name, mr3d_tier_name(who->tier));
+    print_number(to, exponent(who, layers_of, prefill_of, alike_but_layers), "%.2f");
+    fprintf(to, " | n^");
+    print_number(to, exponent(who, tokens_of, prefill_of, alike_but_tokens), "%.2f");
+    fprintf(to, " |\n");
+  }
+}
+
+/** Prefill over tokens, both in logarithms, a line a backend. */
+static void write_svg(const bench *b, FILE *to) {
+  static const char *const colours[] = {"#2563eb", "#d97706", "#059669", "#db2777", "#7c3aed", "#475569"};
+  enum { WIDTH = 640, HEIGHT = 400, LEFT = 70, BOTTOM = 50, TOP = 20, RIGHT = 190 };
+  double lo_x = INFINITY, hi_x = -INFINITY, lo_y = INFINITY, hi_y = -INFINITY;
+  for (int i = 0; i < b->n_subjects; i++)
+    for (int k = 0; k < b->subjects[i].n; k++) {
+      const timing *t = &b->subjects[i].timings[k];
+      if (!alike_but_tokens(t->of, b->works[0])) continue;
+      lo_x = fmin(lo_x, log((double)t->of.tokens)), hi_x = fmax(hi_x, log((double)t->of.tokens));
+      lo_y = fmin(lo_y, log(t->prefill)), hi_y = fmax(hi_y, log(t->prefill));
+    }
+  const double wide = hi_x > lo_x ? hi_x - lo_x : 1, high = hi_y > lo_y ? hi_y - lo_y : 1;
+  fprintf(to, "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" role=\"img\" font-family=\"sans-serif\" font-size=\"12\">\n<title>Seconds of a prefill over tokens</title>\n", WIDTH, HEIGHT);
+  fprintf(to, "<rect width=\"100%%\" height=\"100%%\" fill=\"#fff\"/>\n<path d=\"M%d %dV%dH%d\" fill=\"none\" stroke=\"#111\"/>\n", LEFT, TOP, HEIGHT - BOTTOM, WIDTH - RIGHT);
+  fprintf(to, "<text x=\"%d\" y=\"%d\">tokens (logarithmic)</text>\n<text x=\"8\" y=\"14\">seconds of a prefill (logarithmic)</text>\n", LEFT, HEIGHT - 12);
+  for (int i = 0; i < b->n_subjects; i++) {
+    const subject *who = &b->subjects[i];
+    const char *colour = colours[i % 6];
+    for (int k = 0; k < who->n; k++) {
+      const timing *t = &who->timings[k];
+      if (!alike_but_tokens(t->of, b->works[0])) continue;
+      const double x = LEFT + (WIDTH - RIGHT - LEFT) * (log((double)t->of.tokens) - lo_x) / wide, y = HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * (log(t->prefill) - lo_y) / high;
+      fprintf(to, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"4\" fill=\"%s\"><title>%s %s, %" PRId64 " tokens: %.3g s</title></circle>\n", x, y, colour, who->name, mr3d_tier_name(who->tier), t->of.tokens, t->prefill);
+      if (i == 0) fprintf(to, "<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%" PRId64 "</text>\n", x, HEIGHT - BOTTOM + 16, t->of.tokens);
+    }
+    fprintf(to, "<text x=\"%d\" y=\"%d\" fill=\"%s\">%s %s</text>\n", WIDTH - RIGHT + 12, TOP + 14 + 18 * i, colour, who->name, mr3d_tier_name(who->tier));
+  }
+  fprintf(to, "<text x=\"%d\" y=\"%d\" text-anchor=\"end\">%.3g</text>\n<text x=\"%d\" y=\"%d\" text-anchor=\"end\">%.3g</text>\n</svg>\n", LEFT - 6, TOP + 10, exp(hi_y), LEFT - 6,
+          HEIGHT - BOTTOM, exp(lo_y));
+}
+
+/* ---- the command line ---- */
+
+/** Numbers joined by commas, at least `least` each; ascending order is not asked for. */
+static int read_list(const char *option, const char *text, int64_t least, int64_t list[MOST]) {
+  int n = 0;
+  for (const char *at = text; at; at = strchr(at, ',') ? strchr(at, ',') + 1 : NULL) {
+    char *end;
+    const long long value = strtoll(at, &end, 10);
+    if (end == at || (*end && *end != ',') || value < least || n == MOST || value > 1 << 20)
+      return mr3d_complain("%s %s: expected at most %d whole numbers of at least %" PRId64 ", joined by commas", option, text, MOST, least), -1;
+    list[n++] = value;
+  }
+  return n;
+}
+
+static int64_t largest_of(const int64_t *list, int n) {
+  int64_t largest = list[0];
+  for (int i = 1; i < n; i++) largest = list[i] > largest ? list[i] : largest;
+  return largest;
+}
+
+static void add_work(bench *b, sizes s) {
+  for (int i = 0; i < b->n_works; i++)
+    if (b->works[i].layers == s.layers && b->works[i].tokens == s.tokens && b->works[i].points == s.points) return;
+  b->works[b->n_works++] = s;
+}
+
+/** The largest of each list together; then each list on its own, points in proportion where tokens vary. */
+static void plan(bench *b) {
+  const sizes base = {largest_of(b->layers, b->n_layers), largest_of(b->tokens, b->n_tokens), largest_of(b->points, b->n_points)};
+  add_work(b, base);
+  for (int i = 0; i < b->n_layers; i++) add_work(b, (sizes){b->layers[i], base.tokens, base.points});
+  for (int i = 0; i < b->n_tokens; i++) add_work(b, (sizes){base.layers, b->tokens[i], b->tokens[i] * base.points / base.tokens});
+  for (int i = 0; i < b->n_points; i++) add_work(b, (sizes){base.layers, base.tokens, b->points[i]});
+}
+
+static mr3d_status time_subject(bench *b, subject *who, const char *folder, mr3d_error *error) {
+  char weights[4096];
+  mr3d_backend *backend = NULL;
+  MR3D_TRY(write_weights(b, who->tier, folder, weights, error));
+  forget_peak();
+  mr3d_weights_cache *cache = mr3d_weights_cache_new();
+  mr3d_status status = mr3d_backend_open(who->spec, &(mr3d_backend_options){.threads = (int)b->threads, .weights = cache}, &backend, error);
+  if (status == MR3D_OK) {
+    snprintf(who->name, sizeof who->name, "%s", mr3d_backend_info_of(backend)->name ? mr3d_backend_info_of(backend)->name : who->spec);
+    for (int k = 0; k < b->n_works && status == MR3D_OK; k++) {
+      status = time_one(b, backend, who, b->works[k], weights, error);
+      if (k == 0) who->peak = peak_memory(who);
+      if (status == MR3D_OK && isatty(STDERR_FILENO)) fprintf(stderr, "%s %s: %d of %d\n", who->name, mr3d_tier_name(who->tier), k + 1, b->n_works);
+    }
+    mr3d_backend_close(&backend);
+  }
+  mr3d_weights_cache_free(&cache);
+  return status;
+}
+
+static mr3d_status write_file(const bench *b, const char *path, void (*write)(const bench *, FILE *), mr3d_error *error) {
+  if (!path) return MR3D_OK;
+  FILE *to = fopen(path, "w");
+  if (!to) return mr3d_fail(error, MR3D_IO, "%s cannot be written", path);
+  write(b, to);
+  return fclose(to) == 0 ? MR3D_OK : mr3d_fail(error, MR3D_IO, "%s could not be written whole", path);
+}
+
+int mr3d_command_bench(int argc, char **argv) {
+  bench b = {.layers_text = "1,2,4", .tokens_text = "98,196,393,786", .points_text = "0,556", .vocabulary = 2048, .steps = 3, .repeat = 3};
+  const mr3d_option options[] = {
+      {"--layers", "LIST", MR3D_OPTION_TEXT, &b.layers_text, "layers (default 1,2,4); the largest of each list is what the others are varied from"},
+      {"--tokens", "LIST", MR3D_OPTION_TEXT, &b.tokens_text, "tokens of a prefill (default 98,196,393,786)"},
+      {"--points", "LIST", MR3D_OPTION_TEXT, &b.points_text, "of them points (default 0,556)"},
+      {"--vocabulary", "N", MR3D_OPTION_COUNT, &b.vocabulary, "rows of the head (default 2048; Qwen2's are 151936)"},
+      {"--steps", "N", MR3D_OPTION_COUNT, &b.steps, "decode steps behind each prefill (default 3)"},
+      {"--repeat", "K", MR3D_OPTION_COUNT, &b.repeat, "ask each K times and take the median (default 3)"},
+      {"--threads", "N", MR3D_OPTION_COUNT, &b.threads, "for each backend (default: all processors)"},
+      {"--markdown", "FILE", MR3D_OPTION_TEXT, &b.markdown, "write the tables there, too"},
+      {"--svg", "FILE", MR3D_OPTION_TEXT, &b.svg, "plot prefill over tokens"},
+      {NULL}};
+  const mr3d_usage usage = {
+      .line = "mr3d bench SPEC@TIER [SPEC@TIER ...] [OPTION ...]",
+      .text = "Times the same prefill and decode requests of a full-width decoder (hidden 896, 14 heads, 2 KV heads of 64) on each backend, one after\n"
+              "the other, with generated weights. GFLOP/s counts products and causal attention of a prefill; the peak is what independent products and\n"
+              "sums of binary64 reach on all threads without fused multiply-add, so binary32 may exceed it. Ratios are to the first backend.\n",
+      .least = 1, .most = -1, .needs = "say whom to time, and at which tier; for instance: mr3d bench builtin:reference@fp64"};
+  int n = 0;
+  const int parsed = mr3d_options_parse(&usage, options, argc, argv, &n);
+  if (parsed >= 0) return parsed;
+  b.n_layers = read_list("--layers", b.layers_text, 1, b.layers);
+  b.n_tokens = b.n_layers < 0 ? -1 : read_list("--tokens", b.tokens_text, 1, b.tokens);
+  b.n_points = b.n_tokens < 0 ? -1 : read_list("--points", b.points_text, 0, b.points);
+  if (b.n_points < 0) return 1;
+  if (b.vocabulary < 1 || b.repeat < 1) return mr3d_complain("%s 0: expected at least 1", b.repeat < 1 ? "--repeat" : "--vocabulary");
+  if (largest_of(b.points, b.n_points) > largest_of(b.tokens, b.n_tokens)) return mr3d_complain("--points %s: more points than --tokens %s", b.points_text, b.tokens_text);
+  plan(&b);
+  if (b.threads == 0) b.threads = mr3d_parallel_jobs(0);
+
+  b.subjects = mr3d_allocate(n, sizeof *b.subjects);
+  for (; b.n_subjects < n; b.n_subjects++) {
+    subject *who = &b.subjects[b.n_subjects];
+    char *at = strrchr(argv[b.n_subjects], '@');
+    who->tier = at ? mr3d_tier_named(at + 1) : MR3D_N_TIERS;
+    if (who->tier == MR3D_N_TIERS) return mr3d_complain("\"%s\": expected SPEC@TIER, for instance builtin:reference@fp64", argv[b.n_subjects]);
+    *at = 0;
+    who->spec = argv[b.n_subjects];
+  }
+  mr3d_error error = {0};
+  const char *folder;
+  mr3d_status status = mr3d_scratch_open(&folder, &error);
+  b.machine_peak = measure_peak((int)b.threads);
+  for (int i = 0; i < n && status == MR3D_OK; i++) status = time_subject(&b, &b.subjects[i], folder, &error);
+  mr3d_scratch_close();
+  if (status == MR3D_OK) {
+    printf("%" PRId64 " threads, peak %.1f GFLOP/s\n\n", b.threads, 1e-9 * b.machine_peak);
+    write_table(&b, stdout);
+    status = write_file(&b, b.markdown, write_table, &error);
+    if (status == MR3D_OK) status = write_file(&b, b.svg, write_svg, &error);
+  }
+  free(b.subjects);
+  return status == MR3D_OK ? 0 : mr3d_complain("%s", error.message);
+}
