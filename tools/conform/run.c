@@ -36,9 +36,9 @@ struct silent_op {
   atomic_int timeouts;
 };
 
-/** What a result means for the next ones; shared by the processes of a run. */
 enum { FINISHED = -1, FAILED = -2, AGAIN = -3, LATE = -4 }; /* what a process tells beside results, each after its number */
 
+/** What a result means for the next ones; shared by the processes of a run. */
 struct ledger {
   atomic_int next_case; /**< to be taken */
   atomic_int settled;   /**< results from the first on of which all is known */
