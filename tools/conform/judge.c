@@ -345,3 +345,16 @@ void mr3d_judgement_clear(mr3d_judgement *judgement) {
   free(judgement->tensors);
   *judgement = (mr3d_judgement){0};
 }
+
+mr3d_status mr3d_judge_answer(const mr3d_bundle *request, const mr3d_bundle *answer, uint32_t kept, int threads, mr3d_judgement *judgement, mr3d_error *error) {
+  const char *name = mr3d_bundle_get(request, "tier");
+  const mr3d_tier tier = name ? mr3d_tier_named(name) : MR3D_N_TIERS;
+  if (tier == MR3D_N_TIERS) return mr3d_fail(error, MR3D_INVALID, "metadata tier is %s%.40s; expected fp64, fp32, tf32, bf16 or fp16", name ? "" : "missing", name ? name : "");
+  mr3d_truth *truth = mr3d_truth_new(tier, NULL, NULL, threads);
+  const mr3d_bundle *expected;
+  mr3d_truth_promise(truth, kept);
+  const mr3d_status status = mr3d_truth_step(truth, request, &expected, error);
+  if (status == MR3D_OK) mr3d_judge(truth, answer, judgement);
+  mr3d_truth_free(&truth);
+  return status;
+}

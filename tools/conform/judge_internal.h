@@ -2,7 +2,8 @@
 #ifndef MR3D_CONFORM_JUDGE_INTERNAL_H
 #define MR3D_CONFORM_JUDGE_INTERNAL_H
 
-#include "judge.h"
+#include "mr3d/judge.h"
+#include "yardstick_cache.h"
 
 #define MR3D_FEW_RUNS 8   /* emulated runs of a first judgement */
 #define MR3D_MANY_RUNS 32 /* and before a failure is declared */

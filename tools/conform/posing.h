@@ -3,7 +3,7 @@
 #define MR3D_CONFORM_POSING_H
 
 #include "case.h"
-#include "judge.h"
+#include "mr3d/judge.h"
 
 typedef struct mr3d_posing {
   const mr3d_suite *suite;

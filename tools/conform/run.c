@@ -16,6 +16,7 @@
 #include "repeat.h"
 #include "scratch.h"
 #include "team.h"
+#include "yardstick_cache.h"
 
 /** After so many requests of one operator without a reply, the operator is not asked again. */
 #define MR3D_TIMEOUTS_PER_OP 2

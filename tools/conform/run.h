@@ -5,7 +5,7 @@
 #include "backend.h"
 #include "case.h"
 #include "generation.h"
-#include "judge.h"
+#include "mr3d/judge.h"
 
 /** Which cases: NULL or 0 selects all. The glob is fnmatch's; the others are words joined by commas. */
 typedef struct mr3d_selection {

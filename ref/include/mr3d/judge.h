@@ -1,13 +1,18 @@
 /**
- * The judge: one answer against the truth, under the tolerance of docs/tolerance.md. Pure: no files, no processes.
+ * The judge, as the library libmr3d-judge: one answer against the truth, under the tolerance of docs/tolerance.md. No files, no processes.
  */
-#ifndef MR3D_CONFORM_JUDGE_H
-#define MR3D_CONFORM_JUDGE_H
+#ifndef MR3D_JUDGE_H
+#define MR3D_JUDGE_H
 
 #include "mr3d/format.h"
 #include "mr3d/server.h"
 #include "mr3d/tensor.h"
-#include "yardstick_cache.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct mr3d_yardstick_cache mr3d_yardstick_cache; /* yardstick_cache.h of the suite */
 
 #define MR3D_MAX_STATISTICS 12
 
@@ -74,7 +79,16 @@ mr3d_status mr3d_truth_step(mr3d_truth *, const mr3d_bundle *request, const mr3d
 void mr3d_judge(mr3d_truth *, const mr3d_bundle *got, mr3d_judgement *);
 void mr3d_judgement_clear(mr3d_judgement *);
 
+/**
+ * All of that for one request that no other goes before: judges `answer` to it at the request's own tier, by the bits of `kept` (promises; 0: none).
+ * Returns MR3D_OK with the judgement, the caller's to clear; MR3D_INVALID or MR3D_UNSUPPORTED where the reference refuses the request, with its message.
+ */
+mr3d_status mr3d_judge_answer(const mr3d_bundle *request, const mr3d_bundle *answer, uint32_t kept, int threads, mr3d_judgement *, mr3d_error *);
+
 /** Significant digits in which a verdict's worst element is printed: 9, or 17 where got and expected would look the same. */
 int mr3d_verdict_digits(const mr3d_tensor_verdict *);
 
+#ifdef __cplusplus
+}
+#endif
 #endif
