@@ -99,6 +99,56 @@ static void scan_prompt_and_weights_go_on_to_generation(void **state) {
   mr3d_bundle_free(&trace);
 }
 
+static mr3d_bundle *open_trace(const char *folder, const char *name) {
+  char path[4096];
+  snprintf(path, sizeof path, "%s/%s", folder, name);
+  mr3d_bundle *trace = NULL;
+  mr3d_error error = {0};
+  if (mr3d_safetensors_open(path, 0, &trace, &error)) fail_msg("%s", error.message);
+  return trace;
+}
+
+/** What mr3d run is asked to do in most tests: the scene, the long prompt, the small model; more options follow. */
+#define RUN "run --scan '%s' --prompt %s/prompts.json:chat --weights %s "
+
+/** --points puts exactly what it names into the trace, the decoder's points among them, and the values are those of each step. */
+static void points_are_chosen_by_step_layer_and_name(void **state) {
+  const char *folder = *state;
+  assert_int_equal(mr3d(RUN "--steps 2 --trace %s/points.safetensors --points '0.0.query*,*.model.logits,[12].model.cache_length,0.model.grid,2.model.input_ids'", scene(), folder, folder, folder), 0);
+  mr3d_bundle *trace = open_trace(folder, "points.safetensors");
+  const struct { const char *name; int64_t rows; } points[] = {{"0.0.query", 786}, {"0.0.query_rotated", 786}, {"0.model.logits", 1}, {"1.model.logits", 1}, {"2.model.logits", 1},
+                                                              {"1.model.cache_length", -786}, {"2.model.cache_length", -787}, {"0.model.grid", 0}, {"2.model.input_ids", 1}};
+  assert_int_equal(mr3d_bundle_count(trace), sizeof points / sizeof *points);
+  for (size_t i = 0; i < sizeof points / sizeof *points; i++) {
+    const mr3d_tensor *tensor = mr3d_bundle_find(trace, points[i].name);
+    if (!tensor) fail_msg("the trace lacks %s", points[i].name);
+    if (points[i].rows > 0) assert_int_equal(tensor->shape[tensor->rank - 2], points[i].rows);
+    if (points[i].rows < 0) assert_int_equal(*(int64_t *)tensor->data, -points[i].rows);
+  }
+  mr3d_bundle_free(&trace);
+}
+
+static void points_that_match_nothing_are_refused(void **state) {
+  const char *folder = *state;
+  const struct { const char *points, *said; } refused[] = {
+      {"0.0.qurey", "\"0.0.qurey\" matches nothing; expected globs of STEP.LAYER.POINT"},
+      {"0.1.query", "a layer (0 .. 0) has input input_norm query"},
+      {"3.0.query", "Steps are 0 .. 2; model has grid"},
+      {"0.model.logits,query", "\"query\" matches nothing"},
+      {"1.model.grid", "\"1.model.grid\" matches nothing"},
+      {"", "--points is empty"}};
+  for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
+    assert_int_equal(mr3d(RUN "--steps 2 --trace %s/no.safetensors --points '%s'", scene(), folder, folder, folder, refused[i].points), 1);
+    assert_said(refused[i].said);
+  }
+  assert_int_equal(mr3d(RUN "--points '*.model.logits'", scene(), folder, folder), 1);
+  assert_said("--points goes with --trace FILE");
+  assert_int_equal(mr3d("run --scan '%s' --trace %s/scan.safetensors --points 0.model.grid", scene(), folder), 0);
+  assert_int_equal(mr3d("run --scan '%s' --trace %s/scan.safetensors --points 0.0.query", scene(), folder), 1);
+  assert_int_equal(mr3d(RUN "--steps 200000 --trace %s/no.safetensors --points '*.*.*'", scene(), folder, folder, folder), 1);
+  assert_said("GiB, gathered in memory; at most 4 GiB are possible");
+}
+
 /** The generated tokens that --json gives. */
 static void generated(char tokens[400]) {
   const char *list = strstr(output, "\"generated\":");
@@ -200,6 +250,8 @@ int main(void) {
       cmocka_unit_test(canonical_scene_gives_556_tokens),
       cmocka_unit_test(json_output_holds_the_same_numbers),
       cmocka_unit_test(scan_prompt_and_weights_go_on_to_generation),
+      cmocka_unit_test(points_are_chosen_by_step_layer_and_name),
+      cmocka_unit_test(points_that_match_nothing_are_refused),
       cmocka_unit_test(a_folder_is_enough),
       cmocka_unit_test(missing_rotary_parameters_are_reported_or_drawn),
       cmocka_unit_test(generated_weights_need_no_file),

@@ -1,0 +1,63 @@
+/** What the parts of `mr3d run` share: run.c reads options, scan and prompt; run_generate.c asks the model; run_trace.c chooses what --trace writes. */
+#ifndef MR3D_RUN_PARTS_H
+#define MR3D_RUN_PARTS_H
+
+#include <inttypes.h>
+#include <stdio.h>
+
+#include <cjson/cJSON.h>
+
+#include "../../ref/model/weights.h"
+#include "command.h"
+
+typedef struct mr3d_run {
+  const char *scan, *prompt, *weights, *config_path, *features_path, *data, *trace_path, *points;
+  uint64_t seed;
+  mr3d_order init_missing;
+  int64_t steps;
+  bool json;
+
+  mr3d_config config;
+  char *config_text;
+  mr3d_context context;
+  cJSON *said;        /* everything found, for --json */
+  mr3d_bundle *trace; /* NULL: no trace */
+
+  mr3d_voxelize_out cells;
+  mr3d_token_coords_out tokens;
+  int64_t T, *ids;    /* the prompt */
+  mr3d_splice_out splice;
+
+  mr3d_weights_cache *cache; /* shared with the server */
+  mr3d_weights *model;
+  mr3d_decoder_ends ends;
+} mr3d_run;
+
+/* What is said: a line for people (MR3D_SAY), a member for --json. */
+#define MR3D_SAY(r, ...) ((r)->json ? (void)0 : (void)printf(__VA_ARGS__))
+static inline void mr3d_run_say_number(mr3d_run *r, const char *key, double value) { cJSON_AddNumberToObject(r->said, key, value); }
+
+/** Prefill and greedy decode of the spliced prompt. Errors: of weights, features and the reference. */
+mr3d_status mr3d_run_generate(mr3d_run *, mr3d_error *);
+
+/** Requests that the model is sent: steps of the trace. */
+int64_t mr3d_run_requests(const mr3d_run *);
+
+/** Copies a tensor of `mr3d run` itself into the trace as STEP.model.POINT, if it is asked for; NULL is fine. */
+void mr3d_run_trace(mr3d_run *, const char *point, int64_t step, const mr3d_tensor *);
+/** Copies what an answer holds of the decoder's points, trace.LAYER.POINT, into the trace as STEP.LAYER.POINT. */
+void mr3d_run_trace_answer(mr3d_run *, int64_t step, const mr3d_bundle *answer);
+/** Metadata `trace` of the request of a step: what --points asks of the decoder there; none where it is nothing. */
+void mr3d_run_trace_request(const mr3d_run *, int64_t step, mr3d_bundle *request);
+/** Whether each glob of --points can match a point of this run; the message lists what there is. Requires: the configuration is read. */
+mr3d_status mr3d_run_trace_check(const mr3d_run *, mr3d_error *);
+/** One request's new tokens and keys. */
+typedef struct mr3d_run_sizes {
+  int64_t q, K;
+} mr3d_run_sizes;
+/** Whether the trace of that many requests fits MR3D_RUN_TRACE_BYTES. Requires: the weights are open. Errors: says what is needed. */
+mr3d_status mr3d_run_trace_fits(const mr3d_run *, int64_t n_requests, const mr3d_run_sizes *requests, mr3d_error *);
+/** A trace is gathered in memory, and is there twice while it is written. */
+#define MR3D_RUN_TRACE_BYTES ((int64_t)4 << 30)
+
+#endif
