@@ -156,6 +156,79 @@ static void generated(char tokens[400]) {
   snprintf(tokens, 400, "%.*s", (int)strcspn(list, "]"), list);
 }
 
+/** What the last step of a run's trace holds at a point is what another's last step holds, bit for bit. */
+static void assert_same_bits(const char *folder, const char *file, const char *name, const char *other_file, const char *other_name) {
+  mr3d_bundle *a = open_trace(folder, file), *b = open_trace(folder, other_file);
+  const mr3d_tensor *x = mr3d_bundle_find(a, name), *y = mr3d_bundle_find(b, other_name);
+  if (!x || !y) fail_msg("%s of %s or %s of %s is missing", name, file, other_name, other_file);
+  assert_int_equal(mr3d_tensor_count(x), mr3d_tensor_count(y));
+  assert_memory_equal(x->data, y->data, (size_t)mr3d_tensor_count(x) * sizeof(double));
+  mr3d_bundle_free(&a);
+  mr3d_bundle_free(&b);
+}
+
+/** The prompt in pieces, cut among text and points, gives the tokens of the prompt in one, and the same bits. */
+static void chunks_change_no_bit(void **state) {
+  const char *folder = *state;
+  char whole[400], pieces[400];
+  assert_int_equal(mr3d(RUN "--json --steps 3 --trace %s/whole.safetensors", scene(), folder, folder, folder), 0);
+  generated(whole);
+  assert_int_equal(mr3d(RUN "--steps 0 --chunk 100", scene(), folder, folder), 0);
+  assert_said("prefill  q = 100, L = 0: attention_mask of 100 columns");
+  assert_said("prefill  q = 86, L = 700: attention_mask of 786 columns");
+  static const int64_t sizes[] = {1, 100, 785};
+  for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+    char last[64], end[64];
+    const int64_t n = (785 + sizes[i]) / sizes[i];
+    assert_int_equal(mr3d(RUN "--json --steps 3 --chunk %d --trace %s/pieces.safetensors --points '*.model.logits'", scene(), folder, folder, (int)sizes[i], folder), 0);
+    generated(pieces);
+    assert_string_equal(whole, pieces);
+    snprintf(last, sizeof last, "%d.model.logits", (int)n - 1);
+    snprintf(end, sizeof end, "%d.model.logits", (int)n + 2);
+    assert_same_bits(folder, "whole.safetensors", "0.model.logits", "pieces.safetensors", last);
+    assert_same_bits(folder, "whole.safetensors", "3.model.logits", "pieces.safetensors", end);
+  }
+}
+
+/** Coordinates that depend on each other may not be cut; a cut between text and points is no cut of them. */
+static void chunks_do_not_cut_points_that_depend_on_each_other(void **state) {
+  const char *folder = *state;
+  char command[600];
+  snprintf(command, sizeof command, "sed 's/\"rope_mixed_3d\"/\"drift\": \"average\", \"rope_mixed_3d\"/' %s/config.json >%s/drift.json", folder, folder);
+  assert_int_equal(run_command(command), 0);
+  assert_int_equal(mr3d(RUN "--config %s/drift.json --chunk 100", scene(), folder, folder, folder), 1);
+  assert_said("--chunk 100 cuts the 556 points between requests; that needs coord_norm grid or none and drift none");
+  assert_int_equal(mr3d(RUN "--config %s/drift.json --chunk 700 --steps 0", scene(), folder, folder, folder), 0);
+}
+
+/** Steps are fed with the ids given, and what would have been chosen is reported beside: fed with the greedy ids themselves it is the free run. */
+static void teacher_forced_steps_are_fed_with_the_ids_given(void **state) {
+  const char *folder = *state;
+  char greedy[400], forced[400], ids[400] = "";
+  assert_int_equal(mr3d(RUN "--json --steps 3 --trace %s/free.safetensors", scene(), folder, folder, folder), 0);
+  generated(greedy);
+  for (const char *c = strchr(greedy, '[') + 1; *c && strlen(ids) < sizeof ids - 2; c++)
+    if (*c != ' ') strncat(ids, c, 1);
+  *strrchr(ids, ',') = 0; /* the last token is fed to no step */
+  assert_int_equal(mr3d(RUN "--json --teacher-forced %s --trace %s/forced.safetensors", scene(), folder, folder, ids, folder), 0);
+  generated(forced);
+  assert_string_equal(greedy, forced);
+  assert_same_bits(folder, "free.safetensors", "3.model.logits", "forced.safetensors", "3.model.logits");
+  assert_int_equal(mr3d(RUN "--teacher-forced %s/prompts.json:bare", scene(), folder, folder, folder), 0);
+  assert_said("to 787 keys; token 1\n");
+  assert_said("to 789 keys; token 3\n");
+  assert_said("fed      1 2 3\n");
+  assert_said("\ngreedy   ");
+  assert_int_equal(mr3d(RUN "--steps 4 --teacher-forced 1,2,3", scene(), folder, folder), 1);
+  assert_said("--steps 4 needs as many ids, --teacher-forced 1,2,3 gives 3");
+  assert_int_equal(mr3d(RUN "--teacher-forced 1,,3", scene(), folder, folder), 1);
+  assert_said("expected token ids joined by commas");
+  assert_int_equal(mr3d(RUN "--teacher-forced 300", scene(), folder, folder), 1);
+  assert_said("expected a token id in 0 .. 299");
+  assert_int_equal(mr3d("run --scan '%s' --teacher-forced 1", scene()), 1);
+  assert_said("--teacher-forced goes with --weights");
+}
+
 /** A checkpoint's folder brings its configuration along, and gives what the file gives. */
 static void a_folder_is_enough(void **state) {
   const char *folder = *state;
@@ -252,6 +325,9 @@ int main(void) {
       cmocka_unit_test(scan_prompt_and_weights_go_on_to_generation),
       cmocka_unit_test(points_are_chosen_by_step_layer_and_name),
       cmocka_unit_test(points_that_match_nothing_are_refused),
+      cmocka_unit_test(chunks_change_no_bit),
+      cmocka_unit_test(chunks_do_not_cut_points_that_depend_on_each_other),
+      cmocka_unit_test(teacher_forced_steps_are_fed_with_the_ids_given),
       cmocka_unit_test(a_folder_is_enough),
       cmocka_unit_test(missing_rotary_parameters_are_reported_or_drawn),
       cmocka_unit_test(generated_weights_need_no_file),

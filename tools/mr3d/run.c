@@ -79,33 +79,63 @@ static mr3d_status read_scan(mr3d_run *r, mr3d_error *error) {
   return status;
 }
 
-/** --prompt: a JSON file {"NAME": [ids], ...} as FILE:NAME, or NAME of prompt_ids.json in the data folder. */
-static mr3d_status read_prompt(mr3d_run *r, mr3d_error *error) {
+/** FILE.json:NAME, or NAME of prompt_ids.json in the data folder, apart. Errors: the data folder is needed and not given. */
+static mr3d_status locate_ids(const mr3d_run *r, const char *option, const char *given, char path[4096], const char **name, mr3d_error *error) {
+  const char *colon = strrchr(given, ':');
+  *name = colon ? colon + 1 : given;
+  if (colon) snprintf(path, 4096, "%.*s", (int)(colon - given), given);
+  else if (!r->data)
+    return mr3d_fail(error, MR3D_IO, "%s %s needs prompt_ids.json of the data folder: give --data DIR, set MR3D_DATA, or write FILE.json:NAME", option, given);
+  else snprintf(path, 4096, "%s/prompt_ids.json", r->data);
+  return MR3D_OK;
+}
+
+/** The list of token ids under a name in a JSON file {"NAME": [ids], ...}. Ownership: *ids is the caller's, also on failure. */
+static mr3d_status read_ids(const mr3d_run *r, const char *option, const char *given, int64_t **ids, int64_t *count, mr3d_error *error) {
   char path[4096];
-  const char *name = strrchr(r->prompt, ':');
-  if (name) snprintf(path, sizeof path, "%.*s", (int)(name++ - r->prompt), r->prompt);
-  else {
-    name = r->prompt;
-    if (!r->data) return mr3d_fail(error, MR3D_IO, "--prompt %s needs prompt_ids.json of the data folder: give --data DIR, set MR3D_DATA, or write FILE.json:NAME", name);
-    snprintf(path, sizeof path, "%s/prompt_ids.json", r->data);
-  }
+  const char *name;
   cJSON *file = NULL;
-  mr3d_status status = mr3d_read_json(path, &file, error);
+  mr3d_status status = locate_ids(r, option, given, path, &name, error);
+  if (!status) status = mr3d_read_json(path, &file, error);
   if (status) return status;
   const cJSON *list = cJSON_GetObjectItemCaseSensitive(file, name), *id;
   if (!cJSON_IsArray(list) || !cJSON_GetArraySize(list)) status = mr3d_fail(error, MR3D_INVALID, "%s holds no prompt \"%s\" (a list of token ids)", path, name);
   else {
-    r->ids = mr3d_allocate(cJSON_GetArraySize(list), sizeof *r->ids);
+    *ids = mr3d_allocate(cJSON_GetArraySize(list), sizeof **ids);
     cJSON_ArrayForEach(id, list) {
-      if (!mr3d_json_is_count(id, &r->ids[r->T])) {
-        status = mr3d_fail(error, MR3D_INVALID, "%s: prompt \"%s\" holds something that is no token id at index %" PRId64, path, name, r->T);
+      if (!mr3d_json_is_count(id, &(*ids)[*count])) {
+        status = mr3d_fail(error, MR3D_INVALID, "%s: prompt \"%s\" holds something that is no token id at index %" PRId64, path, name, *count);
         break;
       }
-      r->T++;
+      ++*count;
     }
   }
   cJSON_Delete(file);
   return status;
+}
+
+/** --teacher-forced 17,4,99. */
+static mr3d_status parse_ids(const char *text, int64_t **ids, int64_t *count, mr3d_error *error) {
+  *ids = mr3d_allocate((long long)strlen(text), sizeof **ids);
+  for (const char *at = text;; at++) {
+    const size_t digits = strspn(at, "0123456789");
+    if (!digits || digits > 15 || (at[digits] && at[digits] != ','))
+      return mr3d_fail(error, MR3D_INVALID, "--teacher-forced %.60s: expected token ids joined by commas, or FILE.json:NAME; \"%.20s\" is neither", text, at);
+    (*ids)[(*count)++] = strtoll(at, NULL, 10);
+    at += digits;
+    if (!*at) return MR3D_OK;
+  }
+}
+
+/** The ids that decode steps are fed with, and the number of steps: as many as there are ids, unless --steps asks for fewer. */
+static mr3d_status read_forced(mr3d_run *r, mr3d_error *error) {
+  const bool is_list = strspn(r->forced_by, "0123456789,") == strlen(r->forced_by) && *r->forced_by;
+  if (is_list) MR3D_TRY(parse_ids(r->forced_by, &r->forced, &r->n_forced, error));
+  else MR3D_TRY(read_ids(r, "--teacher-forced", r->forced_by, &r->forced, &r->n_forced, error));
+  if (r->steps > r->n_forced)
+    return mr3d_fail(error, MR3D_INVALID, "--steps %" PRId64 " needs as many ids, --teacher-forced %.80s gives %" PRId64, r->steps, r->forced_by, r->n_forced);
+  if (r->steps < 0) r->steps = r->n_forced;
+  return MR3D_OK;
 }
 
 /** Point tokens put between the prompt's markers (spec.md section 2). */
@@ -129,17 +159,19 @@ static mr3d_status splice_prompt(mr3d_run *r, mr3d_error *error) {
 
 static mr3d_status run_stages(mr3d_run *r, mr3d_error *error) {
   mr3d_status status = read_config(r, error);
-  if (!status) status = mr3d_run_trace_check(r, error);
   if (!status) status = read_scan(r, error);
-  if (!status && r->prompt) status = read_prompt(r, error);
+  if (!status && r->prompt) status = read_ids(r, "--prompt", r->prompt, &r->ids, &r->T, error);
+  if (!status && r->forced_by) status = read_forced(r, error);
+  if (r->steps < 0) r->steps = 8;
   if (!status && r->prompt) status = splice_prompt(r, error);
+  if (!status) status = mr3d_run_trace_check(r, error);
   if (!status && r->weights) status = mr3d_run_generate(r, error);
   if (!status && r->trace) status = mr3d_safetensors_save(r->trace_path, r->trace, error);
   return status;
 }
 
 int mr3d_command_run(int argc, char **argv) {
-  mr3d_run r = {.steps = 8, .context = {.op = &mr3d_reference_operators}};
+  mr3d_run r = {.steps = -1, .context = {.op = &mr3d_reference_operators}};
   const mr3d_option options[] = {
       {"--scan", "FILE.ply", MR3D_OPTION_TEXT, &r.scan, "the raw scan: vertices with x, y, z and perhaps red, green, blue"},
       {"--config", "FILE.json", MR3D_OPTION_TEXT, &r.config_path, "configuration, as a checkpoint's config.json"},
@@ -149,7 +181,9 @@ int mr3d_command_run(int argc, char **argv) {
       {"--init-missing", "SEED", MR3D_OPTION_GIVEN_SEED, &r.init_missing, "draw the learned rotary parameters that the checkpoint lacks, as in a fresh model"},
       {"--features", "FILE", MR3D_OPTION_TEXT, &r.features_path, "safetensors holding `features` [tokens,hidden]; without it they are drawn by --seed"},
       {"--seed", "N", MR3D_OPTION_SEED, &r.seed, "for drawn features (default 0)"},
-      {"--steps", "N", MR3D_OPTION_COUNT, &r.steps, "decode steps (default 8)"},
+      {"--steps", "N", MR3D_OPTION_COUNT, &r.steps, "decode steps (default 8, or as many as --teacher-forced has ids)"},
+      {"--teacher-forced", "IDS", MR3D_OPTION_TEXT, &r.forced_by, "feed decode steps with these ids instead of the greedy ones: 17,4,99 or FILE.json:NAME"},
+      {"--chunk", "N", MR3D_OPTION_COUNT, &r.chunk, "send the prompt in prefill requests of at most N tokens each (default: in one)"},
       {"--trace", "FILE", MR3D_OPTION_TEXT, &r.trace_path, "write every stage's tensors as a trace, STEP.model.POINT"},
       {"--points", "GLOBS", MR3D_OPTION_TEXT, &r.points, "what --trace writes instead: globs of STEP.LAYER.POINT, joined by commas"},
       {"--json", NULL, MR3D_OPTION_FLAG, &r.json, "print one JSON object instead of lines"},
@@ -166,6 +200,7 @@ int mr3d_command_run(int argc, char **argv) {
   char path[4096];
   if (r.weights && (!r.prompt || !config_path(&r, path))) return mr3d_complain("--weights also needs --prompt and --config: what should the model read, and what are its sizes?");
   if (r.init_missing.given && !r.weights) return mr3d_complain("--init-missing goes with --weights: it draws what a checkpoint lacks");
+  if ((r.forced_by || r.chunk) && !r.weights) return mr3d_complain("%s goes with --weights: it says how the model is asked", r.forced_by ? "--teacher-forced" : "--chunk");
   if (r.points && !r.trace_path) return mr3d_complain("--points goes with --trace FILE: where should the tensors go?");
   r.data = mr3d_find_data(r.data);
   r.said = cJSON_CreateObject();
@@ -187,6 +222,7 @@ int mr3d_command_run(int argc, char **argv) {
   mr3d_weights_cache_free(&r.cache);
   cJSON_Delete(r.said);
   free(r.ids);
+  free(r.forced);
   free(r.config_text);
   return status ? 1 : 0;
 }

@@ -8,11 +8,6 @@
 #include "mr3d/server.h"
 #include "run_parts.h"
 
-static void say_ids(mr3d_run *r, const char *key, const int64_t *ids, int64_t count) {
-  cJSON *list = cJSON_AddArrayToObject(r->said, key);
-  for (int64_t i = 0; i < count; i++) cJSON_AddItemToArray(list, cJSON_CreateNumber((double)ids[i]));
-}
-
 /** features [N,hidden]: from --features, or drawn by --seed. */
 static mr3d_status find_features(mr3d_run *r, int64_t hidden, double *features, mr3d_error *error) {
   const int64_t N = r->tokens.N;
@@ -87,7 +82,8 @@ static mr3d_status embed(mr3d_run *r, double *rows, mr3d_error *error) {
 
 /* ---- requests ---- */
 
-int64_t mr3d_run_requests(const mr3d_run *r) { return 1 + r->steps; }
+int64_t mr3d_run_prefills(const mr3d_run *r) { return r->chunk && r->chunk < r->splice.S ? (r->splice.S + r->chunk - 1) / r->chunk : 1; }
+int64_t mr3d_run_requests(const mr3d_run *r) { return mr3d_run_prefills(r) + r->steps; }
 
 /** While the model answers. */
 typedef struct generation {
@@ -122,61 +118,96 @@ static mr3d_status ask(generation *g, mr3d_bundle *request, int64_t step, int64_
   return MR3D_OK;
 }
 
-/** The spliced sequence in one request; its last row's token is the first generated one. */
-static mr3d_status prefill(generation *g, mr3d_error *error) {
+/** Tokens first .. first+q-1 of the spliced sequence. */
+typedef struct piece {
+  int64_t first, q;
+  int64_t first_point, n_points; /* rows of the coordinates */
+} piece;
+
+static piece piece_of(const mr3d_run *r, int64_t index) {
+  const int64_t S = r->splice.S, size = mr3d_run_prefills(r) > 1 ? r->chunk : S;
+  piece p = {.first = index * size};
+  p.q = S - p.first < size ? S - p.first : size;
+  for (int64_t s = 0; s < p.first + p.q; s++) *(s < p.first ? &p.first_point : &p.n_points) += r->splice.point_token_mask[s];
+  return p;
+}
+
+/** Points may lie in two requests only where their coordinates do not depend on each other (protocol.md, "Point tensors"). */
+static mr3d_status check_pieces(const mr3d_run *r, mr3d_error *error) {
+  const bool alone = (r->config.coord_norm == MR3D_NORM_GRID || r->config.coord_norm == MR3D_NORM_NONE) && r->config.drift == MR3D_DRIFT_NONE;
+  for (int64_t i = 0; i < mr3d_run_prefills(r) && !alone; i++) {
+    const piece p = piece_of(r, i);
+    if (p.n_points && p.n_points < r->tokens.N)
+      return mr3d_fail(error, MR3D_INVALID, "--chunk %" PRId64 " cuts the %" PRId64 " points between requests; that needs coord_norm grid or none and drift none: another one is computed from the "
+                       "rows of one request", r->chunk, r->tokens.N);
+  }
+  return MR3D_OK;
+}
+
+/** One piece of the spliced sequence; the last row of the last one gives the first generated token. */
+static mr3d_status prefill(generation *g, int64_t index, mr3d_error *error) {
   mr3d_run *r = g->run;
-  const int64_t S = r->splice.S, hidden = r->ends.embed_tokens->shape[1];
+  const piece p = piece_of(r, index);
+  const int64_t hidden = r->ends.embed_tokens->shape[1], columns = p.first + p.q;
   mr3d_bundle *request = new_request(r, "prefill");
   mr3d_bundle_set(request, "weights", r->weights);
   mr3d_bundle_set(request, "logits_to_keep", "1");
-  mr3d_bundle_borrow(request, "inputs_embeds", MR3D_F64, 3, (int64_t[]){1, S, hidden}, g->embeds);
-  mr3d_bundle_borrow(request, "attention_mask", MR3D_I64, 2, (int64_t[]){1, S}, r->splice.attention_mask);
-  if (r->tokens.N) {
-    mr3d_bundle_borrow(request, "point_token_mask", MR3D_BOOL, 2, (int64_t[]){1, S}, r->splice.point_token_mask);
-    mr3d_bundle_borrow(request, "point_coords", MR3D_I64, 2, (int64_t[]){r->tokens.N, 3}, r->tokens.coords);
+  mr3d_bundle_borrow(request, "inputs_embeds", MR3D_F64, 3, (int64_t[]){1, p.q, hidden}, g->embeds + p.first * hidden);
+  mr3d_bundle_borrow(request, "attention_mask", MR3D_I64, 2, (int64_t[]){1, columns}, r->splice.attention_mask);
+  if (p.n_points) {
+    mr3d_bundle_borrow(request, "point_token_mask", MR3D_BOOL, 2, (int64_t[]){1, p.q}, r->splice.point_token_mask + p.first);
+    mr3d_bundle_borrow(request, "point_coords", MR3D_I64, 2, (int64_t[]){p.n_points, 3}, r->tokens.coords + 3 * p.first_point);
   }
-  mr3d_run_trace(r, "inputs_embeds", 0, mr3d_bundle_find(request, "inputs_embeds"));
-  MR3D_SAY(r, "prefill  q = %" PRId64 ", L = 0: attention_mask of %" PRId64 " columns\n", S, S);
-  const mr3d_status status = ask(g, request, 0, &g->tokens[0], error);
+  mr3d_run_trace(r, "inputs_embeds", index, mr3d_bundle_find(request, "inputs_embeds"));
+  MR3D_SAY(r, "prefill  q = %" PRId64 ", L = %" PRId64 ": attention_mask of %" PRId64 " columns\n", p.q, p.first, columns);
+  const mr3d_status status = ask(g, request, index, &g->tokens[0], error);
   mr3d_bundle_free(&request);
   return status;
 }
 
-/** One step on `fed`, with the caller's mask, which counts text tokens only. */
-static mr3d_status decode(generation *g, int64_t step, int64_t fed, mr3d_error *error) {
+/** Step 1, 2, ... on one token, with the caller's mask, which counts text tokens only. */
+static mr3d_status decode(generation *g, int64_t step, mr3d_error *error) {
   mr3d_run *r = g->run;
-  const int64_t L = r->splice.S + step - 1, columns = r->T + step;
+  const int64_t L = r->splice.S + step - 1, columns = r->T + step, fed = r->forced ? r->forced[step - 1] : g->tokens[step - 1];
+  const int64_t index = mr3d_run_prefills(r) - 1 + step;
   mr3d_bundle *request = new_request(r, "decode");
   *(int64_t *)mr3d_bundle_add(request, "input_ids", MR3D_I64, 2, (int64_t[]){1, 1})->data = fed;
   int64_t *mask = mr3d_bundle_add(request, "attention_mask", MR3D_I64, 2, (int64_t[]){1, columns})->data;
   for (int64_t i = 0; i < columns; i++) mask[i] = 1;
-  mr3d_run_trace(r, "input_ids", step, mr3d_bundle_find(request, "input_ids"));
+  mr3d_run_trace(r, "input_ids", index, mr3d_bundle_find(request, "input_ids"));
   MR3D_SAY(r, "decode   q = 1, L = %" PRId64 ": caller's mask of %" PRId64 " columns, extended by %" PRId64 " ones to %" PRId64 " keys; token %" PRId64 "\n", L, columns,
            L + 1 - columns, L + 1, fed);
-  const mr3d_status status = ask(g, request, step, &g->tokens[step], error);
+  const mr3d_status status = ask(g, request, index, &g->tokens[step], error);
   mr3d_bundle_free(&request);
   return status;
 }
 
 static mr3d_status check_trace(const mr3d_run *r, mr3d_error *error) {
-  const int64_t n = mr3d_run_requests(r), S = r->splice.S;
+  const int64_t n = mr3d_run_requests(r), prefills = mr3d_run_prefills(r);
   mr3d_run_sizes *calls = mr3d_allocate(n, sizeof *calls);
-  for (int64_t i = 0; i < n; i++) calls[i] = i ? (mr3d_run_sizes){1, S + i} : (mr3d_run_sizes){S, S};
+  for (int64_t i = 0; i < n; i++) {
+    const piece p = i < prefills ? piece_of(r, i) : (piece){.first = r->splice.S + i - prefills, .q = 1};
+    calls[i] = (mr3d_run_sizes){p.q, p.first + p.q};
+  }
   const mr3d_status status = mr3d_run_trace_fits(r, n, calls, error);
   free(calls);
   return status;
 }
 
-static void say_tokens(mr3d_run *r, const int64_t *tokens) {
-  MR3D_SAY(r, "tokens  ");
-  for (int64_t i = 0; i <= r->steps; i++) MR3D_SAY(r, " %" PRId64, tokens[i]);
+static void say_ids(mr3d_run *r, const char *label, const char *key, const int64_t *ids, int64_t count) {
+  cJSON *list = cJSON_AddArrayToObject(r->said, key);
+  MR3D_SAY(r, "%-8s", label);
+  for (int64_t i = 0; i < count; i++) {
+    MR3D_SAY(r, " %" PRId64, ids[i]);
+    cJSON_AddItemToArray(list, cJSON_CreateNumber((double)ids[i]));
+  }
   MR3D_SAY(r, "\n");
-  say_ids(r, "generated", tokens, r->steps + 1);
 }
 
-/** Prefill over the spliced sequence, then greedy steps (spec.md sections 4, 5). */
+/** Prefill over the spliced sequence, then decode steps (spec.md sections 4, 5). */
 mr3d_status mr3d_run_generate(mr3d_run *r, mr3d_error *error) {
   mr3d_status status = open_weights(r, error);
+  if (!status) status = check_pieces(r, error);
   if (!status) status = check_trace(r, error);
   if (status) return status;
   generation g = {.run = r,
@@ -185,9 +216,10 @@ mr3d_status mr3d_run_generate(mr3d_run *r, mr3d_error *error) {
                   .embeds = mr3d_allocate(r->splice.S * r->ends.embed_tokens->shape[1], sizeof *g.embeds),
                   .tokens = mr3d_allocate(r->steps + 1, sizeof *g.tokens)};
   status = embed(r, g.embeds, error);
-  if (!status) status = prefill(&g, error);
-  for (int64_t step = 1; step <= r->steps && !status; step++) status = decode(&g, step, g.tokens[step - 1], error);
-  if (!status) say_tokens(r, g.tokens);
+  for (int64_t i = 0; i < mr3d_run_prefills(r) && !status; i++) status = prefill(&g, i, error);
+  for (int64_t step = 1; step <= r->steps && !status; step++) status = decode(&g, step, error);
+  if (!status && r->forced) say_ids(r, "fed", "fed", r->forced, r->steps);
+  if (!status) say_ids(r, r->forced ? "greedy" : "tokens", "generated", g.tokens, r->steps + 1);
   free(g.embeds);
   free(g.tokens);
   mr3d_server_free(&g.server);

@@ -11,10 +11,10 @@
 #include "command.h"
 
 typedef struct mr3d_run {
-  const char *scan, *prompt, *weights, *config_path, *features_path, *data, *trace_path, *points;
+  const char *scan, *prompt, *weights, *config_path, *features_path, *data, *trace_path, *points, *forced_by;
   uint64_t seed;
   mr3d_order init_missing;
-  int64_t steps;
+  int64_t steps, chunk; /* chunk 0: the prompt in one request */
   bool json;
 
   mr3d_config config;
@@ -26,6 +26,7 @@ typedef struct mr3d_run {
   mr3d_voxelize_out cells;
   mr3d_token_coords_out tokens;
   int64_t T, *ids;    /* the prompt */
+  int64_t n_forced, *forced; /* --teacher-forced; NULL: decode steps are fed with the greedy tokens */
   mr3d_splice_out splice;
 
   mr3d_weights_cache *cache; /* shared with the server */
@@ -40,7 +41,8 @@ static inline void mr3d_run_say_number(mr3d_run *r, const char *key, double valu
 /** Prefill and greedy decode of the spliced prompt. Errors: of weights, features and the reference. */
 mr3d_status mr3d_run_generate(mr3d_run *, mr3d_error *);
 
-/** Requests that the model is sent: steps of the trace. */
+/** Prefill requests, and all that the model is sent: the steps of the trace. Require: the prompt is spliced. */
+int64_t mr3d_run_prefills(const mr3d_run *);
 int64_t mr3d_run_requests(const mr3d_run *);
 
 /** Copies a tensor of `mr3d run` itself into the trace as STEP.model.POINT, if it is asked for; NULL is fine. */
@@ -49,7 +51,7 @@ void mr3d_run_trace(mr3d_run *, const char *point, int64_t step, const mr3d_tens
 void mr3d_run_trace_answer(mr3d_run *, int64_t step, const mr3d_bundle *answer);
 /** Metadata `trace` of the request of a step: what --points asks of the decoder there; none where it is nothing. */
 void mr3d_run_trace_request(const mr3d_run *, int64_t step, mr3d_bundle *request);
-/** Whether each glob of --points can match a point of this run; the message lists what there is. Requires: the configuration is read. */
+/** Whether each glob of --points can match a point of this run; the message lists what there is. Requires: the prompt is spliced. */
 mr3d_status mr3d_run_trace_check(const mr3d_run *, mr3d_error *);
 /** One request's new tokens and keys. */
 typedef struct mr3d_run_sizes {

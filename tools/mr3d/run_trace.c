@@ -6,13 +6,17 @@
 
 #include "mr3d/trace.h"
 
+/* The steps that have a point: the first, each prefill request, all. */
+typedef enum own_when { AT_START, AT_PREFILL, ALWAYS } own_when;
+
 /* Points that mr3d run has beside the decoder's: where there is no --points, these are the trace. */
 static const struct {
   const char *name;
-  bool first_step_only, needs_prompt, needs_weights;
-} own_points[] = {{"grid", true, false, false},           {"point_coords", true, false, false},   {"input_ids", false, true, false},
-                  {"point_token_mask", true, true, false}, {"attention_mask", true, true, false}, {"inputs_embeds", true, true, true},
-                  {"hidden", true, true, true},          {"logits", false, true, true}};
+  own_when when;
+  bool needs_prompt, needs_weights;
+} own_points[] = {{"grid", AT_START, false, false},           {"point_coords", AT_START, false, false},  {"input_ids", ALWAYS, true, false},
+                  {"point_token_mask", AT_START, true, false}, {"attention_mask", AT_START, true, false}, {"inputs_embeds", AT_PREFILL, true, true},
+                  {"hidden", AT_PREFILL, true, true},          {"logits", ALWAYS, true, true}};
 #define N_OWN_POINTS ((int)(sizeof own_points / sizeof *own_points))
 
 /* STEP.LAYER.POINT, apart. */
@@ -67,10 +71,14 @@ static bool matches_decoder(const mr3d_run *r, const glob *g) {
   return matches_a_name(g, "model", mr3d_trace_model_points());
 }
 
+static bool is_there(const mr3d_run *r, int i, int64_t step) {
+  if ((own_points[i].needs_prompt && !r->prompt) || (own_points[i].needs_weights && !r->weights)) return false;
+  return step == 0 || own_points[i].when == ALWAYS || (own_points[i].when == AT_PREFILL && step < mr3d_run_prefills(r));
+}
+
 static bool matches_own(const mr3d_run *r, const glob *g, int64_t step) {
   for (int i = 0; i < N_OWN_POINTS; i++) {
-    const bool there = (r->prompt || !own_points[i].needs_prompt) && (r->weights || !own_points[i].needs_weights) && (step == 0 || !own_points[i].first_step_only);
-    if (there && matches_a_name(g, "model", (const char *const[]){own_points[i].name, NULL})) return true;
+    if (is_there(r, i, step) && matches_a_name(g, "model", (const char *const[]){own_points[i].name, NULL})) return true;
   }
   return false;
 }
