@@ -1,4 +1,7 @@
 /** `mr3d run` as a user starts it: what it prints for the canonical scene, and its errors. */
+#include <fcntl.h>
+#include <unistd.h>
+
 #include "mr3d/random.h"
 #include "mr3d/safetensors.h"
 #include "../program.h"
@@ -299,6 +302,33 @@ static void generated_weights_need_no_file(void **state) {
   assert_said("weights: generated:x: expected generated:SEED");
 }
 
+/** What mr3d run writes to stderr where that is a terminal: `terminal` keeps it, stdout goes to a file. */
+static void run_on_a_terminal(const char *arguments, char *terminal, size_t size) {
+  const int master = posix_openpt(O_RDWR | O_NOCTTY);
+  assert_true(master >= 0 && grantpt(master) == 0 && unlockpt(master) == 0);
+  char command[5000];
+  snprintf(command, sizeof command, "'%s' %s >/dev/null 2>%s", getenv("MR3D"), arguments, ptsname(master));
+  const int slave = open(ptsname(master), O_RDWR | O_NOCTTY); /* what was written stays readable while one is open */
+  assert_int_equal(system(command), 0);
+  fcntl(master, F_SETFL, O_NONBLOCK);
+  const ssize_t got = read(master, terminal, size - 1);
+  terminal[got > 0 ? got : 0] = 0;
+  close(slave);
+  close(master);
+}
+
+static void a_terminal_is_told_how_far_it_is(void **state) {
+  const char *folder = *state;
+  char arguments[4000], terminal[4096];
+  snprintf(arguments, sizeof arguments, RUN "--json --steps 2", scene(), folder, folder);
+  run_on_a_terminal(arguments, terminal, sizeof terminal);
+  for (const char *const *said = (const char *const[]){"\rprefill: layer 1 of 1, ", " GFLOP/s, 0 s left\033[K", "\r\033[K", "\rdecode 1 of 2: layer 1 of 1, ", " tokens/s, ", NULL}; *said; said++)
+    if (!strstr(terminal, *said)) fail_msg("the terminal was not told \"%s\", but: %s", *said, terminal);
+  assert_string_equal(terminal + strlen(terminal) - 4, "\r\033[K");
+  assert_int_equal(mr3d(RUN "--json --steps 2", scene(), folder, folder), 0);
+  assert_null(strstr(output, "layer 1 of 1"));
+}
+
 static void errors_say_what_to_do(void **state) {
   const char *folder = *state;
   assert_int_equal(mr3d("run"), 1);
@@ -331,6 +361,7 @@ int main(void) {
       cmocka_unit_test(a_folder_is_enough),
       cmocka_unit_test(missing_rotary_parameters_are_reported_or_drawn),
       cmocka_unit_test(generated_weights_need_no_file),
+      cmocka_unit_test(a_terminal_is_told_how_far_it_is),
       cmocka_unit_test(errors_say_what_to_do),
   };
   return cmocka_run_group_tests(tests, make_folder, remove_folder);

@@ -1,6 +1,7 @@
 /** The model's part of mr3d run: weights, embeddings, prefill, decode. */
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "case_internal.h"
 #include "mr3d/random.h"
@@ -89,6 +90,7 @@ int64_t mr3d_run_requests(const mr3d_run *r) { return mr3d_run_prefills(r) + r->
 typedef struct generation {
   mr3d_run *run;
   mr3d_server *server;
+  mr3d_run_progress progress;
   double *embeds;  /* [S,hidden] */
   int64_t *tokens; /* [steps + 1]: the greedy ones */
 } generation;
@@ -102,11 +104,14 @@ static mr3d_bundle *new_request(const mr3d_run *r, const char *op) {
   return request;
 }
 
+static void layer_done(void *user, const mr3d_call_state *call) { mr3d_run_progress_layer(&((generation *)user)->progress, call); }
+
 /** Asks the reference, keeps what the trace wants, gives the greedy token of the last row. */
 static mr3d_status ask(generation *g, mr3d_bundle *request, int64_t step, int64_t *token, mr3d_error *error) {
   mr3d_bundle *answer = NULL;
   mr3d_run_trace_request(g->run, step, request);
   const mr3d_status status = mr3d_server_answer(g->server, request, &answer, error);
+  mr3d_run_progress_end(&g->progress);
   if (status) return status;
   mr3d_run_trace(g->run, "hidden", step, mr3d_bundle_find(answer, "hidden"));
   mr3d_run_trace(g->run, "logits", step, mr3d_bundle_find(answer, "logits"));
@@ -160,6 +165,7 @@ static mr3d_status prefill(generation *g, int64_t index, mr3d_error *error) {
   }
   mr3d_run_trace(r, "inputs_embeds", index, mr3d_bundle_find(request, "inputs_embeds"));
   MR3D_SAY(r, "prefill  q = %" PRId64 ", L = %" PRId64 ": attention_mask of %" PRId64 " columns\n", p.q, p.first, columns);
+  mr3d_run_progress_begin(&g->progress, "prefill", r->splice.S - p.first);
   const mr3d_status status = ask(g, request, index, &g->tokens[0], error);
   mr3d_bundle_free(&request);
   return status;
@@ -177,6 +183,9 @@ static mr3d_status decode(generation *g, int64_t step, mr3d_error *error) {
   mr3d_run_trace(r, "input_ids", index, mr3d_bundle_find(request, "input_ids"));
   MR3D_SAY(r, "decode   q = 1, L = %" PRId64 ": caller's mask of %" PRId64 " columns, extended by %" PRId64 " ones to %" PRId64 " keys; token %" PRId64 "\n", L, columns,
            L + 1 - columns, L + 1, fed);
+  char label[48];
+  snprintf(label, sizeof label, "decode %" PRId64 " of %" PRId64, step, r->steps);
+  mr3d_run_progress_begin(&g->progress, label, r->steps - step + 1);
   const mr3d_status status = ask(g, request, index, &g->tokens[step], error);
   mr3d_bundle_free(&request);
   return status;
@@ -211,10 +220,12 @@ mr3d_status mr3d_run_generate(mr3d_run *r, mr3d_error *error) {
   if (!status) status = check_trace(r, error);
   if (status) return status;
   generation g = {.run = r,
-                  .server = mr3d_server_new(&(mr3d_server_options){
-                      .threads = 0, .weights = r->cache, .init_missing = r->init_missing.given, .init_seed = r->init_missing.seed}),
+                  .progress = {.on = isatty(STDERR_FILENO), .run = r},
                   .embeds = mr3d_allocate(r->splice.S * r->ends.embed_tokens->shape[1], sizeof *g.embeds),
                   .tokens = mr3d_allocate(r->steps + 1, sizeof *g.tokens)};
+  const mr3d_watch watch = {.user = &g, .layer_done = layer_done};
+  g.server = mr3d_server_new(&(mr3d_server_options){
+      .threads = 0, .weights = r->cache, .init_missing = r->init_missing.given, .init_seed = r->init_missing.seed, .watch = &watch});
   status = embed(r, g.embeds, error);
   for (int64_t i = 0; i < mr3d_run_prefills(r) && !status; i++) status = prefill(&g, i, error);
   for (int64_t step = 1; step <= r->steps && !status; step++) status = decode(&g, step, error);

@@ -62,4 +62,20 @@ mr3d_status mr3d_run_trace_fits(const mr3d_run *, int64_t n_requests, const mr3d
 /** A trace is gathered in memory, and is there twice while it is written. */
 #define MR3D_RUN_TRACE_BYTES ((int64_t)4 << 30)
 
+/** The line on a terminal that says how far the model is. Zero-initialise; `on` where there is a terminal. */
+typedef struct mr3d_run_progress {
+  bool on;
+  const mr3d_run *run;
+  char label[48];        /* "prefill", "decode 3 of 8" */
+  int64_t tokens_left;   /* of the phase, the request's own included */
+  int64_t new_layers;    /* layers that this request has computed, not found in a checkpoint */
+  double started, shown; /* seconds; shown 0: no line is on the terminal */
+} mr3d_run_progress;
+/** A request begins: `tokens_left` counts its new tokens and those of later requests of its phase. */
+void mr3d_run_progress_begin(mr3d_run_progress *, const char *label, int64_t tokens_left);
+/** After a layer: rewrites the line, ten times a second at most. */
+void mr3d_run_progress_layer(mr3d_run_progress *, const mr3d_call_state *);
+/** Takes the line away. */
+void mr3d_run_progress_end(mr3d_run_progress *);
+
 #endif
