@@ -48,6 +48,20 @@ int mr3d_weights_files(const mr3d_weights *weights) {
   return files;
 }
 
+char *mr3d_weights_identity(const mr3d_weights *weights) {
+  const mr3d_checkpoint *checkpoint = &weights->checkpoint;
+  if (!checkpoint->n_files) return strdup(weights->key);
+  const char *drawn = weights->key + strlen(weights->path); /* what of the key is not the path */
+  const size_t size = (size_t)checkpoint->n_files * 80 + strlen(drawn) + 1;
+  char *text = mr3d_allocate((long long)size, 1);
+  int used = snprintf(text, size, "%s", drawn);
+  for (int i = 0; i < checkpoint->n_files; i++) {
+    const struct stat *file = &checkpoint->files[i].identity;
+    used += snprintf(text + used, size - (size_t)used, " %lld@%lld.%09ld", (long long)file->st_size, (long long)file->st_mtim.tv_sec, file->st_mtim.tv_nsec);
+  }
+  return text;
+}
+
 /* ---- opening and closing ---- */
 
 static void drop_conversions(mr3d_weights *weights) {

@@ -32,6 +32,8 @@ void mr3d_weights_release(mr3d_weights **);
 const char *mr3d_weights_path(const mr3d_weights *);
 /** Files that the weights lie in, an index not counted: 0 for a generated model. */
 int mr3d_weights_files(const mr3d_weights *);
+/** Sizes and times of all files, or what a generated model is drawn by: other weights have another one. Ownership: malloc'ed, the caller's. */
+char *mr3d_weights_identity(const mr3d_weights *);
 /** All tensors, the drawn ones (which have no data) last. */
 const mr3d_bundle *mr3d_weights_tensors(const mr3d_weights *);
 /** How many of them are drawn. */

@@ -1,5 +1,6 @@
 /** `mr3d run` as a user starts it: what it prints for the canonical scene, and its errors. */
 #include <fcntl.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include "mr3d/random.h"
@@ -329,6 +330,106 @@ static void a_terminal_is_told_how_far_it_is(void **state) {
   assert_null(strstr(output, "layer 1 of 1"));
 }
 
+/* Where a checkpoint is: request * 1000 + layers done, or -1: there is none. */
+static int64_t place_of(const char *path) {
+  mr3d_bundle *file = NULL;
+  mr3d_error error = {0};
+  if (access(path, F_OK) != 0) return -1;
+  if (mr3d_safetensors_open(path, 0, &file, &error)) fail_msg("a reader found half a checkpoint: %s", error.message);
+  const int64_t place = 1000 * atoll(mr3d_bundle_get(file, "step")) + atoll(mr3d_bundle_get(file, "layer"));
+  mr3d_bundle_free(&file);
+  return place;
+}
+
+/* Layers of the model that is stopped. */
+#define DEEP_LAYERS 10
+
+/**
+ * Starts a run and kills it as soon as its checkpoint has reached a place, in the middle of a request; gives the place. The file of that moment
+ * is kept by a second name, so that what the run still writes until it is dead does not matter.
+ */
+static int64_t kill_run_at(const char *arguments, const char *checkpoint, int64_t place) {
+  char command[5000], kept[400];
+  snprintf(command, sizeof command, "exec '%s' %s >/dev/null 2>&1", getenv("MR3D"), arguments);
+  snprintf(kept, sizeof kept, "%s.kept", checkpoint);
+  const pid_t child = fork();
+  if (child == 0) {
+    execl("/bin/sh", "sh", "-c", command, (char *)NULL);
+    _exit(127);
+  }
+  int64_t reached = -1;
+  while (reached < place || reached % 1000 == 0 || reached % 1000 == DEEP_LAYERS) {
+    if (waitpid(child, NULL, WNOHANG) != 0) fail_msg("the run ended before it reached %d", (int)place);
+    unlink(kept);
+    reached = link(checkpoint, kept) == 0 ? place_of(kept) : -1;
+  }
+  kill(child, SIGKILL);
+  waitpid(child, NULL, 0);
+  assert_int_equal(rename(kept, checkpoint), 0);
+  return reached;
+}
+
+static void write_deep_config(const char *folder) {
+  char command[600];
+  snprintf(command, sizeof command, "sed 's/\"num_hidden_layers\": 1/\"num_hidden_layers\": 10/; s/\"hidden_size\": 32, \"intermediate_size\": 48/\"hidden_size\": 64, \"intermediate_size\": 256/; s/\"num_key_value_heads\": 1/\"num_key_value_heads\": 2/' "
+           "%s/config.json >%s/deep.json", folder, folder);
+  assert_int_equal(run_command(command), 0);
+}
+
+#define DEEP "run --scan '%s' --prompt %s/prompts.json:chat --weights generated:7 --config %s/deep.json --steps 6 "
+
+/** A run that is killed in the middle of a prefill, then of a later chunk, then of a decode step, gives the tokens and bits of one that was not. */
+static void a_stopped_run_goes_on_with_the_same_bits(void **state) {
+  const char *folder = *state;
+  char arguments[4000], checkpoint[300], whole[400], resumed[400];
+  write_deep_config(folder);
+  snprintf(checkpoint, sizeof checkpoint, "%s/stopped.safetensors", folder);
+  const struct { const char *chunk; int64_t last, place[3]; } runs[] = {{"", 6, {3, 6, 3004}}, {"--chunk 300", 8, {1003, 2002, 6005}}};
+  for (size_t i = 0; i < sizeof runs / sizeof *runs; i++) {
+    char logits[40];
+    snprintf(logits, sizeof logits, "%d.model.logits", (int)runs[i].last);
+    assert_int_equal(mr3d(DEEP "%s --json --trace %s/unstopped.safetensors --points '%s'", scene(), folder, folder, runs[i].chunk, folder, logits), 0);
+    generated(whole);
+    snprintf(arguments, sizeof arguments, DEEP "%s --checkpoint %s --checkpoint-every 1e-9", scene(), folder, folder, runs[i].chunk, checkpoint);
+    int64_t stopped = 0;
+    for (int k = 0; k < 3; k++) stopped = kill_run_at(arguments, checkpoint, runs[i].place[k]);
+    assert_int_equal(mr3d(DEEP "%s --json --checkpoint %s --trace %s/resumed.safetensors --points '%s'", scene(), folder, folder, runs[i].chunk, checkpoint, folder, logits), 0);
+    generated(resumed);
+    char said[60];
+    snprintf(said, sizeof said, "\"resumed_step\":\t%d", (int)(stopped / 1000));
+    assert_said(said);
+    assert_string_equal(whole, resumed);
+    assert_same_bits(folder, "unstopped.safetensors", logits, "resumed.safetensors", logits);
+    assert_int_equal(access(checkpoint, F_OK), -1);
+  }
+}
+
+static void a_checkpoint_of_another_run_is_refused(void **state) {
+  const char *folder = *state;
+  char arguments[4000], checkpoint[300];
+  write_deep_config(folder);
+  snprintf(checkpoint, sizeof checkpoint, "%s/other.safetensors", folder);
+  snprintf(arguments, sizeof arguments, DEEP "--checkpoint %s --checkpoint-every 1e-9", scene(), folder, folder, checkpoint);
+  const int64_t place = kill_run_at(arguments, checkpoint, 2002);
+  assert_true(place >= 2002);
+  assert_int_equal(mr3d(DEEP "--seed 1 --checkpoint %s", scene(), folder, folder, checkpoint), 1);
+  assert_said("is of another run, which differs in: embeddings. Repeat that run as it was, or remove the file");
+  assert_int_equal(mr3d(DEEP "--chunk 300 --checkpoint %s", scene(), folder, folder, checkpoint), 1);
+  assert_said("differs in: requests.");
+  assert_int_equal(mr3d("run --scan '%s' --prompt %s/prompts.json:chat --weights generated:8 --config %s/deep.json --checkpoint %s", scene(), folder, folder, checkpoint), 1);
+  assert_said("differs in: weights, embeddings.");
+  assert_int_equal(mr3d(DEEP "--steps 1 --checkpoint %s", scene(), folder, folder, checkpoint), 1);
+  assert_said("were --steps more before?");
+  assert_int_equal(place_of(checkpoint), place);
+  assert_int_equal(mr3d(DEEP "--checkpoint %s/model.safetensors", scene(), folder, folder, folder), 1);
+  assert_said("is no checkpoint of mr3d run: metadata suite is missing");
+  assert_int_equal(mr3d(DEEP "--checkpoint %s/config.json", scene(), folder, folder, folder), 1);
+  assert_int_equal(mr3d(DEEP "--checkpoint %s/no/such/folder", scene(), folder, folder, folder), 1);
+  assert_said("could not write it: No such file or directory");
+  assert_int_equal(mr3d("run --scan '%s' --checkpoint x", scene()), 1);
+  assert_said("--checkpoint goes with --weights");
+}
+
 static void errors_say_what_to_do(void **state) {
   const char *folder = *state;
   assert_int_equal(mr3d("run"), 1);
@@ -362,6 +463,8 @@ int main(void) {
       cmocka_unit_test(missing_rotary_parameters_are_reported_or_drawn),
       cmocka_unit_test(generated_weights_need_no_file),
       cmocka_unit_test(a_terminal_is_told_how_far_it_is),
+      cmocka_unit_test(a_stopped_run_goes_on_with_the_same_bits),
+      cmocka_unit_test(a_checkpoint_of_another_run_is_refused),
       cmocka_unit_test(errors_say_what_to_do),
   };
   return cmocka_run_group_tests(tests, make_folder, remove_folder);

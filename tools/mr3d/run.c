@@ -171,7 +171,7 @@ static mr3d_status run_stages(mr3d_run *r, mr3d_error *error) {
 }
 
 int mr3d_command_run(int argc, char **argv) {
-  mr3d_run r = {.steps = -1, .context = {.op = &mr3d_reference_operators}};
+  mr3d_run r = {.steps = -1, .checkpoint_every = 5, .context = {.op = &mr3d_reference_operators}};
   const mr3d_option options[] = {
       {"--scan", "FILE.ply", MR3D_OPTION_TEXT, &r.scan, "the raw scan: vertices with x, y, z and perhaps red, green, blue"},
       {"--config", "FILE.json", MR3D_OPTION_TEXT, &r.config_path, "configuration, as a checkpoint's config.json"},
@@ -184,6 +184,8 @@ int mr3d_command_run(int argc, char **argv) {
       {"--steps", "N", MR3D_OPTION_COUNT, &r.steps, "decode steps (default 8, or as many as --teacher-forced has ids)"},
       {"--teacher-forced", "IDS", MR3D_OPTION_TEXT, &r.forced_by, "feed decode steps with these ids instead of the greedy ones: 17,4,99 or FILE.json:NAME"},
       {"--chunk", "N", MR3D_OPTION_COUNT, &r.chunk, "send the prompt in prefill requests of at most N tokens each (default: in one)"},
+      {"--checkpoint", "FILE", MR3D_OPTION_TEXT, &r.checkpoint, "keep in FILE what is computed; a run that was stopped goes on from there, and removes it at its end"},
+      {"--checkpoint-every", "SECONDS", MR3D_OPTION_SECONDS, &r.checkpoint_every, "write it after a layer, but not more often than that (default 5)"},
       {"--trace", "FILE", MR3D_OPTION_TEXT, &r.trace_path, "write every stage's tensors as a trace, STEP.model.POINT"},
       {"--points", "GLOBS", MR3D_OPTION_TEXT, &r.points, "what --trace writes instead: globs of STEP.LAYER.POINT, joined by commas"},
       {"--json", NULL, MR3D_OPTION_FLAG, &r.json, "print one JSON object instead of lines"},
@@ -201,6 +203,7 @@ int mr3d_command_run(int argc, char **argv) {
   if (r.weights && (!r.prompt || !config_path(&r, path))) return mr3d_complain("--weights also needs --prompt and --config: what should the model read, and what are its sizes?");
   if (r.init_missing.given && !r.weights) return mr3d_complain("--init-missing goes with --weights: it draws what a checkpoint lacks");
   if ((r.forced_by || r.chunk) && !r.weights) return mr3d_complain("%s goes with --weights: it says how the model is asked", r.forced_by ? "--teacher-forced" : "--chunk");
+  if (r.checkpoint && !r.weights) return mr3d_complain("--checkpoint goes with --weights: without a model there is nothing to keep");
   if (r.points && !r.trace_path) return mr3d_complain("--points goes with --trace FILE: where should the tensors go?");
   r.data = mr3d_find_data(r.data);
   r.said = cJSON_CreateObject();

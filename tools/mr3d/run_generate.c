@@ -91,6 +91,7 @@ typedef struct generation {
   mr3d_run *run;
   mr3d_server *server;
   mr3d_run_progress progress;
+  mr3d_run_resume resume;
   double *embeds;  /* [S,hidden] */
   int64_t *tokens; /* [steps + 1]: the greedy ones */
 } generation;
@@ -104,21 +105,31 @@ static mr3d_bundle *new_request(const mr3d_run *r, const char *op) {
   return request;
 }
 
-static void layer_done(void *user, const mr3d_call_state *call) { mr3d_run_progress_layer(&((generation *)user)->progress, call); }
+static int64_t start(void *user, const mr3d_call_state *call) { return mr3d_run_resume_start(&((generation *)user)->resume, call); }
 
-/** Asks the reference, keeps what the trace wants, gives the greedy token of the last row. */
+static void layer_done(void *user, const mr3d_call_state *call) {
+  generation *g = user;
+  mr3d_run_progress_layer(&g->progress, call);
+  mr3d_run_resume_layer_done(&g->resume, call);
+}
+
+/** Asks the reference, keeps what the trace wants, gives the greedy token of the last row; of what a checkpoint knows only the session's growth is wanted. */
 static mr3d_status ask(generation *g, mr3d_bundle *request, int64_t step, int64_t *token, mr3d_error *error) {
   mr3d_bundle *answer = NULL;
-  mr3d_run_trace_request(g->run, step, request);
+  const bool known = mr3d_run_resume_knows(&g->resume, step);
+  if (!known) mr3d_run_trace_request(g->run, step, request);
+  g->resume.step = step;
   const mr3d_status status = mr3d_server_answer(g->server, request, &answer, error);
   mr3d_run_progress_end(&g->progress);
   if (status) return status;
-  mr3d_run_trace(g->run, "hidden", step, mr3d_bundle_find(answer, "hidden"));
-  mr3d_run_trace(g->run, "logits", step, mr3d_bundle_find(answer, "logits"));
-  mr3d_run_trace_answer(g->run, step, answer);
-  double greedy;
-  mr3d_greedy_tokens(mr3d_bundle_find(answer, "logits"), &greedy);
-  *token = (int64_t)greedy;
+  if (!known) {
+    mr3d_run_trace(g->run, "hidden", step, mr3d_bundle_find(answer, "hidden"));
+    mr3d_run_trace(g->run, "logits", step, mr3d_bundle_find(answer, "logits"));
+    mr3d_run_trace_answer(g->run, step, answer);
+    double greedy;
+    mr3d_greedy_tokens(mr3d_bundle_find(answer, "logits"), &greedy);
+    *token = (int64_t)greedy;
+  }
   mr3d_bundle_free(&answer);
   return MR3D_OK;
 }
@@ -135,6 +146,13 @@ static piece piece_of(const mr3d_run *r, int64_t index) {
   p.q = S - p.first < size ? S - p.first : size;
   for (int64_t s = 0; s < p.first + p.q; s++) *(s < p.first ? &p.first_point : &p.n_points) += r->splice.point_token_mask[s];
   return p;
+}
+
+mr3d_run_sizes mr3d_run_request_sizes(const mr3d_run *r, int64_t index) {
+  const int64_t prefills = mr3d_run_prefills(r);
+  if (index >= prefills) return (mr3d_run_sizes){1, r->splice.S + index - prefills + 1};
+  const piece p = piece_of(r, index);
+  return (mr3d_run_sizes){p.q, p.first + p.q};
 }
 
 /** Points may lie in two requests only where their coordinates do not depend on each other (protocol.md, "Point tensors"). */
@@ -191,18 +209,6 @@ static mr3d_status decode(generation *g, int64_t step, mr3d_error *error) {
   return status;
 }
 
-static mr3d_status check_trace(const mr3d_run *r, mr3d_error *error) {
-  const int64_t n = mr3d_run_requests(r), prefills = mr3d_run_prefills(r);
-  mr3d_run_sizes *calls = mr3d_allocate(n, sizeof *calls);
-  for (int64_t i = 0; i < n; i++) {
-    const piece p = i < prefills ? piece_of(r, i) : (piece){.first = r->splice.S + i - prefills, .q = 1};
-    calls[i] = (mr3d_run_sizes){p.q, p.first + p.q};
-  }
-  const mr3d_status status = mr3d_run_trace_fits(r, n, calls, error);
-  free(calls);
-  return status;
-}
-
 static void say_ids(mr3d_run *r, const char *label, const char *key, const int64_t *ids, int64_t count) {
   cJSON *list = cJSON_AddArrayToObject(r->said, key);
   MR3D_SAY(r, "%-8s", label);
@@ -213,24 +219,35 @@ static void say_ids(mr3d_run *r, const char *label, const char *key, const int64
   MR3D_SAY(r, "\n");
 }
 
+static void say_resumed(mr3d_run *r, const mr3d_run_resume *resume) {
+  MR3D_SAY(r, "resumed  %s: request %" PRId64 " of %" PRId64 ", after layer %" PRId64 " of %" PRId64 "\n", resume->path, resume->found_step + 1, mr3d_run_requests(r), resume->found_layer,
+           r->config.num_hidden_layers);
+  mr3d_run_say_number(r, "resumed_step", (double)resume->found_step);
+  mr3d_run_say_number(r, "resumed_layer", (double)resume->found_layer);
+  if (r->trace) mr3d_bundle_setf(r->trace, "resumed", "step %" PRId64 ", layer %" PRId64, resume->found_step, resume->found_layer);
+}
+
 /** Prefill over the spliced sequence, then decode steps (spec.md sections 4, 5). */
 mr3d_status mr3d_run_generate(mr3d_run *r, mr3d_error *error) {
   mr3d_status status = open_weights(r, error);
   if (!status) status = check_pieces(r, error);
-  if (!status) status = check_trace(r, error);
+  if (!status) status = mr3d_run_trace_fits(r, error);
   if (status) return status;
   generation g = {.run = r,
                   .progress = {.on = isatty(STDERR_FILENO), .run = r},
                   .embeds = mr3d_allocate(r->splice.S * r->ends.embed_tokens->shape[1], sizeof *g.embeds),
                   .tokens = mr3d_allocate(r->steps + 1, sizeof *g.tokens)};
-  const mr3d_watch watch = {.user = &g, .layer_done = layer_done};
+  const mr3d_watch watch = {.user = &g, .start = start, .layer_done = layer_done};
   g.server = mr3d_server_new(&(mr3d_server_options){
       .threads = 0, .weights = r->cache, .init_missing = r->init_missing.given, .init_seed = r->init_missing.seed, .watch = &watch});
   status = embed(r, g.embeds, error);
+  if (!status) status = mr3d_run_resume_open(&g.resume, r, g.embeds, g.tokens, error);
+  if (!status && g.resume.found) say_resumed(r, &g.resume);
   for (int64_t i = 0; i < mr3d_run_prefills(r) && !status; i++) status = prefill(&g, i, error);
   for (int64_t step = 1; step <= r->steps && !status; step++) status = decode(&g, step, error);
   if (!status && r->forced) say_ids(r, "fed", "fed", r->forced, r->steps);
   if (!status) say_ids(r, r->forced ? "greedy" : "tokens", "generated", g.tokens, r->steps + 1);
+  mr3d_run_resume_close(&g.resume, !status);
   free(g.embeds);
   free(g.tokens);
   mr3d_server_free(&g.server);

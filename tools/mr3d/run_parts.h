@@ -11,7 +11,8 @@
 #include "command.h"
 
 typedef struct mr3d_run {
-  const char *scan, *prompt, *weights, *config_path, *features_path, *data, *trace_path, *points, *forced_by;
+  const char *scan, *prompt, *weights, *config_path, *features_path, *data, *trace_path, *points, *forced_by, *checkpoint;
+  double checkpoint_every; /* seconds */
   uint64_t seed;
   mr3d_order init_missing;
   int64_t steps, chunk; /* chunk 0: the prompt in one request */
@@ -45,6 +46,12 @@ mr3d_status mr3d_run_generate(mr3d_run *, mr3d_error *);
 int64_t mr3d_run_prefills(const mr3d_run *);
 int64_t mr3d_run_requests(const mr3d_run *);
 
+/** One request's new tokens and keys. */
+typedef struct mr3d_run_sizes {
+  int64_t q, K;
+} mr3d_run_sizes;
+mr3d_run_sizes mr3d_run_request_sizes(const mr3d_run *, int64_t index);
+
 /** Copies a tensor of `mr3d run` itself into the trace as STEP.model.POINT, if it is asked for; NULL is fine. */
 void mr3d_run_trace(mr3d_run *, const char *point, int64_t step, const mr3d_tensor *);
 /** Copies what an answer holds of the decoder's points, trace.LAYER.POINT, into the trace as STEP.LAYER.POINT. */
@@ -53,12 +60,8 @@ void mr3d_run_trace_answer(mr3d_run *, int64_t step, const mr3d_bundle *answer);
 void mr3d_run_trace_request(const mr3d_run *, int64_t step, mr3d_bundle *request);
 /** Whether each glob of --points can match a point of this run; the message lists what there is. Requires: the prompt is spliced. */
 mr3d_status mr3d_run_trace_check(const mr3d_run *, mr3d_error *);
-/** One request's new tokens and keys. */
-typedef struct mr3d_run_sizes {
-  int64_t q, K;
-} mr3d_run_sizes;
-/** Whether the trace of that many requests fits MR3D_RUN_TRACE_BYTES. Requires: the weights are open. Errors: says what is needed. */
-mr3d_status mr3d_run_trace_fits(const mr3d_run *, int64_t n_requests, const mr3d_run_sizes *requests, mr3d_error *);
+/** Whether the trace fits MR3D_RUN_TRACE_BYTES. Requires: the weights are open. Errors: says what is needed. */
+mr3d_status mr3d_run_trace_fits(const mr3d_run *, mr3d_error *);
 /** A trace is gathered in memory, and is there twice while it is written. */
 #define MR3D_RUN_TRACE_BYTES ((int64_t)4 << 30)
 
@@ -77,5 +80,30 @@ void mr3d_run_progress_begin(mr3d_run_progress *, const char *label, int64_t tok
 void mr3d_run_progress_layer(mr3d_run_progress *, const mr3d_call_state *);
 /** Takes the line away. */
 void mr3d_run_progress_end(mr3d_run_progress *);
+
+/** --checkpoint; without it all does nothing. */
+typedef struct mr3d_run_resume {
+  const char *path;
+  double every, saved; /* seconds: between files, of the last one */
+  const mr3d_run *run;
+  mr3d_bundle *inputs; /* metadata: what the values depend on */
+  mr3d_bundle *found;  /* the stopped run's file, or NULL */
+  int64_t found_step, found_layer;
+  int64_t step;        /* the request that is being answered: the caller sets it */
+  int64_t *tokens;     /* the run's */
+  bool failed;
+} mr3d_run_resume;
+/**
+ * Reads the file of a stopped run, with the tokens it had, or begins one. Requires: the prompt is spliced, the weights are open, embeds
+ * [S,hidden] are filled. Errors: the file cannot be read or written, or is of a run that differs, with what does.
+ */
+mr3d_status mr3d_run_resume_open(mr3d_run_resume *, const mr3d_run *, const double *embeds, int64_t *tokens, mr3d_error *);
+/** Whether a request's outcome is in the file, so that its answer is worth nothing. */
+bool mr3d_run_resume_knows(const mr3d_run_resume *, int64_t step);
+/** The callbacks of mr3d_watch. Writing fails with a warning: the run goes on. */
+int64_t mr3d_run_resume_start(const mr3d_run_resume *, const mr3d_call_state *);
+void mr3d_run_resume_layer_done(mr3d_run_resume *, const mr3d_call_state *);
+/** Frees, and removes the file where the run is finished. */
+void mr3d_run_resume_close(mr3d_run_resume *, bool finished);
 
 #endif

@@ -137,15 +137,16 @@ static int64_t wanted_bytes(const mr3d_run *r, int64_t step, mr3d_run_sizes call
   return bytes;
 }
 
-mr3d_status mr3d_run_trace_fits(const mr3d_run *r, int64_t n_requests, const mr3d_run_sizes *requests, mr3d_error *error) {
+mr3d_status mr3d_run_trace_fits(const mr3d_run *r, mr3d_error *error) {
   int64_t bytes = 0;
-  for (int64_t step = 0; r->points && step < n_requests; step++) {
+  for (int64_t step = 0; r->points && step < mr3d_run_requests(r); step++) {
     char number[24];
+    const mr3d_run_sizes call = mr3d_run_request_sizes(r, step);
     for (int64_t layer = 0; layer < r->config.num_hidden_layers; layer++) {
       snprintf(number, sizeof number, "%" PRId64, layer);
-      bytes += wanted_bytes(r, step, requests[step], number, mr3d_trace_layer_points());
+      bytes += wanted_bytes(r, step, call, number, mr3d_trace_layer_points());
     }
-    bytes += wanted_bytes(r, step, requests[step], "model", mr3d_trace_model_points());
+    bytes += wanted_bytes(r, step, call, "model", mr3d_trace_model_points());
   }
   if (bytes <= MR3D_RUN_TRACE_BYTES) return MR3D_OK;
   return mr3d_fail(error, MR3D_INVALID, "--points %.80s asks for a trace of %.1f GiB, gathered in memory; at most %.0f GiB are possible: choose fewer steps, layers or points", r->points,
