@@ -70,8 +70,8 @@ void mr3d_layer_weights_free(mr3d_layer_weights *);
 /** Rows first .. first+count-1 of a [rows,columns] tensor in binary64: `buffer`, or the mapping itself where it is F64 and aligned. Not kept. */
 mr3d_status mr3d_weights_rows(mr3d_weights *, const mr3d_tensor *, int64_t first, int64_t count, double *buffer, const double **values, mr3d_error *);
 
-/** Converted and drawn tensors that a cache keeps at most, in bytes. */
-#define MR3D_WEIGHTS_CACHE_BYTES ((int64_t)1 << 30)
+/** Converted and drawn tensors that a cache keeps at most, in bytes: with a layer in spare memory and the rows of a prefill of 786 tokens below 1 GB beside the mapping. */
+#define MR3D_WEIGHTS_CACHE_BYTES ((int64_t)640 << 20)
 /** Sets that bound (for tests); conversions already there stay until they are in the way. */
 void mr3d_weights_cache_limit(mr3d_weights_cache *, int64_t bytes);
 /** Memory that the cache keeps between layers for what does not fit, in bytes (for tests). */
