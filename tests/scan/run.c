@@ -307,7 +307,7 @@ static void generated_weights_need_no_file(void **state) {
 static void run_on_a_terminal(const char *arguments, char *terminal, size_t size) {
   const int master = posix_openpt(O_RDWR | O_NOCTTY);
   assert_true(master >= 0 && grantpt(master) == 0 && unlockpt(master) == 0);
-  char command[5000];
+  char command[9500];
   snprintf(command, sizeof command, "'%s' %s >/dev/null 2>%s", getenv("MR3D"), arguments, ptsname(master));
   const int slave = open(ptsname(master), O_RDWR | O_NOCTTY); /* what was written stays readable while one is open */
   assert_int_equal(system(command), 0);
@@ -320,7 +320,7 @@ static void run_on_a_terminal(const char *arguments, char *terminal, size_t size
 
 static void a_terminal_is_told_how_far_it_is(void **state) {
   const char *folder = *state;
-  char arguments[4000], terminal[4096];
+  char arguments[9000], terminal[4096];
   snprintf(arguments, sizeof arguments, RUN "--json --steps 2", scene(), folder, folder);
   run_on_a_terminal(arguments, terminal, sizeof terminal);
   for (const char *const *said = (const char *const[]){"\rprefill: layer 1 of 1, ", " GFLOP/s, 0 s left\033[K", "\r\033[K", "\rdecode 1 of 2: layer 1 of 1, ", " tokens/s, ", NULL}; *said; said++)
@@ -349,7 +349,7 @@ static int64_t place_of(const char *path) {
  * is kept by a second name, so that what the run still writes until it is dead does not matter.
  */
 static int64_t kill_run_at(const char *arguments, const char *checkpoint, int64_t place) {
-  char command[5000], kept[400];
+  char command[9500], kept[400];
   snprintf(command, sizeof command, "exec '%s' %s >/dev/null 2>&1", getenv("MR3D"), arguments);
   snprintf(kept, sizeof kept, "%s.kept", checkpoint);
   const pid_t child = fork();
@@ -381,7 +381,7 @@ static void write_deep_config(const char *folder) {
 /** A run that is killed in the middle of a prefill, then of a later chunk, then of a decode step, gives the tokens and bits of one that was not. */
 static void a_stopped_run_goes_on_with_the_same_bits(void **state) {
   const char *folder = *state;
-  char arguments[4000], checkpoint[300], whole[400], resumed[400];
+  char arguments[9000], checkpoint[300], whole[400], resumed[400];
   write_deep_config(folder);
   snprintf(checkpoint, sizeof checkpoint, "%s/stopped.safetensors", folder);
   const struct { const char *chunk; int64_t last, place[3]; } runs[] = {{"", 6, {3, 6, 3004}}, {"--chunk 300", 8, {1003, 2002, 6005}}};
@@ -406,7 +406,7 @@ static void a_stopped_run_goes_on_with_the_same_bits(void **state) {
 
 static void a_checkpoint_of_another_run_is_refused(void **state) {
   const char *folder = *state;
-  char arguments[4000], checkpoint[300];
+  char arguments[9000], checkpoint[300];
   write_deep_config(folder);
   snprintf(checkpoint, sizeof checkpoint, "%s/other.safetensors", folder);
   snprintf(arguments, sizeof arguments, DEEP "--checkpoint %s --checkpoint-every 1e-9", scene(), folder, folder, checkpoint);

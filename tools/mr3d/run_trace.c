@@ -178,6 +178,6 @@ void mr3d_run_trace_request(const mr3d_run *r, int64_t step, mr3d_bundle *reques
   char globs[MR3D_TRACE_GLOBS] = "";
   glob g;
   for (const char *list = r->points ? r->points : ""; next_glob(&list, &g);)
-    if (is_step(&g, step) && matches_decoder(r, &g)) snprintf(globs + strlen(globs), sizeof globs - strlen(globs), "%s%s", *globs ? "," : "", g.point);
+    if (is_step(&g, step) && matches_decoder(r, &g)) strcat(strcat(globs, *globs ? "," : ""), g.point); /* shorter than --points, which fits */
   if (*globs) mr3d_bundle_set(request, "trace", globs);
 }
