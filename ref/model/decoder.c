@@ -46,6 +46,26 @@ static mr3d_status final_norm(const mr3d_context *context, const mr3d_decoder *d
   return status;
 }
 
+static mr3d_kv_cache allocate_cache(const mr3d_config *config, const mr3d_block_in *in) {
+  const int n_layers = (int)config->num_hidden_layers;
+  const int64_t size = in->B * config->num_key_value_heads * (in->L + in->q) * config->head_dim;
+  mr3d_kv_cache cache = {.L = in->L + in->q, .n_layers = n_layers};
+  cache.key = mr3d_allocate(n_layers, sizeof *cache.key);
+  cache.value = mr3d_allocate(n_layers, sizeof *cache.value);
+  for (int n = 0; n < n_layers; n++) {
+    cache.key[n] = mr3d_allocate(size, sizeof(double));
+    cache.value[n] = mr3d_allocate(size, sizeof(double));
+  }
+  return cache;
+}
+
+/* What a watch sees before the first layer. */
+static mr3d_call_state state_of(const mr3d_config *config, const mr3d_kv_cache *past, const mr3d_block_in *in, const mr3d_kv_cache *cache, double *x) {
+  return (mr3d_call_state){.B = in->B, .q = in->q, .L = in->L, .hidden_size = config->hidden_size, .kv_heads = config->num_key_value_heads,
+                           .head_dim = config->head_dim, .layers = cache->n_layers, .hidden = x, .key = cache->key, .value = cache->value,
+                           .past_key = in->L ? past->key : NULL, .past_value = in->L ? past->value : NULL};
+}
+
 /**
  * Decoder (spec.md 5, 6): x_0 = embeddings, x_{n+1} = decoder_layer_n(x_n), hidden = rmsnorm(x_last).
  *
@@ -56,26 +76,25 @@ mr3d_status mr3d_decoder_forward(const mr3d_context *context, const mr3d_decoder
                                  mr3d_kv_cache *grown, mr3d_error *error) {
   const mr3d_config *config = decoder->config;
   const int n_layers = (int)config->num_hidden_layers;
-  const int64_t rows = in->B * in->q, cache_size = in->B * config->num_key_value_heads * (in->L + in->q) * config->head_dim;
+  const int64_t rows = in->B * in->q;
 
   double *x = mr3d_allocate(rows * config->hidden_size, sizeof *x), *y = mr3d_allocate(rows * config->hidden_size, sizeof *y);
   memcpy(x, in->hidden, (size_t)(rows * config->hidden_size) * sizeof *x);
-  mr3d_kv_cache cache = {.L = in->L + in->q, .n_layers = n_layers};
-  cache.key = mr3d_allocate(n_layers, sizeof *cache.key);
-  cache.value = mr3d_allocate(n_layers, sizeof *cache.value);
+  mr3d_kv_cache cache = allocate_cache(config, in);
+  const mr3d_watch *watch = decoder->watch;
+  mr3d_call_state state = state_of(config, past, in, &cache, x);
 
   mr3d_status status = MR3D_OK;
   mr3d_context of_layer = *context, of_model = *context;
   of_model.layer = MR3D_TRACE_MODEL;
   mr3d_trace(&of_model, "inputs_embeds", MR3D_F64, 3, (int64_t[]){in->B, in->q, config->hidden_size}, x);
   mr3d_trace(&of_model, "cache_length", MR3D_I64, 1, (int64_t[]){1}, &in->L);
-  for (int n = 0; n < n_layers && status == MR3D_OK; n++) {
+  if (watch && watch->start) state.done = watch->start(watch->user, &state);
+  for (int n = (int)state.done; n < n_layers && status == MR3D_OK; n++) {
     of_layer.layer = n;
     mr3d_layer_weights layer = {0};
     status = mr3d_weights_layer(decoder->weights, config, decoder->sizes, n, decoder->has_points, &layer, error);
     if (status != MR3D_OK) break;
-    cache.key[n] = mr3d_allocate(cache_size, sizeof(double));
-    cache.value[n] = mr3d_allocate(cache_size, sizeof(double));
     mr3d_block_in layer_in = *in;
     layer_in.hidden = x;
     layer_in.past_key = in->L ? past->key[n] : NULL;
@@ -89,6 +108,9 @@ mr3d_status mr3d_decoder_forward(const mr3d_context *context, const mr3d_decoder
     double *swap = x;
     x = y;
     y = swap;
+    state.hidden = x;
+    state.done = n + 1;
+    if (watch && watch->layer_done && status == MR3D_OK) watch->layer_done(watch->user, &state);
   }
   if (status == MR3D_OK) status = final_norm(context, decoder, rows, x, hidden, error);
   if (status == MR3D_OK) mr3d_trace(&of_model, "final_norm", MR3D_F64, 3, (int64_t[]){in->B, in->q, config->hidden_size}, hidden);

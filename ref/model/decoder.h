@@ -18,6 +18,7 @@ typedef struct mr3d_decoder {
   mr3d_decoder_ends ends;
   mr3d_sizes *sizes;  /**< the configuration's */
   bool has_points;    /**< the call marks points: rotary parameters are read */
+  const mr3d_watch *watch; /**< NULL: none */
 } mr3d_decoder;
 
 /** Rows of the embedding: embeds [count,hidden]. Requires: ids below V. */

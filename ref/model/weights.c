@@ -25,9 +25,17 @@ struct mr3d_weights {
   bool *checked;      /* every value is finite */
 };
 
+/* Memory for a tensor that is made anew at each use. */
+typedef struct spare {
+  double *values; /* NULL: none */
+  int64_t elements;
+} spare;
+
 struct mr3d_weights_cache {
   mr3d_weights *opened;
   int64_t limit, used, converted;
+  spare spares[MR3D_N_LAYER_SLOTS]; /* one layer's */
+  int next_spare;                   /* the one that is given up where all are taken */
 };
 
 mr3d_weights_cache *mr3d_weights_cache_new(void) {
@@ -38,6 +46,32 @@ mr3d_weights_cache *mr3d_weights_cache_new(void) {
 
 void mr3d_weights_cache_limit(mr3d_weights_cache *cache, int64_t bytes) { cache->limit = bytes; }
 int64_t mr3d_weights_cache_converted(const mr3d_weights_cache *cache) { return cache->converted; }
+
+int64_t mr3d_weights_cache_spare(const mr3d_weights_cache *cache) {
+  int64_t bytes = 0;
+  for (int i = 0; i < MR3D_N_LAYER_SLOTS; i++) bytes += cache->spares[i].values ? cache->spares[i].elements * (int64_t)sizeof(double) : 0;
+  return bytes;
+}
+
+/* Memory for a tensor, whatever it holds: a spare one of that size, or fresh. */
+static double *take_spare(mr3d_weights_cache *cache, int64_t elements) {
+  for (int i = 0; i < MR3D_N_LAYER_SLOTS; i++)
+    if (cache->spares[i].values && cache->spares[i].elements == elements) {
+      double *values = cache->spares[i].values;
+      cache->spares[i].values = NULL;
+      return values;
+    }
+  return mr3d_allocate(elements, sizeof(double));
+}
+
+static void give_spare(mr3d_weights_cache *cache, double *values, int64_t elements) {
+  int i = 0;
+  while (i < MR3D_N_LAYER_SLOTS && cache->spares[i].values) i++;
+  if (i == MR3D_N_LAYER_SLOTS) i = cache->next_spare++ % MR3D_N_LAYER_SLOTS;
+  free(cache->spares[i].values);
+  cache->spares[i] = (spare){values, elements};
+}
+
 const char *mr3d_weights_path(const mr3d_weights *weights) { return weights->path; }
 const mr3d_bundle *mr3d_weights_tensors(const mr3d_weights *weights) { return weights->tensors; }
 int mr3d_weights_drawn(const mr3d_weights *weights) { return mr3d_bundle_count(weights->tensors) - weights->first_drawn; }
@@ -46,6 +80,20 @@ int mr3d_weights_files(const mr3d_weights *weights) {
   int files = 0;
   for (int i = 0; i < weights->checkpoint.n_files; i++) files += weights->checkpoint.files[i].tensors != NULL;
   return files;
+}
+
+char *mr3d_weights_identity(const mr3d_weights *weights) {
+  const mr3d_checkpoint *checkpoint = &weights->checkpoint;
+  if (!checkpoint->n_files) return strdup(weights->key);
+  const char *drawn = weights->key + strlen(weights->path); /* what of the key is not the path */
+  const size_t size = (size_t)checkpoint->n_files * 80 + strlen(drawn) + 1;
+  char *text = mr3d_allocate((long long)size, 1);
+  int used = snprintf(text, size, "%s", drawn);
+  for (int i = 0; i < checkpoint->n_files; i++) {
+    const struct stat *file = &checkpoint->files[i].identity;
+    used += snprintf(text + used, size - (size_t)used, " %lld@%lld.%09ld", (long long)file->st_size, (long long)file->st_mtim.tv_sec, file->st_mtim.tv_nsec);
+  }
+  return text;
 }
 
 /* ---- opening and closing ---- */
@@ -76,6 +124,7 @@ static void close_weights(mr3d_weights **link) {
 void mr3d_weights_cache_free(mr3d_weights_cache **cache) {
   if (!*cache) return;
   while ((*cache)->opened) close_weights(&(*cache)->opened);
+  for (int i = 0; i < MR3D_N_LAYER_SLOTS; i++) free((*cache)->spares[i].values);
   free(*cache);
   *cache = NULL;
 }
@@ -251,20 +300,20 @@ static mr3d_status in_file(const mr3d_weights *weights, const char *tensor, mr3d
   return mr3d_fail_in(error, "weights %s", weights->checkpoint.n_files ? mr3d_checkpoint_file_of(&weights->checkpoint, tensor) : weights->path);
 }
 
-/* A whole tensor in binary64. *temporary: the caller's to free, or NULL. */
+/* A whole tensor in binary64. *temporary: the caller's to give_spare, or NULL. */
 static mr3d_status tensor_values(mr3d_weights *weights, const mr3d_tensor *tensor, const double **values, double **temporary, mr3d_error *error) {
   int i = index_of(weights, tensor);
   int64_t count = mr3d_tensor_count(tensor), bytes = count * (int64_t)sizeof(double);
   const double *found = is_direct(tensor) ? tensor->data : weights->converted[i];
   double *fresh = NULL;
   if (!found) {
-    found = fresh = mr3d_allocate(count, sizeof *fresh);
+    found = fresh = take_spare(weights->cache, count);
     make_rows(weights, tensor, 0, tensor->rank ? tensor->shape[0] : 1, fresh);
   }
   if (!weights->checked[i]) {
     mr3d_status status = mr3d_check_finite(tensor->name, tensor, found, error);
     if (status != MR3D_OK) {
-      free(fresh);
+      if (fresh) give_spare(weights->cache, fresh, count);
       return in_file(weights, tensor->name, status, error);
     }
     weights->checked[i] = true;
@@ -375,13 +424,13 @@ mr3d_status mr3d_weights_check(mr3d_weights *weights, const mr3d_config *config,
 }
 
 void mr3d_layer_weights_free(mr3d_layer_weights *layer) {
-  for (int i = 0; i < layer->n_temporary; i++) free(layer->temporary[i]);
+  for (int i = 0; i < layer->n_temporary; i++) give_spare(layer->cache, layer->temporary[i], layer->elements[i]);
   layer->n_temporary = 0;
 }
 
 mr3d_status mr3d_weights_layer(mr3d_weights *weights, const mr3d_config *config, mr3d_sizes *sizes, int64_t index, bool has_points, mr3d_layer_weights *out,
                                mr3d_error *error) {
-  mr3d_layer_weights loaded = {0};
+  mr3d_layer_weights loaded = {.cache = weights->cache};
   for (int i = 0; i < MR3D_N_LAYER_SLOTS; i++) {
     const mr3d_slot *slot = &mr3d_layer_slots[i];
     char name[128];
@@ -396,7 +445,10 @@ mr3d_status mr3d_weights_layer(mr3d_weights *weights, const mr3d_config *config,
       mr3d_layer_weights_free(&loaded);
       return status;
     }
-    if (temporary) loaded.temporary[loaded.n_temporary++] = temporary;
+    if (temporary) {
+      loaded.elements[loaded.n_temporary] = mr3d_tensor_count(tensor);
+      loaded.temporary[loaded.n_temporary++] = temporary;
+    }
     memcpy((char *)&loaded.layer + slot->field, &values, sizeof values);
   }
   *out = loaded;

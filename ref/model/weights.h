@@ -3,7 +3,8 @@
  *
  * Tensors of type F64 are used where they lie in the mapping; others are converted or drawn, and the results kept while they fit the
  * cache (those that came first stay: a decoder walks its layers round and round, and least-recently-used would drop each before its
- * next use; those of other weights go first). What does not fit is made anew at each use. Opening reads no value.
+ * next use; those of other weights go first). What does not fit is made anew at each use, in memory that is kept for the next layer: fresh
+ * memory would have to be cleared by the system first. Opening reads no value.
  */
 #ifndef MR3D_WEIGHTS_H
 #define MR3D_WEIGHTS_H
@@ -32,6 +33,8 @@ void mr3d_weights_release(mr3d_weights **);
 const char *mr3d_weights_path(const mr3d_weights *);
 /** Files that the weights lie in, an index not counted: 0 for a generated model. */
 int mr3d_weights_files(const mr3d_weights *);
+/** Sizes and times of all files, or what a generated model is drawn by: other weights have another one. Ownership: malloc'ed, the caller's. */
+char *mr3d_weights_identity(const mr3d_weights *);
 /** All tensors, the drawn ones (which have no data) last. */
 const mr3d_bundle *mr3d_weights_tensors(const mr3d_weights *);
 /** How many of them are drawn. */
@@ -55,8 +58,10 @@ mr3d_status mr3d_weights_check(mr3d_weights *, const mr3d_config *, mr3d_sizes *
 /** One layer's parameters and what of them is not in the cache. Zero-initialise. */
 typedef struct mr3d_layer_weights {
   mr3d_layer layer;
+  mr3d_weights_cache *cache; /* takes back what is temporary */
   int n_temporary;
   double *temporary[MR3D_N_LAYER_SLOTS];
+  int64_t elements[MR3D_N_LAYER_SLOTS];
 } mr3d_layer_weights;
 /** Layer number `index`. `sizes` holds the configuration's. Ownership: mr3d_layer_weights_free; valid until then. */
 mr3d_status mr3d_weights_layer(mr3d_weights *, const mr3d_config *, mr3d_sizes *sizes, int64_t index, bool has_points, mr3d_layer_weights *, mr3d_error *);
@@ -65,10 +70,12 @@ void mr3d_layer_weights_free(mr3d_layer_weights *);
 /** Rows first .. first+count-1 of a [rows,columns] tensor in binary64: `buffer`, or the mapping itself where it is F64 and aligned. Not kept. */
 mr3d_status mr3d_weights_rows(mr3d_weights *, const mr3d_tensor *, int64_t first, int64_t count, double *buffer, const double **values, mr3d_error *);
 
-/** Converted and drawn tensors that a cache keeps at most, in bytes. */
-#define MR3D_WEIGHTS_CACHE_BYTES ((int64_t)1 << 30)
+/** Converted and drawn tensors that a cache keeps at most, in bytes: with a layer in spare memory and the rows of a prefill of 786 tokens below 1 GB beside the mapping. */
+#define MR3D_WEIGHTS_CACHE_BYTES ((int64_t)640 << 20)
 /** Sets that bound (for tests); conversions already there stay until they are in the way. */
 void mr3d_weights_cache_limit(mr3d_weights_cache *, int64_t bytes);
+/** Memory that the cache keeps between layers for what does not fit, in bytes (for tests). */
+int64_t mr3d_weights_cache_spare(const mr3d_weights_cache *);
 /** Conversions and drawings made since the cache was new, in elements (for tests). */
 int64_t mr3d_weights_cache_converted(const mr3d_weights_cache *);
 

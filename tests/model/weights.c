@@ -278,6 +278,8 @@ static void cache_without_room_changes_no_bit(void **state) {
     int64_t before = mr3d_weights_cache_converted(cache);
     answers[k] = answer(server, decode("a", "fp64"));
     int64_t again = mr3d_weights_cache_converted(cache) - before - HIDDEN - ENDS;
+    const int64_t spare = mr3d_weights_cache_spare(cache), layer = (LAYER_ELEMENTS + ROTARY_ELEMENTS) * (int64_t)sizeof(double);
+    assert_true(k == 2 ? spare == 0 : spare > 0 && spare <= layer); /* memory of one layer serves them all */
     assert_true(k == 0 ? again == LAYERS * LAYER_ELEMENTS : k == 1 ? again > 0 && again < LAYERS * LAYER_ELEMENTS : again == 0);
     mr3d_server_free(&server);
     mr3d_weights_cache_free(&cache);

@@ -1,4 +1,8 @@
 /** `mr3d run` as a user starts it: what it prints for the canonical scene, and its errors. */
+#include <fcntl.h>
+#include <signal.h>
+#include <unistd.h>
+
 #include "mr3d/random.h"
 #include "mr3d/safetensors.h"
 #include "../program.h"
@@ -99,11 +103,134 @@ static void scan_prompt_and_weights_go_on_to_generation(void **state) {
   mr3d_bundle_free(&trace);
 }
 
+static mr3d_bundle *open_trace(const char *folder, const char *name) {
+  char path[4096];
+  snprintf(path, sizeof path, "%s/%s", folder, name);
+  mr3d_bundle *trace = NULL;
+  mr3d_error error = {0};
+  if (mr3d_safetensors_open(path, 0, &trace, &error)) fail_msg("%s", error.message);
+  return trace;
+}
+
+/** What mr3d run is asked to do in most tests: the scene, the long prompt, the small model; more options follow. */
+#define RUN "run --scan '%s' --prompt %s/prompts.json:chat --weights %s "
+
+/** --points puts exactly what it names into the trace, the decoder's points among them, and the values are those of each step. */
+static void points_are_chosen_by_step_layer_and_name(void **state) {
+  const char *folder = *state;
+  assert_int_equal(mr3d(RUN "--steps 2 --trace %s/points.safetensors --points '0.0.query*,*.model.logits,[12].model.cache_length,0.model.grid,2.model.input_ids'", scene(), folder, folder, folder), 0);
+  mr3d_bundle *trace = open_trace(folder, "points.safetensors");
+  const struct { const char *name; int64_t rows; } points[] = {{"0.0.query", 786}, {"0.0.query_rotated", 786}, {"0.model.logits", 1}, {"1.model.logits", 1}, {"2.model.logits", 1},
+                                                              {"1.model.cache_length", -786}, {"2.model.cache_length", -787}, {"0.model.grid", 0}, {"2.model.input_ids", 1}};
+  assert_int_equal(mr3d_bundle_count(trace), sizeof points / sizeof *points);
+  for (size_t i = 0; i < sizeof points / sizeof *points; i++) {
+    const mr3d_tensor *tensor = mr3d_bundle_find(trace, points[i].name);
+    if (!tensor) fail_msg("the trace lacks %s", points[i].name);
+    if (points[i].rows > 0) assert_int_equal(tensor->shape[tensor->rank - 2], points[i].rows);
+    if (points[i].rows < 0) assert_int_equal(*(int64_t *)tensor->data, -points[i].rows);
+  }
+  mr3d_bundle_free(&trace);
+}
+
+static void points_that_match_nothing_are_refused(void **state) {
+  const char *folder = *state;
+  const struct { const char *points, *said; } refused[] = {
+      {"0.0.qurey", "\"0.0.qurey\" matches nothing; expected globs of STEP.LAYER.POINT"},
+      {"0.1.query", "a layer (0 .. 0) has input input_norm query"},
+      {"3.0.query", "Steps are 0 .. 2; model has grid"},
+      {"0.model.logits,query", "\"query\" matches nothing"},
+      {"1.model.grid", "\"1.model.grid\" matches nothing"},
+      {"", "--points is empty"}};
+  for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
+    assert_int_equal(mr3d(RUN "--steps 2 --trace %s/no.safetensors --points '%s'", scene(), folder, folder, folder, refused[i].points), 1);
+    assert_said(refused[i].said);
+  }
+  assert_int_equal(mr3d(RUN "--points '*.model.logits'", scene(), folder, folder), 1);
+  assert_said("--points goes with --trace FILE");
+  assert_int_equal(mr3d("run --scan '%s' --trace %s/scan.safetensors --points 0.model.grid", scene(), folder), 0);
+  assert_int_equal(mr3d("run --scan '%s' --trace %s/scan.safetensors --points 0.0.query", scene(), folder), 1);
+  assert_int_equal(mr3d(RUN "--steps 200000 --trace %s/no.safetensors --points '*.*.*'", scene(), folder, folder, folder), 1);
+  assert_said("GiB, gathered in memory; at most 4 GiB are possible");
+}
+
 /** The generated tokens that --json gives. */
 static void generated(char tokens[400]) {
   const char *list = strstr(output, "\"generated\":");
   if (!list) fail_msg("no tokens: %.2000s", output);
   snprintf(tokens, 400, "%.*s", (int)strcspn(list, "]"), list);
+}
+
+/** What the last step of a run's trace holds at a point is what another's last step holds, bit for bit. */
+static void assert_same_bits(const char *folder, const char *file, const char *name, const char *other_file, const char *other_name) {
+  mr3d_bundle *a = open_trace(folder, file), *b = open_trace(folder, other_file);
+  const mr3d_tensor *x = mr3d_bundle_find(a, name), *y = mr3d_bundle_find(b, other_name);
+  if (!x || !y) fail_msg("%s of %s or %s of %s is missing", name, file, other_name, other_file);
+  assert_int_equal(mr3d_tensor_count(x), mr3d_tensor_count(y));
+  assert_memory_equal(x->data, y->data, (size_t)mr3d_tensor_count(x) * sizeof(double));
+  mr3d_bundle_free(&a);
+  mr3d_bundle_free(&b);
+}
+
+/** The prompt in pieces, cut among text and points, gives the tokens of the prompt in one, and the same bits. */
+static void chunks_change_no_bit(void **state) {
+  const char *folder = *state;
+  char whole[400], pieces[400];
+  assert_int_equal(mr3d(RUN "--json --steps 3 --trace %s/whole.safetensors", scene(), folder, folder, folder), 0);
+  generated(whole);
+  assert_int_equal(mr3d(RUN "--steps 0 --chunk 100", scene(), folder, folder), 0);
+  assert_said("prefill  q = 100, L = 0: attention_mask of 100 columns");
+  assert_said("prefill  q = 86, L = 700: attention_mask of 786 columns");
+  static const int64_t sizes[] = {1, 100, 785};
+  for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+    char last[64], end[64];
+    const int64_t n = (785 + sizes[i]) / sizes[i];
+    assert_int_equal(mr3d(RUN "--json --steps 3 --chunk %d --trace %s/pieces.safetensors --points '*.model.logits'", scene(), folder, folder, (int)sizes[i], folder), 0);
+    generated(pieces);
+    assert_string_equal(whole, pieces);
+    snprintf(last, sizeof last, "%d.model.logits", (int)n - 1);
+    snprintf(end, sizeof end, "%d.model.logits", (int)n + 2);
+    assert_same_bits(folder, "whole.safetensors", "0.model.logits", "pieces.safetensors", last);
+    assert_same_bits(folder, "whole.safetensors", "3.model.logits", "pieces.safetensors", end);
+  }
+}
+
+/** Coordinates that depend on each other may not be cut; a cut between text and points is no cut of them. */
+static void chunks_do_not_cut_points_that_depend_on_each_other(void **state) {
+  const char *folder = *state;
+  char command[600];
+  snprintf(command, sizeof command, "sed 's/\"rope_mixed_3d\"/\"drift\": \"average\", \"rope_mixed_3d\"/' %s/config.json >%s/drift.json", folder, folder);
+  assert_int_equal(run_command(command), 0);
+  assert_int_equal(mr3d(RUN "--config %s/drift.json --chunk 100", scene(), folder, folder, folder), 1);
+  assert_said("--chunk 100 cuts the 556 points between requests; that needs coord_norm grid or none and drift none");
+  assert_int_equal(mr3d(RUN "--config %s/drift.json --chunk 700 --steps 0", scene(), folder, folder, folder), 0);
+}
+
+/** Steps are fed with the ids given, and what would have been chosen is reported beside: fed with the greedy ids themselves it is the free run. */
+static void teacher_forced_steps_are_fed_with_the_ids_given(void **state) {
+  const char *folder = *state;
+  char greedy[400], forced[400], ids[400] = "";
+  assert_int_equal(mr3d(RUN "--json --steps 3 --trace %s/free.safetensors", scene(), folder, folder, folder), 0);
+  generated(greedy);
+  for (const char *c = strchr(greedy, '[') + 1; *c && strlen(ids) < sizeof ids - 2; c++)
+    if (*c != ' ') strncat(ids, c, 1);
+  *strrchr(ids, ',') = 0; /* the last token is fed to no step */
+  assert_int_equal(mr3d(RUN "--json --teacher-forced %s --trace %s/forced.safetensors", scene(), folder, folder, ids, folder), 0);
+  generated(forced);
+  assert_string_equal(greedy, forced);
+  assert_same_bits(folder, "free.safetensors", "3.model.logits", "forced.safetensors", "3.model.logits");
+  assert_int_equal(mr3d(RUN "--teacher-forced %s/prompts.json:bare", scene(), folder, folder, folder), 0);
+  assert_said("to 787 keys; token 1\n");
+  assert_said("to 789 keys; token 3\n");
+  assert_said("fed      1 2 3\n");
+  assert_said("\ngreedy   ");
+  assert_int_equal(mr3d(RUN "--steps 4 --teacher-forced 1,2,3", scene(), folder, folder), 1);
+  assert_said("--steps 4 needs as many ids, --teacher-forced 1,2,3 gives 3");
+  assert_int_equal(mr3d(RUN "--teacher-forced 1,,3", scene(), folder, folder), 1);
+  assert_said("expected token ids joined by commas");
+  assert_int_equal(mr3d(RUN "--teacher-forced 300", scene(), folder, folder), 1);
+  assert_said("expected a token id in 0 .. 299");
+  assert_int_equal(mr3d("run --scan '%s' --teacher-forced 1", scene()), 1);
+  assert_said("--teacher-forced goes with --weights");
 }
 
 /** A checkpoint's folder brings its configuration along, and gives what the file gives. */
@@ -176,6 +303,133 @@ static void generated_weights_need_no_file(void **state) {
   assert_said("weights: generated:x: expected generated:SEED");
 }
 
+/** What mr3d run writes to stderr where that is a terminal: `terminal` keeps it, stdout goes to a file. */
+static void run_on_a_terminal(const char *arguments, char *terminal, size_t size) {
+  const int master = posix_openpt(O_RDWR | O_NOCTTY);
+  assert_true(master >= 0 && grantpt(master) == 0 && unlockpt(master) == 0);
+  char command[9500];
+  snprintf(command, sizeof command, "'%s' %s >/dev/null 2>%s", getenv("MR3D"), arguments, ptsname(master));
+  const int slave = open(ptsname(master), O_RDWR | O_NOCTTY); /* what was written stays readable while one is open */
+  assert_int_equal(system(command), 0);
+  fcntl(master, F_SETFL, O_NONBLOCK);
+  const ssize_t got = read(master, terminal, size - 1);
+  terminal[got > 0 ? got : 0] = 0;
+  close(slave);
+  close(master);
+}
+
+static void a_terminal_is_told_how_far_it_is(void **state) {
+  const char *folder = *state;
+  char arguments[9000], terminal[4096];
+  snprintf(arguments, sizeof arguments, RUN "--json --steps 2", scene(), folder, folder);
+  run_on_a_terminal(arguments, terminal, sizeof terminal);
+  for (const char *const *said = (const char *const[]){"\rprefill: layer 1 of 1, ", " GFLOP/s, 0 s left\033[K", "\r\033[K", "\rdecode 1 of 2: layer 1 of 1, ", " tokens/s, ", NULL}; *said; said++)
+    if (!strstr(terminal, *said)) fail_msg("the terminal was not told \"%s\", but: %s", *said, terminal);
+  assert_string_equal(terminal + strlen(terminal) - 4, "\r\033[K");
+  assert_int_equal(mr3d(RUN "--json --steps 2", scene(), folder, folder), 0);
+  assert_null(strstr(output, "layer 1 of 1"));
+}
+
+/* Where a checkpoint is: request * 1000 + layers done, or -1: there is none. */
+static int64_t place_of(const char *path) {
+  mr3d_bundle *file = NULL;
+  mr3d_error error = {0};
+  if (access(path, F_OK) != 0) return -1;
+  if (mr3d_safetensors_open(path, 0, &file, &error)) fail_msg("a reader found half a checkpoint: %s", error.message);
+  const int64_t place = 1000 * atoll(mr3d_bundle_get(file, "step")) + atoll(mr3d_bundle_get(file, "layer"));
+  mr3d_bundle_free(&file);
+  return place;
+}
+
+/* Layers of the model that is stopped. */
+#define DEEP_LAYERS 10
+
+/**
+ * Starts a run and kills it as soon as its checkpoint has reached a place, in the middle of a request; gives the place. The file of that moment
+ * is kept by a second name, so that what the run still writes until it is dead does not matter.
+ */
+static int64_t kill_run_at(const char *arguments, const char *checkpoint, int64_t place) {
+  char command[9500], kept[400];
+  snprintf(command, sizeof command, "exec '%s' %s >/dev/null 2>&1", getenv("MR3D"), arguments);
+  snprintf(kept, sizeof kept, "%s.kept", checkpoint);
+  const pid_t child = fork();
+  if (child == 0) {
+    execl("/bin/sh", "sh", "-c", command, (char *)NULL);
+    _exit(127);
+  }
+  int64_t reached = -1;
+  while (reached < place || reached % 1000 == 0 || reached % 1000 == DEEP_LAYERS) {
+    if (waitpid(child, NULL, WNOHANG) != 0) fail_msg("the run ended before it reached %d", (int)place);
+    unlink(kept);
+    reached = link(checkpoint, kept) == 0 ? place_of(kept) : -1;
+  }
+  kill(child, SIGKILL);
+  waitpid(child, NULL, 0);
+  assert_int_equal(rename(kept, checkpoint), 0);
+  return reached;
+}
+
+static void write_deep_config(const char *folder) {
+  char command[600];
+  snprintf(command, sizeof command, "sed 's/\"num_hidden_layers\": 1/\"num_hidden_layers\": 10/; s/\"hidden_size\": 32, \"intermediate_size\": 48/\"hidden_size\": 64, \"intermediate_size\": 256/; s/\"num_key_value_heads\": 1/\"num_key_value_heads\": 2/' "
+           "%s/config.json >%s/deep.json", folder, folder);
+  assert_int_equal(run_command(command), 0);
+}
+
+#define DEEP "run --scan '%s' --prompt %s/prompts.json:chat --weights generated:7 --config %s/deep.json --steps 6 "
+
+/** A run that is killed in the middle of a prefill, then of a later chunk, then of a decode step, gives the tokens and bits of one that was not. */
+static void a_stopped_run_goes_on_with_the_same_bits(void **state) {
+  const char *folder = *state;
+  char arguments[9000], checkpoint[300], whole[400], resumed[400];
+  write_deep_config(folder);
+  snprintf(checkpoint, sizeof checkpoint, "%s/stopped.safetensors", folder);
+  const struct { const char *chunk; int64_t last, place[3]; } runs[] = {{"", 6, {3, 6, 3004}}, {"--chunk 300", 8, {1003, 2002, 6005}}};
+  for (size_t i = 0; i < sizeof runs / sizeof *runs; i++) {
+    char logits[40];
+    snprintf(logits, sizeof logits, "%d.model.logits", (int)runs[i].last);
+    assert_int_equal(mr3d(DEEP "%s --json --trace %s/unstopped.safetensors --points '%s'", scene(), folder, folder, runs[i].chunk, folder, logits), 0);
+    generated(whole);
+    snprintf(arguments, sizeof arguments, DEEP "%s --checkpoint %s --checkpoint-every 1e-9", scene(), folder, folder, runs[i].chunk, checkpoint);
+    int64_t stopped = 0;
+    for (int k = 0; k < 3; k++) stopped = kill_run_at(arguments, checkpoint, runs[i].place[k]);
+    assert_int_equal(mr3d(DEEP "%s --json --checkpoint %s --trace %s/resumed.safetensors --points '%s'", scene(), folder, folder, runs[i].chunk, checkpoint, folder, logits), 0);
+    generated(resumed);
+    char said[60];
+    snprintf(said, sizeof said, "\"resumed_step\":\t%d", (int)(stopped / 1000));
+    assert_said(said);
+    assert_string_equal(whole, resumed);
+    assert_same_bits(folder, "unstopped.safetensors", logits, "resumed.safetensors", logits);
+    assert_int_equal(access(checkpoint, F_OK), -1);
+  }
+}
+
+static void a_checkpoint_of_another_run_is_refused(void **state) {
+  const char *folder = *state;
+  char arguments[9000], checkpoint[300];
+  write_deep_config(folder);
+  snprintf(checkpoint, sizeof checkpoint, "%s/other.safetensors", folder);
+  snprintf(arguments, sizeof arguments, DEEP "--checkpoint %s --checkpoint-every 1e-9", scene(), folder, folder, checkpoint);
+  const int64_t place = kill_run_at(arguments, checkpoint, 2002);
+  assert_true(place >= 2002);
+  assert_int_equal(mr3d(DEEP "--seed 1 --checkpoint %s", scene(), folder, folder, checkpoint), 1);
+  assert_said("is of another run, which differs in: embeddings. Repeat that run as it was, or remove the file");
+  assert_int_equal(mr3d(DEEP "--chunk 300 --checkpoint %s", scene(), folder, folder, checkpoint), 1);
+  assert_said("differs in: requests.");
+  assert_int_equal(mr3d("run --scan '%s' --prompt %s/prompts.json:chat --weights generated:8 --config %s/deep.json --checkpoint %s", scene(), folder, folder, checkpoint), 1);
+  assert_said("differs in: weights, embeddings.");
+  assert_int_equal(mr3d(DEEP "--steps 1 --checkpoint %s", scene(), folder, folder, checkpoint), 1);
+  assert_said("were --steps more before?");
+  assert_int_equal(place_of(checkpoint), place);
+  assert_int_equal(mr3d(DEEP "--checkpoint %s/model.safetensors", scene(), folder, folder, folder), 1);
+  assert_said("is no checkpoint of mr3d run: metadata suite is missing");
+  assert_int_equal(mr3d(DEEP "--checkpoint %s/config.json", scene(), folder, folder, folder), 1);
+  assert_int_equal(mr3d(DEEP "--checkpoint %s/no/such/folder", scene(), folder, folder, folder), 1);
+  assert_said("could not write it: No such file or directory");
+  assert_int_equal(mr3d("run --scan '%s' --checkpoint x", scene()), 1);
+  assert_said("--checkpoint goes with --weights");
+}
+
 static void errors_say_what_to_do(void **state) {
   const char *folder = *state;
   assert_int_equal(mr3d("run"), 1);
@@ -200,9 +454,17 @@ int main(void) {
       cmocka_unit_test(canonical_scene_gives_556_tokens),
       cmocka_unit_test(json_output_holds_the_same_numbers),
       cmocka_unit_test(scan_prompt_and_weights_go_on_to_generation),
+      cmocka_unit_test(points_are_chosen_by_step_layer_and_name),
+      cmocka_unit_test(points_that_match_nothing_are_refused),
+      cmocka_unit_test(chunks_change_no_bit),
+      cmocka_unit_test(chunks_do_not_cut_points_that_depend_on_each_other),
+      cmocka_unit_test(teacher_forced_steps_are_fed_with_the_ids_given),
       cmocka_unit_test(a_folder_is_enough),
       cmocka_unit_test(missing_rotary_parameters_are_reported_or_drawn),
       cmocka_unit_test(generated_weights_need_no_file),
+      cmocka_unit_test(a_terminal_is_told_how_far_it_is),
+      cmocka_unit_test(a_stopped_run_goes_on_with_the_same_bits),
+      cmocka_unit_test(a_checkpoint_of_another_run_is_refused),
       cmocka_unit_test(errors_say_what_to_do),
   };
   return cmocka_run_group_tests(tests, make_folder, remove_folder);

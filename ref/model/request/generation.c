@@ -19,7 +19,7 @@ static mr3d_status make_decoder(mr3d_request *r, mr3d_weights *weights, mr3d_dec
   MR3D_TRY(mr3d_request_need(r, needed));
   mr3d_sizes_bind_config(&r->sizes, &r->config);
   MR3D_TRY(mr3d_sizes_bind_split(&r->sizes, &r->config, r->error));
-  *decoder = (mr3d_decoder){.config = &r->config, .weights = weights, .sizes = &r->sizes};
+  *decoder = (mr3d_decoder){.config = &r->config, .weights = weights, .sizes = &r->sizes, .watch = r->server->watch};
   MR3D_TRY(mr3d_weights_ends(weights, &r->config, &r->sizes, &decoder->ends, r->error));
   r->config.hidden_size = mr3d_request_size(r, "hidden");
   r->config.vocab_size = mr3d_request_size(r, "V");
