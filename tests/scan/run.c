@@ -418,7 +418,7 @@ static void a_checkpoint_of_another_run_is_refused(void **state) {
   assert_said("differs in: requests.");
   assert_int_equal(mr3d("run --scan '%s' --prompt %s/prompts.json:chat --weights generated:8 --config %s/deep.json --checkpoint %s", scene(), folder, folder, checkpoint), 1);
   assert_said("differs in: weights, embeddings.");
-  assert_int_equal(mr3d(DEEP "--steps 1 --checkpoint %s", scene(), folder, folder, checkpoint), 1);
+  assert_int_equal(mr3d("run --scan '%s' --prompt %s/prompts.json:chat --weights generated:7 --config %s/deep.json --steps 1 --checkpoint %s", scene(), folder, folder, checkpoint), 1);
   assert_said("were --steps more before?");
   assert_int_equal(place_of(checkpoint), place);
   assert_int_equal(mr3d(DEEP "--checkpoint %s/model.safetensors", scene(), folder, folder, folder), 1);
