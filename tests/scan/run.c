@@ -1,5 +1,6 @@
 /** `mr3d run` as a user starts it: what it prints for the canonical scene, and its errors. */
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -311,9 +312,9 @@ static void run_on_a_terminal(const char *arguments, char *terminal, size_t size
   snprintf(command, sizeof command, "'%s' %s >/dev/null 2>%s", getenv("MR3D"), arguments, ptsname(master));
   const int slave = open(ptsname(master), O_RDWR | O_NOCTTY); /* what was written stays readable while one is open */
   assert_int_equal(system(command), 0);
-  fcntl(master, F_SETFL, O_NONBLOCK);
-  const ssize_t got = read(master, terminal, size - 1);
-  terminal[got > 0 ? got : 0] = 0;
+  size_t kept = 0; /* it comes through in pieces, some of them late */
+  for (ssize_t got; kept < size - 1 && poll(&(struct pollfd){.fd = master, .events = POLLIN}, 1, 300) > 0 && (got = read(master, terminal + kept, size - 1 - kept)) > 0;) kept += (size_t)got;
+  terminal[kept] = 0;
   close(slave);
   close(master);
 }
