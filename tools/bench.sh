@@ -19,7 +19,7 @@ build/tools/mr3d bench "$@" $sizes --markdown "$work/table.md" --svg "$work/benc
 {
   echo "# Benchmarks"
   echo
-  echo "Written by \`tools/bench.sh\` on $(date +%Y-%m-%d), $(sed -n 's/^model name[^:]*: *//p' /proc/cpuinfo | head -1), $(head -1 "$work/said.txt"); \`mr3d bench --help\` says what is counted."
+  echo "Written by \`tools/bench.sh\` on $(date +%Y-%m-%d), $(sed -n 's/^model name[^:]*: *//p' /proc/cpuinfo | head -1), $(head -1 "$work/said.txt"); \`mr3d bench --help\` says what is counted. \`builtin:\` runs inside it, so its memory holds what it had before; weights are mapped and count where they were read."
   echo
   echo "![Seconds of a prefill over tokens](benchmarks.svg)"
   echo

@@ -22,6 +22,7 @@ static void each_size_is_timed_on_each_backend(void **state) {
   assert_int_equal(lines_with(table, "| 1.00 | "), 4); /* the first backend beside itself */
   assert_int_equal(lines_with(table, "nan"), 0);
   assert_int_equal(lines_with(plot, "<circle"), 4); /* two numbers of tokens, two backends */
+  assert_int_equal(lines_with(plot, "<path d=\"M"), 3); /* the axes, a line each */
   free(table);
   free(plot);
 }

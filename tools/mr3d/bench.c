@@ -3,6 +3,9 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <math.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -198,6 +201,9 @@ static double peak_memory(const subject *who) {
 }
 
 static void forget_peak(void) {
+#ifdef __GLIBC__
+  malloc_trim(0); /* what writing weights took */
+#endif
   const int fd = open("/proc/self/clear_refs", O_WRONLY);
   if (fd >= 0 && write(fd, "5", 1) != 1) fprintf(stderr, "mr3d: the peak of memory cannot be reset: builtin:'s includes what came before\n");
   if (fd >= 0) close(fd);
@@ -251,7 +257,7 @@ static int64_t layers_of(sizes s) { return s.layers; }
 static int64_t tokens_of(sizes s) { return s.tokens; }
 static double prefill_of(const timing *t) { return t->prefill; }
 static bool alike_but_layers(sizes a, sizes b) { return a.tokens == b.tokens && a.points == b.points; }
-static bool alike_but_tokens(sizes a, sizes b) { return a.layers == b.layers && a.points * b.tokens / a.tokens / 4 == b.points / 4; }
+static bool alike_but_tokens(sizes a, sizes b) { return a.layers == b.layers && a.points == a.tokens * b.points / b.tokens; } /* as plan() has them */
 
 static void print_number(FILE *to, double value, const char *format) {
   if (isnan(value)) fputs("–", to);
@@ -302,11 +308,14 @@ static void write_svg(const bench *b, FILE *to) {
   for (int i = 0; i < b->n_subjects; i++) {
     const subject *who = &b->subjects[i];
     const char *colour = colours[i % 6];
+    double before_x = NAN, before_y = NAN;
     for (int k = 0; k < who->n; k++) {
       const timing *t = &who->timings[k];
       if (!alike_but_tokens(t->of, b->works[0])) continue;
       const double x = LEFT + (WIDTH - RIGHT - LEFT) * (log((double)t->of.tokens) - lo_x) / wide, y = HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * (log(t->prefill) - lo_y) / high;
       fprintf(to, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"4\" fill=\"%s\"><title>%s %s, %" PRId64 " tokens: %.3g s</title></circle>\n", x, y, colour, who->name, mr3d_tier_name(who->tier), t->of.tokens, t->prefill);
+      if (!isnan(before_x)) fprintf(to, "<path d=\"M%.1f %.1fL%.1f %.1f\" stroke=\"%s\"/>\n", before_x, before_y, x, y, colour);
+      before_x = x, before_y = y;
       if (i == 0) fprintf(to, "<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%" PRId64 "</text>\n", x, HEIGHT - BOTTOM + 16, t->of.tokens);
     }
     fprintf(to, "<text x=\"%d\" y=\"%d\" fill=\"%s\">%s %s</text>\n", WIDTH - RIGHT + 12, TOP + 14 + 18 * i, colour, who->name, mr3d_tier_name(who->tier));
@@ -336,6 +345,8 @@ static int64_t largest_of(const int64_t *list, int n) {
   return largest;
 }
 
+static int descending(const void *a, const void *b) { return (*(const int64_t *)a < *(const int64_t *)b) - (*(const int64_t *)a > *(const int64_t *)b); }
+
 static void add_work(bench *b, sizes s) {
   for (int i = 0; i < b->n_works; i++)
     if (b->works[i].layers == s.layers && b->works[i].tokens == s.tokens && b->works[i].points == s.points) return;
@@ -347,6 +358,7 @@ static void plan(bench *b) {
   const sizes base = {largest_of(b->layers, b->n_layers), largest_of(b->tokens, b->n_tokens), largest_of(b->points, b->n_points)};
   add_work(b, base);
   for (int i = 0; i < b->n_layers; i++) add_work(b, (sizes){b->layers[i], base.tokens, base.points});
+  qsort(b->tokens, (size_t)b->n_tokens, sizeof *b->tokens, descending); /* neighbours of the plot */
   for (int i = 0; i < b->n_tokens; i++) add_work(b, (sizes){base.layers, b->tokens[i], b->tokens[i] * base.points / base.tokens});
   for (int i = 0; i < b->n_points; i++) add_work(b, (sizes){base.layers, base.tokens, b->points[i]});
 }
