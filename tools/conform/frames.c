@@ -11,6 +11,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
@@ -185,11 +186,16 @@ static mr3d_frame_end receive_some(const mr3d_channel *channel, receiving *r, mr
 static bool all_sent(const sending *s) { return !s->parts || s->sent == s->size + LENGTH; }
 static bool all_received(const receiving *r) { return r->got >= LENGTH && r->got == r->size + LENGTH; }
 
+static bool nothing_was_read(const mr3d_channel *channel, const sending *s) {
+  int unread = 0;
+  return s->sent == 0 || (ioctl(channel->to, FIONREAD, &unread) == 0 && (uint64_t)unread == s->sent);
+}
+
 static mr3d_frame_end run(const mr3d_channel *channel, sending *s, receiving *r, double deadline, mr3d_error *error) {
   bool deaf = false; /* the other side reads no more, but may still have answered */
   while (!(deaf || all_sent(s)) || (r && !all_received(r))) {
     struct pollfd wait[3] = {
-      {.fd = !deaf && !all_sent(s) ? channel->to : -1, .events = POLLOUT},
+      {.fd = !deaf && s->parts ? channel->to : -1, .events = all_sent(s) ? 0 : POLLOUT}, /* when all is sent, only whether there is still a reader */
       {.fd = r && !all_received(r) ? channel->from : -1, .events = POLLIN},
       {.fd = channel->process, .events = POLLIN},
     };
@@ -212,8 +218,8 @@ static mr3d_frame_end run(const mr3d_channel *channel, sending *s, receiving *r,
       return MR3D_FRAME_FAILED;
     }
     if (ready <= 0) continue;
-    if (wait[0].revents && !send_some(channel, s)) deaf = true;
-    if (deaf && s->sent == 0 && r && r->got == 0 && poll(&wait[1], 1, 0) == 0) {
+    if (wait[0].revents && (all_sent(s) || !send_some(channel, s))) deaf = true;
+    if (deaf && nothing_was_read(channel, s) && r && r->got == 0 && poll(&wait[1], 1, 0) == 0) {
       mr3d_fail(error, MR3D_FORMAT, "had closed its input before this request");
       return MR3D_FRAME_CLOSED;
     }
