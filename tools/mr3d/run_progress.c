@@ -2,15 +2,10 @@
 #include "run_parts.h"
 
 #include <string.h>
-#include <time.h>
+
+#include "frames.h"
 
 #define SECONDS_BETWEEN_LINES 0.1
-
-static double now(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* Floating-point operations of a layer's products and attention on q new tokens and K keys; the rest is small beside them. */
 static double layer_operations(const mr3d_run *r, const mr3d_call_state *call) {
@@ -24,12 +19,12 @@ void mr3d_run_progress_begin(mr3d_run_progress *p, const char *label, int64_t to
   snprintf(p->label, sizeof p->label, "%s", label);
   p->tokens_left = tokens_left;
   p->new_layers = 0;
-  p->started = now();
+  p->started = mr3d_now();
 }
 
 void mr3d_run_progress_layer(mr3d_run_progress *p, const mr3d_call_state *call) {
   p->new_layers++;
-  const double at = now(), took = at - p->started;
+  const double at = mr3d_now(), took = at - p->started;
   if (!p->on || (p->shown > 0 && at - p->shown < SECONDS_BETWEEN_LINES)) return;
   const double rate = (double)p->new_layers / took; /* layers a second */
   const double left = ((double)call->layers * (double)p->tokens_left / (double)call->q - (double)call->done) / rate;
