@@ -109,5 +109,5 @@ mr3d_status mr3d_scope_tests(const mr3d_scope *scope, const mr3d_suite *suite, m
     return MR3D_OK;
   }
   free(tests);
-  return mr3d_fail(error, MR3D_INVALID, "profile %s has no case%s%s at these tiers", scope->profile->name, scope->ops ? " that only asks " : "", scope->ops ? scope->ops : "");
+  return mr3d_fail(error, MR3D_INVALID, "profile %s has no case%s%s at these tiers", scope->profile->name, scope->ops ? " that asks no other ops than " : "", scope->ops ? scope->ops : "");
 }

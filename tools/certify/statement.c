@@ -159,7 +159,7 @@ static mr3d_status settle_waivers(struct making *m, char unusable[1024], mr3d_er
   }
   mr3d_waivers_free(&waivers);
   mr3d_envelope_free(&envelope);
-  return status;
+  return status == MR3D_OK ? MR3D_OK : mr3d_fail_in(error, "waivers");
 }
 
 static void count(struct making *m) {
@@ -421,7 +421,7 @@ static mr3d_status take_scope(const cJSON *extension, mr3d_scope *scope, mr3d_er
   char name[32], nonce[2 * MR3D_MOST_NONCE + 1], same[2 * MR3D_MOST_NONCE + 1];
   mr3d_status status = mr3d_text_keys(profile, "profile", keys, error);
   if (status == MR3D_OK) status = take_text(profile, "name", sizeof name, name, error);
-  if (status == MR3D_OK) status = mr3d_profile_named(name, &scope->profile, error);
+  if (status == MR3D_OK && mr3d_profile_named(name, &scope->profile, error) != MR3D_OK) status = mr3d_fail_in(error, "profile: name");
   if (status == MR3D_OK) status = check_list(tiers, "profile: tiers", error);
   if (status != MR3D_OK) return status;
   cJSON_ArrayForEach (item, tiers) {
@@ -434,7 +434,7 @@ static mr3d_status take_scope(const cJSON *extension, mr3d_scope *scope, mr3d_er
   if (cJSON_IsString(ops)) scope->ops = strdup(ops->valuestring);
   status = mr3d_text_keys(challenge, "challenge", challenge_keys, error);
   if (status == MR3D_OK) status = take_text(challenge, "nonce", sizeof nonce, nonce, error);
-  if (status == MR3D_OK) status = mr3d_challenge_parse(nonce, &scope->challenge, error);
+  if (status == MR3D_OK && mr3d_challenge_parse(nonce, &scope->challenge, error) != MR3D_OK) status = mr3d_fail_in(error, "challenge: nonce");
   if (status != MR3D_OK) return status;
   mr3d_challenge_print(&scope->challenge, same);
   return strcmp(same, nonce) == 0 ? MR3D_OK : mr3d_fail(error, MR3D_FORMAT, "challenge: the nonce must be in lower case");
@@ -507,7 +507,7 @@ static mr3d_status take_extension(const cJSON *extension, mr3d_claims *claims, m
     cJSON_ArrayForEach (item, parts)
       if (!mr3d_text_is_digest(item->valuestring)) status = mr3d_fail(error, MR3D_FORMAT, "parts: expected a list of SHA-256");
   if (status == MR3D_OK && cJSON_GetArraySize(item_of(extension, "machines")) != (cJSON_IsArray(parts) ? cJSON_GetArraySize(parts) : 1))
-    status = mr3d_fail(error, MR3D_INVALID, "machines: expected one for each part, or a single one");
+    status = mr3d_fail(error, MR3D_INVALID, "machines: expected one for each of parts, or a single one where there are none");
   if (status == MR3D_OK) status = take_leaves(item_of(extension, "results"), &claims->leaves, error);
   if (status != MR3D_OK) return status;
   claims->backend = taken(extension, "backend");
@@ -559,7 +559,7 @@ static mr3d_status compare(const cJSON *says, const cJSON *follows, const char *
   if (cJSON_IsObject(says) && cJSON_IsObject(follows)) {
     const cJSON *x = says->child, *y = follows->child;
     for (; x && y; x = x->next, y = y->next) {
-      if (strcmp(x->string, y->string) != 0) return mr3d_fail(error, MR3D_INVALID, "%s: \"%.60s\" stands where \"%s\" must", *path ? path : "statement", x->string, y->string);
+      if (strcmp(x->string, y->string) != 0) return mr3d_fail(error, MR3D_INVALID, "%s: \"%.60s\" is not in its place; \"%s\" is due", *path ? path : "statement", x->string, y->string);
       if (strcmp(path, "results") == 0 && strcmp(x->string, "leaves") == 0) continue;
       snprintf(longer, sizeof longer, "%.200s%s%.60s", strcmp(x->string, "predicate") == 0 || strcmp(x->string, MR3D_EXTENSION) == 0 ? "" : path, *path ? "." : "", x->string);
       const bool is_level = strcmp(x->string, "predicate") == 0 || strcmp(x->string, MR3D_EXTENSION) == 0;
