@@ -84,8 +84,10 @@ static bool is_sample_tensor(const char *tensors, const char *name) {
   return strstr(tensors, word) != NULL;
 }
 
-/** The coordinates of a single sample may lack the axis of samples. */
-static bool lacks_samples(const mr3d_tensor *t) { return strcmp(t->name, "point_coords") == 0 && t->rank == 2; }
+/** The coordinates of a single sample may lack the axis of samples, and so do vectors. */
+static bool lacks_samples(const mr3d_tensor *t) {
+  return strcmp(t->name, "point_coords") == 0 ? t->rank == 2 : t->rank == 1 && strcmp(t->name, "point_counts") != 0;
+}
 
 static mr3d_status join_tensor(const mr3d_tensor *a, const mr3d_tensor *b, mr3d_bundle *joined, mr3d_error *error) {
   char shapes[2][96];
