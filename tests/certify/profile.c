@@ -77,7 +77,8 @@ static void what_is_skipped_is_not_certified(void **state) {
   snprintf(backend, sizeof backend, "exec:%.500s record", getenv("MR3D_CHEAT"));
   setenv("MR3D_CHEAT_STORE", "/dev/null", 1);
   if (certify(backend, "skips.json", "") != 2) fail_msg("%s", output);
-  assert_said("does not conform: of 2 tests 1 were skipped");
+  assert_said("skipped");
+  assert_said("report of failure: does not conform");
   assert_int_equal(verify("skips.json.failure", ""), 2);
   assert_said("not passed: swiglu/a@fp32: the backend does not offer swiglu");
   assert_int_equal(certify(backend, "part.json", "--op rmsnorm"), 0);

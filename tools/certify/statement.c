@@ -188,9 +188,9 @@ static void conclude(struct making *m, const char *unusable) {
   if (partial) snprintf(verdict, size, "none: part %d of %d, to be merged", m->claims->scope.shard.index, m->claims->scope.shard.of);
   else if (c->passed == 0) snprintf(verdict, size, "does not conform: nothing passed");
   else if (c->failed + c->skipped > 0) {
-    int n = snprintf(verdict, size, "does not conform: of %d tests", c->n_tests);
+    int n = snprintf(verdict, size, "does not conform: of %d tests,", c->n_tests);
     if (c->failed) n += snprintf(verdict + n, size - (size_t)n, " %d failed", c->failed);
-    if (c->skipped) n += snprintf(verdict + n, size - (size_t)n, "%s %d were skipped", c->failed ? " and" : "", c->skipped);
+    if (c->skipped) n += snprintf(verdict + n, size - (size_t)n, "%s %d skipped", c->failed ? " and" : "", c->skipped);
     if (*unusable) snprintf(verdict + n, size - (size_t)n, "; %s", unusable);
   } else if (*unusable) snprintf(verdict, size, "does not conform: %s", unusable);
   else if (c->waived) snprintf(verdict, size, "conforms with %d waiver%s", c->n_waivers, c->n_waivers == 1 ? "" : "s");
