@@ -82,7 +82,9 @@ static void what_is_skipped_is_not_certified(void **state) {
   assert_int_equal(verify("skips.json.failure", ""), 2);
   assert_said("not passed: swiglu/a@fp32: the backend does not offer swiglu");
   assert_int_equal(certify(backend, "part.json", "--op rmsnorm"), 0);
-  assert_int_equal(verify("part.json", ""), 0);
+  assert_int_equal(verify("part.json", ""), 2);
+  assert_said("it is narrowed to cases that only ask rmsnorm; give --op rmsnorm");
+  assert_int_equal(verify("part.json", "--op rmsnorm"), 0);
   assert_said("certificate of decoder@fp32, only rmsnorm: conforms");
   assert_int_equal(certify(backend, "bf16.json", "--op rmsnorm --timeout 5"), 0);
   assert_int_equal(mr3d("certify --backend '%s' --tier bf16 --op rmsnorm --nonce " NONCE " --key %s/vendor.key -o %s/tier.json --quiet", backend, folder, folder), 1); /* nothing was compared */

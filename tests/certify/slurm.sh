@@ -105,12 +105,12 @@ echo "merged certificates have the numbers of one run"
 # killed half-way
 submit killed 2
 for second in $(seq 100); do # until the first shard has begun to judge
-  worker=$(pgrep -f "certify .*--shard 1/4 .*$work/killed" || true)
+  worker=$(pgrep -o -f "certify .*--shard 1/4 .*$work/killed" || true)
   [ -n "$worker" ] && break
   sleep 0.1
 done
 sleep 2
-kill -KILL $worker || { echo "shard 1 had ended before it could be killed" >&2; exit 1; }
+kill -KILL "$worker" || { echo "shard 1 had ended before it could be killed" >&2; exit 1; }
 ended
 [ ! -e "$work/killed/1-of-4.json" ] && [ -e "$work/killed/2-of-4.json" ] && [ -e "$work/killed/3-of-4.json" ] && [ -e "$work/killed/4-of-4.json" ] && [ ! -e "$work/killed.json" ]
 grep -q 'shard 1/4 is missing: run it again, alone' "$work/killed/merge.log"

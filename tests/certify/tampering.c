@@ -167,7 +167,7 @@ static void nor_in_one_that_was_merged_and_has_waivers(void **state) {
   assert_int_equal(certify("mutant:qwen2-details/weight-plus-one", "p2.json", "--op rmsnorm --shard 2/2"), 0);
   mr3d("merge %s/p2.json %s/p1.json --key %s/vendor.key -o %s/merged.json --waivers %s/waivers.signed", folder, folder, folder, folder, folder);
   assert_said("over-broad"); /* the refusal passes, so this waiver covers too much; the report of failure has all parts of a statement all the same */
-  const int n = tamper_everywhere("merged.json.failure", "vendor", "");
+  const int n = tamper_everywhere("merged.json.failure", "vendor", "--op rmsnorm");
   printf("%d variants of a merged report with waivers, all refused\n", n);
   assert_true(n >= 200);
 }

@@ -45,6 +45,8 @@ static void a_certificate_says_how_many_waivers_it_needed(void **state) {
   assert_int_equal(verify("waived.json", ""), 0);
   assert_said("conforms with 2 waivers");
   assert_said("waived: rmsnorm/? at fp32 until " FAR ": a known defect (" GOOD_ISSUE ")");
+  assert_int_equal(verify("waived.json", "--no-waivers"), 2);
+  assert_said("waivers: it needs 2");
   cJSON *statement = statement_of("waived.json"), *predicate = cJSON_GetObjectItemCaseSensitive(statement, "predicate");
   assert_string_equal(cJSON_GetObjectItemCaseSensitive(predicate, "result")->valuestring, "WARNED");
   assert_int_equal(cJSON_GetArraySize(cJSON_GetObjectItemCaseSensitive(predicate, "failedTests")), 0);

@@ -6,7 +6,6 @@
 
 #include "repeat.h"
 #include "report.h"
-#include "report_json.h"
 #include "subject.h"
 #include "text.h"
 
@@ -29,8 +28,8 @@ static const mr3d_result *result_of(const mr3d_run *run, const mr3d_test *test) 
 static void add_reason(cJSON *reasons, const char *name, const char *reason, const char *mistake) {
   cJSON *entry = cJSON_CreateObject();
   cJSON_AddStringToObject(entry, "test", name);
-  mr3d_json_add_text(entry, "reason", reason);
-  mr3d_json_add_text(entry, "mistake", mistake);
+  mr3d_text_add(entry, "reason", reason);
+  mr3d_text_add(entry, "mistake", mistake);
   cJSON_AddItemToArray(reasons, entry);
 }
 

@@ -9,7 +9,6 @@
 #include "commit.h"
 #include "file.h"
 #include "json.h"
-#include "report_json.h"
 #include "text.h"
 
 #define MOST_LEAVES ((uint64_t)256 << 20) /* bytes, inflated */
@@ -185,7 +184,7 @@ static void conclude(struct making *m, const char *unusable) {
   char *verdict = c->verdict;
   const size_t size = sizeof c->verdict;
   const bool partial = m->claims->scope.shard.of > 0;
-  if (partial) snprintf(verdict, size, "none: part %d of %d, to be merged", m->claims->scope.shard.index, m->claims->scope.shard.of);
+  if (partial) snprintf(verdict, size, "part %d of %d, to be merged", m->claims->scope.shard.index, m->claims->scope.shard.of);
   else if (c->passed == 0) snprintf(verdict, size, "does not conform: nothing passed");
   else if (c->failed + c->skipped > 0) {
     int n = snprintf(verdict, size, "does not conform: of %d tests,", c->n_tests);
@@ -247,7 +246,7 @@ static void add_scope(cJSON *extension, const struct making *m, int version) {
   cJSON *tiers = cJSON_AddArrayToObject(profile, "tiers");
   for (int tier = 0; tier < MR3D_N_TIERS; tier++)
     if (scope->tiers >> tier & 1) cJSON_AddItemToArray(tiers, cJSON_CreateString(mr3d_tier_name((mr3d_tier)tier)));
-  if (scope->ops) mr3d_json_add_text(profile, "ops", scope->ops);
+  if (scope->ops) mr3d_text_add(profile, "ops", scope->ops);
   else cJSON_AddNullToObject(profile, "ops");
   cJSON_AddStringToObject(profile, "proves", scope->profile->proves);
   add_limits(profile, m);
@@ -286,7 +285,7 @@ static cJSON *make_extension(const struct making *m, int version) {
   cJSON_AddStringToObject(extension, "issued", claims->issued);
   cJSON *suite = cJSON_AddObjectToObject(extension, "suite");
   cJSON_AddStringToObject(suite, "version", MR3D_VERSION);
-  mr3d_json_add_text(suite, "commit", claims->commit);
+  mr3d_text_add(suite, "commit", claims->commit);
   add_scope(extension, m, version);
   cJSON_AddItemToObject(extension, "backend", cJSON_Duplicate(claims->backend, true));
   cJSON_AddItemToObject(extension, "machines", cJSON_Duplicate(claims->machines, true));
@@ -527,7 +526,8 @@ mr3d_status mr3d_statement_read(const char *payload, size_t size, mr3d_claims *o
   mr3d_status status = mr3d_json_parse(payload, size, MR3D_JSON_ANY_NUMBER, &root, error);
   if (status != MR3D_OK) return mr3d_fail_in(error, "statement");
   const cJSON *predicate = item_of(root, "predicate"), *type = item_of(root, "predicateType");
-  status = mr3d_text_keys(root, "statement", keys, error);
+  if (!mr3d_text_is_plain(root)) status = mr3d_fail(error, MR3D_FORMAT, "statement: a text holds control characters");
+  if (status == MR3D_OK) status = mr3d_text_keys(root, "statement", keys, error);
   if (status == MR3D_OK && (!cJSON_IsString(type) || strcmp(type->valuestring, MR3D_PREDICATE_TYPE) != 0))
     status = mr3d_fail(error, MR3D_INVALID, "statement: predicateType must be %s", MR3D_PREDICATE_TYPE);
   if (status == MR3D_OK) status = mr3d_text_keys(predicate, "predicate", predicate_keys, error);

@@ -40,7 +40,7 @@ static mr3d_status add_file(cJSON *files, const char *name, const char *path, mr
   cJSON_ArrayForEach (other, files)
     if (strcmp(cJSON_GetObjectItemCaseSensitive(other, "name")->valuestring, name) == 0) return MR3D_OK; /* named twice, hashed once */
   cJSON *entry = cJSON_CreateObject();
-  mr3d_json_add_text(entry, "name", name);
+  mr3d_text_add(entry, "name", name);
   cJSON_AddStringToObject(cJSON_AddObjectToObject(entry, "digest"), "sha256", hex);
   cJSON_AddItemToArray(files, entry);
   return MR3D_OK;
@@ -78,9 +78,9 @@ mr3d_status mr3d_subject_files(const char *spec, const char *more, cJSON **out, 
 
 cJSON *mr3d_subject_backend(const mr3d_run *run) {
   cJSON *backend = cJSON_CreateObject();
-  mr3d_json_add_text(backend, "spec", run->options.backend);
-  mr3d_json_add_text(backend, "name", run->info.name);
-  mr3d_json_add_text(backend, "version", run->info.version);
+  mr3d_text_add(backend, "spec", run->options.backend);
+  mr3d_text_add(backend, "name", run->info.name);
+  mr3d_text_add(backend, "version", run->info.version);
   cJSON *keeps = cJSON_AddArrayToObject(backend, "keeps");
   const mr3d_promise *promise;
   for (int i = 0; (promise = mr3d_promise_at(i)); i++)
@@ -137,12 +137,12 @@ cJSON *mr3d_subject_machine(const mr3d_run *run, const char *compiler, const cha
   uname(&names);
   snprintf(system, sizeof system, "%s %s %s", names.sysname, names.release, names.machine);
   mr3d_text_digest_file("/proc/self/exe", program, NULL, &ignored);
-  mr3d_json_add_text(machine, "processor", processor);
-  mr3d_json_add_text(machine, "system", system);
+  mr3d_text_add(machine, "processor", processor);
+  mr3d_text_add(machine, "system", system);
   if (!compiler) find_compiler(run->options.backend, found);
-  mr3d_json_add_text(machine, "compiler", compiler ? compiler : found);
+  mr3d_text_add(machine, "compiler", compiler ? compiler : found);
   if (!driver) find_driver(found);
-  mr3d_json_add_text(machine, "driver", driver ? driver : found);
+  mr3d_text_add(machine, "driver", driver ? driver : found);
   cJSON_AddStringToObject(machine, "program", program);
   cJSON *isolation = cJSON_AddObjectToObject(machine, "isolation");
   cJSON_AddBoolToObject(isolation, "asked", !run->options.no_isolation);

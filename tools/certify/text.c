@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "file.h"
+#include "report.h"
 
 mr3d_status mr3d_text_keys(const cJSON *object, const char *place, const char *const keys[], mr3d_error *error) {
   if (!cJSON_IsObject(object)) return mr3d_fail(error, MR3D_FORMAT, "%s: expected a JSON object", place);
@@ -57,6 +58,27 @@ mr3d_status mr3d_text_from_base64(const cJSON *text, const char *place, char **o
   bytes[n] = '\0';
   *out = bytes, *size = n;
   return MR3D_OK;
+}
+
+void mr3d_text_add(cJSON *object, const char *key, const char *text) {
+  char *clean = mr3d_clean_text(text);
+  for (char *c = clean; *c; c++)
+    if ((unsigned char)*c < ' ' || *c == 127) *c = ' ';
+  cJSON_AddStringToObject(object, key, clean);
+  free(clean);
+}
+
+static bool is_plain(const char *text) {
+  for (; *text; text++)
+    if ((unsigned char)*text < ' ' || *text == 127) return false;
+  return true;
+}
+
+bool mr3d_text_is_plain(const cJSON *item) {
+  if ((item->string && !is_plain(item->string)) || (cJSON_IsString(item) && !is_plain(item->valuestring))) return false;
+  for (const cJSON *child = item->child; child; child = child->next)
+    if (!mr3d_text_is_plain(child)) return false;
+  return true;
 }
 
 void mr3d_text_now(char text[32]) {

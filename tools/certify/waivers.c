@@ -72,6 +72,7 @@ mr3d_status mr3d_waivers_read(const mr3d_envelope *envelope, const char *day, mr
   mr3d_waivers *waivers = mr3d_allocate(1, sizeof *waivers);
   int64_t format = 0;
   mr3d_status status = mr3d_json_parse(envelope->payload, envelope->size, MR3D_JSON_ANY_NUMBER, &waivers->root, error);
+  if (status == MR3D_OK && !mr3d_text_is_plain(waivers->root)) status = mr3d_fail(error, MR3D_FORMAT, "waivers: a text holds control characters");
   if (status == MR3D_OK) status = mr3d_text_keys(waivers->root, "waivers", keys, error);
   const cJSON *list = cJSON_GetObjectItemCaseSensitive(waivers->root, "waivers"), *item;
   if (status == MR3D_OK && (!mr3d_json_is_count(cJSON_GetObjectItemCaseSensitive(waivers->root, "format"), &format) || format != 1))

@@ -122,7 +122,8 @@ static void check_waivers(struct check *check, const char *waiver_keys) {
   mr3d_envelope_free(&envelope);
 }
 
-static void check_wishes(struct check *check, const char *nonce, const char *profile, uint32_t tiers) {
+/** What the caller asks for beyond a certificate that holds. */
+static void check_wishes(struct check *check, const char *nonce, const char *profile, uint32_t tiers, const char *ops, bool no_waivers) {
   mr3d_challenge wanted;
   mr3d_error error = {0};
   const mr3d_scope *scope = &check->claims.scope;
@@ -131,6 +132,9 @@ static void check_wishes(struct check *check, const char *nonce, const char *pro
     refuse(check, "challenge: it answers another nonce than yours: this is an old certificate, or somebody else's");
   if (!nonce) printf("note: give --nonce, the number that you chose; else this may answer an old challenge, whose inputs were known\n");
   if (profile && strcmp(profile, scope->profile->name) != 0) refuse(check, "profile: it is about %s, not %s", scope->profile->name, profile);
+  if (scope->ops && (!ops || strcmp(ops, scope->ops) != 0))
+    refuse(check, "profile: it is narrowed to cases that only ask %s; give --op %s if that is what you want", scope->ops, scope->ops);
+  if (no_waivers && check->c.waived) refuse(check, "waivers: it needs %d", check->c.n_waivers);
   if (tiers & ~scope->tiers) refuse(check, "profile: it is not about all of the tiers that you ask for");
 }
 
@@ -146,10 +150,11 @@ static int by_draw(const void *a, const void *b) {
   return (x > y) - (x < y);
 }
 
-static int by_test(const void *a, const void *b) { return ((const mr3d_test *)a)->test != ((const mr3d_test *)b)->test ? (((const mr3d_test *)a)->test > ((const mr3d_test *)b)->test) - (((const mr3d_test *)a)->test < ((const mr3d_test *)b)->test) : ((const mr3d_test *)a)->tier != ((const mr3d_test *)b)->tier ? (int)((const mr3d_test *)a)->tier - (int)((const mr3d_test *)b)->tier : (int)((const mr3d_test *)a)->variant - (int)((const mr3d_test *)b)->variant; }
+/** In the order of the certificate: both are in one array of tests. */
+static int by_place(const void *a, const void *b) { return ((const struct pick *)a)->test - ((const struct pick *)b)->test; }
 
 /** Some of the certificate's tests, drawn anew each time; those asked again cannot be alone. */
-static int pick_tests(const mr3d_claims *claims, int n, const mr3d_test tests[], int wanted, mr3d_test picked[]) {
+static int pick_tests(int n, const mr3d_test tests[], int wanted, mr3d_test picked[]) {
   struct pick *picks = mr3d_allocate(n, sizeof *picks);
   int n_picks = 0;
   for (int i = 0; i < n; i++) {
@@ -157,12 +162,11 @@ static int pick_tests(const mr3d_claims *claims, int n, const mr3d_test tests[],
     randombytes_buf(&draw, sizeof draw);
     if (tests[i].variant != MR3D_AGAIN) picks[n_picks++] = (struct pick){draw, i};
   }
-  (void)claims;
   qsort(picks, (size_t)n_picks, sizeof *picks, by_draw);
   if (wanted > n_picks) wanted = n_picks;
+  qsort(picks, (size_t)wanted, sizeof *picks, by_place);
   for (int i = 0; i < wanted; i++) picked[i] = tests[picks[i].test];
   free(picks);
-  qsort(picked, (size_t)wanted, sizeof *picked, by_test);
   return wanted;
 }
 
@@ -211,7 +215,7 @@ static mr3d_status replay(struct check *check, mr3d_run_options *options, const 
   cJSON_Delete(files);
   if (status == MR3D_OK) {
     picked = mr3d_allocate(n_tests, sizeof *picked);
-    const int n = pick_tests(&check->claims, n_tests, tests, wanted, picked);
+    const int n = pick_tests(n_tests, tests, wanted, picked);
     mr3d_wanted_tests wish = {n, picked};
     options->challenge = &check->claims.scope.challenge;
     options->selection.tiers = check->claims.scope.tiers;
@@ -255,15 +259,17 @@ static void tell(const struct check *check) {
 int mr3d_command_verify(int argc, char **argv) {
   struct check check = {0};
   mr3d_run_options options = {0};
-  const char *keys = NULL, *rotations = NULL, *waiver_keys = NULL, *nonce = NULL, *profile = NULL, *more_files = NULL, *golden = NULL;
+  const char *keys = NULL, *rotations = NULL, *waiver_keys = NULL, *nonce = NULL, *profile = NULL, *ops = NULL, *more_files = NULL, *golden = NULL;
   uint32_t tiers = 0;
   int64_t wanted = 0, threads = 0;
-  bool other_machine = false;
+  bool other_machine = false, no_waivers = false;
   const mr3d_option table[] = {
       {"--key", "LIST", MR3D_OPTION_TEXT, &keys, "public keys that must all have signed (needed)"},
       {"--nonce", "HEX", MR3D_OPTION_TEXT, &nonce, "the number that you chose: a certificate that answers another is refused"},
       {"--profile", "NAME", MR3D_OPTION_TEXT, &profile, "refuse a certificate of another profile"},
       {"--tier", "LIST", MR3D_OPTION_TIERS, &tiers, "refuse one that is not about these tiers"},
+      {"--op", "LIST", MR3D_OPTION_TEXT, &ops, "take one that was narrowed to these operators, which is refused else"},
+      {"--no-waivers", NULL, MR3D_OPTION_FLAG, &no_waivers, "refuse one that conforms with waivers only"},
       {"--rotations", "LIST", MR3D_OPTION_TEXT, &rotations, "files of mr3d keygen --replaces: a key's successor may have signed in its place"},
       {"--waiver-key", "LIST", MR3D_OPTION_TEXT, &waiver_keys, "public keys of those who may waive (default: those of --key)"},
       {"--replay", "K", MR3D_OPTION_COUNT, &wanted, "judge K tests again, drawn now, and compare with the recorded numbers"},
@@ -303,7 +309,7 @@ int mr3d_command_verify(int argc, char **argv) {
   if (check.read) {
     check_time(&check);
     check_waivers(&check, waiver_keys);
-    check_wishes(&check, nonce, profile, tiers);
+    check_wishes(&check, nonce, profile, tiers, ops, no_waivers);
     options.golden_dir = golden_dir;
     options.threads = (int)(threads > 1024 ? 1024 : threads);
     if (wanted > 0 && check.n_wrong == 0) done = replay(&check, &options, more_files, (int)(wanted > 1 << 20 ? 1 << 20 : wanted), other_machine, &error);
