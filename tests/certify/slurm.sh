@@ -1,7 +1,7 @@
 #!/bin/sh
 # The Slurm recipe on a real Slurm: a controller and one node of two processors, started here for this test alone (Debian: slurm-wlm and munge; as root).
 #
-#   sh tests/certify/slurm.sh MR3D BACKEND [TIER]
+#   sh tests/certify/slurm.sh MR3D BACKEND [TIER]       OPS, of tools/recipes/shard.sh, narrows it
 #
 # 1. An array of four shards on one slot, then on two: at least 1.7 times as fast (MR3D_LEAST_SPEEDUP; a busy machine cannot show it).
 # 2. The parts merge into certificates that verify and have the same numbers, bit for bit (tests/certify/shards.c: as one run has).
@@ -94,7 +94,13 @@ ended
 echo "four shards: $one s on one slot, $seconds s on two: $(echo "$one $seconds" | awk '{ printf "%.2f", $1 / $2 }') times as fast"
 echo "$one $seconds ${MR3D_LEAST_SPEEDUP:-1.7}" | awk '{ exit !($1 >= $3 * $2) }' || { echo "that is too slow" >&2; exit 1; }
 
-for each in one two; do "$MR3D" verify "$work/$each.json" --key "$KEY.pub" --nonce "$NONCE" | head -n 1; done
+# verify CERTIFICATE: says its first line; it must hold.
+verify() {
+  "$MR3D" verify "$1" --key "$KEY.pub" --nonce "$NONCE" ${OPS:+--op "$OPS"} >"$work/said" || { cat "$work/said"; exit 1; }
+  head -n 1 "$work/said"
+}
+verify "$work/one.json"
+verify "$work/two.json"
 # root of all numbers
 root() { sed 's/^{"payload":"\([^"]*\)".*/\1/' "$1" | base64 -d | sed 's/.*"results":{"root":"\([0-9a-f]*\)".*/\1/'; }
 root "$work/one.json" | grep -Eq '^[0-9a-f]{64}$'
@@ -117,6 +123,6 @@ stamp=$(stat -c %Y.%s "$work"/killed/[234]-of-4.json)
 submit killed 2
 ended
 [ "$stamp" = "$(stat -c %Y.%s "$work"/killed/[234]-of-4.json)" ]
-"$MR3D" verify "$work/killed.json" --key "$KEY.pub" --nonce "$NONCE" | head -n 1
+verify "$work/killed.json"
 [ "$(root "$work/killed.json")" = "$(root "$work/one.json")" ]
 echo "a shard that was killed lost its own part alone, and was repeated alone"
