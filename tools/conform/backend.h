@@ -32,6 +32,7 @@ typedef struct mr3d_backend_info {
   const char *const *ops;
   const mr3d_tier *tiers;
   uint32_t kept; /**< what it promises (promises.h) */
+  bool traces;   /**< it answers metadata `trace` of a prefill or decode (docs/protocol.md, "Traces") */
   /** What it is kept from, and what could not be had and why: each a list joined by "; ", "" where there is nothing to say. */
   const char *protections, *missing_protections;
 } mr3d_backend_info;

@@ -120,6 +120,8 @@ static mr3d_status read_hello(mr3d_backend *backend, const mr3d_bundle *hello, m
   for (int i = 0; i < n_tiers; i++) kinds[i] = (mr3d_tier)tiers[i];
   mr3d_backend_introduce(backend, name, version, n_ops, names, n_tiers, kinds);
   backend->info.kept = kept;
+  const char *traces = mr3d_bundle_get(hello, "traces");
+  backend->info.traces = traces && strcmp(traces, "1") == 0;
   return MR3D_OK;
 }
 

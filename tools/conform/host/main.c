@@ -133,6 +133,7 @@ static void say_hello(int out) {
   set_names(hello, "ops", N_OPS, op_name, op_offered);
   set_names(hello, "tiers", MR3D_N_TIERS, tier_name, tier_offered);
   set_promises(hello);
+  if (plugin.traces) mr3d_bundle_set(hello, "traces", "1");
   send(out, hello, NULL);
 }
 
@@ -146,6 +147,7 @@ static void answer(int out, const mr3d_bundle *request, void *state) {
   if (i == N_OPS) frame = mr3d_exchange_say("error", "there is no operator \"%.100s\"", op);
   else if (t == MR3D_N_TIERS) frame = mr3d_exchange_say("error", "there is no tier \"%.100s\"", tier);
   else if (!offers(i, t)) frame = mr3d_exchange_say("unsupported", "%s offers no %s at %s", plugin.name, op, tier);
+  else if (mr3d_bundle_get(request, "trace") && !plugin.traces) frame = mr3d_exchange_say("unsupported", "%s gives no traces (metadata trace)", plugin.name);
   else frame = mr3d_exchange_run(request, function_of(i), state);
   send(out, frame, id);
   mr3d_exchange_done();
