@@ -444,9 +444,9 @@ static void compare_refuses_what_it_cannot_compare(void **state) {
   write_text(folder, "good.ans.safetensors", "no container");
   assert_int_equal(compare_pair(""), 1);
   assert_said("good.ans.safetensors");
-  save_answer(request("encode_points", "{}"), "good.req.safetensors", "request");
+  save_answer(request("rope4d", "{}"), "good.req.safetensors", "request");
   assert_int_equal(compare_pair(""), 1);
-  assert_said("asks encode_points, which the reference does not answer");
+  assert_said("asks rope4d, which the reference does not answer");
   save_answer(mr3d_bundle_new(), "good.req.safetensors", NULL);
   assert_int_equal(compare_pair(""), 1);
   assert_said("metadata \"op\" is missing");
@@ -504,7 +504,7 @@ static void lists_are_complete_and_json_parses(void **state) {
   const struct {
     const char *what;
     int lines;
-  } lists[] = {{"pitfalls", 27}, {"ops", 18}, {"levels", 6}, {"cases", -1}};
+  } lists[] = {{"pitfalls", 27}, {"ops", 19}, {"levels", 6}, {"cases", -1}};
   for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
     assert_int_equal(mr3d("list %s --json", lists[i].what), 0);
     int lines = 0;
