@@ -386,6 +386,35 @@ static void scenescript_adds_the_extra_embedding_behind_input_proj(void **state)
   mr3d_bundle_free(&out);
 }
 
+/* A tensor that is read under another's name, or not at all, would be one that may change unseen. */
+static void every_tensor_of_the_file_matters(void **state) {
+  (void)state;
+  for (int k = 0; k < 2; k++) {
+    mr3d_server *server = new_server();
+    mr3d_bundle *weights = encoder_weights(both[k]), *first = NULL;
+    for (int changed = -1; changed < mr3d_bundle_count(weights); changed++) {
+      char path[64];
+      mr3d_bundle *copy = mr3d_bundle_new();
+      for (int i = 0; i < mr3d_bundle_count(weights); i++) {
+        mr3d_tensor *t = mr3d_bundle_copy(copy, NULL, mr3d_bundle_at(weights, i));
+        for (int64_t e = 0; i == changed && e < mr3d_tensor_count(t); e++) ((double *)t->data)[e] += drawn(99, (uint64_t)e);
+      }
+      save_weights(copy, path);
+      mr3d_bundle *asked = encode_request(both[k], path);
+      add_grid(asked, 6, 12);
+      mr3d_bundle *encoded = answer(server, asked);
+      if (first && memcmp(reals(first, "features"), reals(encoded, "features"), sizeof(double) * ENCODER_HIDDEN) == 0)
+        fail_msg("%s changes nothing", mr3d_bundle_at(weights, changed)->name);
+      if (first) mr3d_bundle_free(&encoded);
+      else first = encoded;
+      unlink(path);
+    }
+    mr3d_bundle_free(&first);
+    mr3d_bundle_free(&weights);
+    mr3d_server_free(&server);
+  }
+}
+
 /* ---- generated weights ---- */
 
 static double three_digits(double x) {
@@ -592,6 +621,7 @@ int main(void) {
       cmocka_unit_test(sonata_is_composed_as_the_page_says),
       cmocka_unit_test(a_sonata_without_blocks_is_embedding_pooling_and_tail),
       cmocka_unit_test(scenescript_adds_the_extra_embedding_behind_input_proj),
+      cmocka_unit_test(every_tensor_of_the_file_matters),
       cmocka_unit_test(generated_weights_are_those_of_the_documented_recipe),
       cmocka_unit_test(grids_that_are_none_are_refused),
       cmocka_unit_test(weights_that_lack_or_misshape_tensors_are_refused_by_name),
