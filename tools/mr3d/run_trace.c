@@ -15,7 +15,8 @@ static const struct {
   own_when when;
   bool needs_prompt, needs_weights;
 } own_points[] = {{"grid", AT_START, false, false},           {"point_coords", AT_START, false, false},  {"input_ids", ALWAYS, true, false},
-                  {"point_token_mask", AT_START, true, false}, {"attention_mask", AT_START, true, false}, {"inputs_embeds", AT_PREFILL, true, true},
+                  {"point_token_mask", AT_START, true, false}, {"attention_mask", AT_START, true, false}, {"features", AT_START, true, true},
+                  {"inputs_embeds", AT_PREFILL, true, true},
                   {"hidden", AT_PREFILL, true, true},          {"logits", ALWAYS, true, true}};
 #define N_OWN_POINTS ((int)(sizeof own_points / sizeof *own_points))
 
@@ -71,6 +72,9 @@ static bool matches_decoder(const mr3d_run *r, const glob *g) {
   return matches_a_name(g, "model", mr3d_trace_model_points());
 }
 
+/* Whether it names a point that the encoder passes: before step 0's request. */
+static bool matches_encoder(const mr3d_run *r, const glob *g) { return mr3d_run_encodes(r) && matches_a_name(g, "encoder", mr3d_trace_encoder_points()); }
+
 static bool is_there(const mr3d_run *r, int i, int64_t step) {
   if ((own_points[i].needs_prompt && !r->prompt) || (own_points[i].needs_weights && !r->weights)) return false;
   return step == 0 || own_points[i].when == ALWAYS || (own_points[i].when == AT_PREFILL && step < mr3d_run_prefills(r));
@@ -90,6 +94,8 @@ static void list_points(const mr3d_run *r, char *text, size_t size) {
     if (strcmp(*point, "inputs_embeds") != 0 && strcmp(*point, "logits") != 0) snprintf(text + strlen(text), size - strlen(text), " %s", *point);
   if (r->weights) snprintf(text + strlen(text), size - strlen(text), "; a layer (0 .. %" PRId64 ") has", r->config.num_hidden_layers - 1);
   for (const char *const *point = mr3d_trace_layer_points(); r->weights && *point; point++) snprintf(text + strlen(text), size - strlen(text), " %s", *point);
+  if (mr3d_run_encodes(r)) snprintf(text + strlen(text), size - strlen(text), "; encoder has");
+  for (const char *const *point = mr3d_trace_encoder_points(); mr3d_run_encodes(r) && *point; point++) snprintf(text + strlen(text), size - strlen(text), " %s", *point);
 }
 
 mr3d_status mr3d_run_trace_check(const mr3d_run *r, mr3d_error *error) {
@@ -100,9 +106,9 @@ mr3d_status mr3d_run_trace_check(const mr3d_run *r, mr3d_error *error) {
   bool any = false;
   for (const char *list = r->points; next_glob(&list, &g); any = true) {
     bool found = false;
-    for (int64_t step = 0; step < steps && !found; step++) found = is_step(&g, step) && (matches_own(r, &g, step) || matches_decoder(r, &g));
+    for (int64_t step = 0; step < steps && !found; step++) found = is_step(&g, step) && (matches_own(r, &g, step) || matches_decoder(r, &g) || (step == 0 && matches_encoder(r, &g)));
     if (found) continue;
-    char known[700];
+    char known[900];
     list_points(r, known, sizeof known);
     return mr3d_fail(error, MR3D_INVALID, "--points: \"%.60s%s%.60s\" matches nothing; expected globs of STEP.LAYER.POINT, such as 0.17.query_rotated. Steps are 0 .. %" PRId64 "; %s", g.step,
                      *g.point ? "." : "", g.point, steps - 1, known);
@@ -172,6 +178,15 @@ void mr3d_run_trace_answer(mr3d_run *r, int64_t step, const mr3d_bundle *answer)
     const mr3d_tensor *tensor = mr3d_bundle_at(answer, i);
     if (strncmp(tensor->name, "trace.", 6) == 0) keep(r, step, tensor->name + 6, tensor);
   }
+}
+
+void mr3d_run_trace_encoder(const mr3d_run *r, mr3d_bundle *request) {
+  char globs[MR3D_TRACE_GLOBS] = "";
+  glob g;
+  for (const char *list = r->points ? r->points : ""; next_glob(&list, &g);)
+    if (is_step(&g, 0) && matches_encoder(r, &g)) strcat(strcat(globs, *globs ? "," : ""), g.point);
+  if (r->trace && !r->points) strcpy(globs, "encoder.*");
+  if (*globs) mr3d_bundle_set(request, "trace", globs);
 }
 
 void mr3d_run_trace_request(const mr3d_run *r, int64_t step, mr3d_bundle *request) {

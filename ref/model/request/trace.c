@@ -41,12 +41,17 @@ static void list_points(const char *const *points, char *text, size_t size) {
   for (; *points; points++) snprintf(text + strlen(text), size - strlen(text), " %s", *points);
 }
 
-/* Whether it could match: a misspelt point must not be an empty trace. A layer given as a number is taken to be there. */
-static mr3d_status check_glob(const char *glob, mr3d_error *error) {
+/* Whether it could match a point of the encoder, or of the decoder: a misspelt point must not be an empty trace. A layer given as a number is taken to be there. */
+static mr3d_status check_glob(const char *glob, bool encoder, mr3d_error *error) {
   const size_t digits = strspn(glob, "0123456789");
-  char layer[24], known[500] = "";
+  char layer[24], known[700] = "";
   snprintf(layer, sizeof layer, "%.*s", glob[digits] == '.' && digits < 10 ? (int)digits : 0, glob);
-  if (matches_one_of(glob, *layer ? layer : "0", mr3d_trace_layer_points()) || matches_one_of(glob, "model", mr3d_trace_model_points())) return MR3D_OK;
+  if (encoder && matches_one_of(glob, "encoder", mr3d_trace_encoder_points())) return MR3D_OK;
+  if (!encoder && (matches_one_of(glob, *layer ? layer : "0", mr3d_trace_layer_points()) || matches_one_of(glob, "model", mr3d_trace_model_points()))) return MR3D_OK;
+  if (encoder) {
+    list_points(mr3d_trace_encoder_points(), known, sizeof known);
+    return mr3d_fail(error, MR3D_INVALID, "metadata trace: \"%.60s\" matches no point; expected globs of encoder.POINT, such as encoder.stage0. An encoder has%s", glob, known);
+  }
   list_points(mr3d_trace_layer_points(), known, sizeof known);
   strcat(known, "; model.POINT has");
   list_points(mr3d_trace_model_points(), known, sizeof known);
@@ -55,13 +60,14 @@ static mr3d_status check_glob(const char *glob, mr3d_error *error) {
 
 mr3d_status mr3d_request_trace(mr3d_request *r) {
   const char *list = mr3d_bundle_get(r->bundle, "trace");
+  const char *op = mr3d_bundle_get(r->bundle, "op");
   char glob[MR3D_TRACE_GLOBS];
   if (!list) return MR3D_OK;
   if (strlen(list) >= MR3D_TRACE_GLOBS)
     return mr3d_fail(r->error, MR3D_INVALID, "metadata trace has %zu bytes, at most %d are possible", strlen(list), MR3D_TRACE_GLOBS - 1);
   if (!*list) return mr3d_fail(r->error, MR3D_INVALID, "metadata trace is empty; expected globs of LAYER.POINT joined by commas, such as *.query_rotated,model.logits");
   snprintf(r->trace_globs, sizeof r->trace_globs, "%s", list);
-  while (next_glob(&list, glob)) MR3D_TRY(check_glob(glob, r->error));
+  while (next_glob(&list, glob)) MR3D_TRY(check_glob(glob, op && strcmp(op, "encode_points") == 0, r->error));
   r->tracer = (mr3d_tracer){r, wants, take};
   r->context.tracer = &r->tracer;
   return MR3D_OK;
