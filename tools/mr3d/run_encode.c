@@ -58,7 +58,6 @@ static mr3d_status encode(mr3d_run *r, mr3d_server *server, mr3d_run_progress *p
   mr3d_bundle_set(request, "weights", r->weights);
   mr3d_bundle_borrow(request, "grid", MR3D_I64, 2, (int64_t[]){r->cells.M, 3}, r->cells.grid);
   mr3d_bundle_borrow(request, "features", MR3D_F64, 2, (int64_t[]){r->cells.M, r->cells.columns}, r->cells.features);
-  mr3d_run_trace_encoder(r, request);
   mr3d_run_progress_begin(progress, "encoder", 0);
   mr3d_status status = mr3d_server_answer(server, request, &answer, error);
   mr3d_bundle_free(&request);
@@ -69,7 +68,6 @@ static mr3d_status encode(mr3d_run *r, mr3d_server *server, mr3d_run_progress *p
   if (!status) status = check_widths(r, encoded, hidden, error);
   if (!status) {
     mr3d_tensor_to_double(encoded, features);
-    mr3d_run_trace_answer(r, 0, answer);
     MR3D_SAY(r, "encoder  %s: %" PRId64 " cells to %" PRId64 " tokens of %" PRId64 " features, in the order of their coordinates\n", name, r->cells.M, encoded->shape[0], encoded->shape[1]);
     cJSON_AddStringToObject(r->said, "encoder", name);
   }
