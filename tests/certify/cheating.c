@@ -1,7 +1,7 @@
 /** Those who want a certificate without deserving it: stored answers, forged numbers, exchanged files, answers that depend on what they must not depend on. */
 #include "certified.h"
 
-static char cheat[600];
+static char cheat[600], elsewhere[256]; /* a folder that no suite reads, so that a backend may write to it */
 
 static int certify_cheat(const char *mode, const char *nonce, const char *name, const char *more) {
   return mr3d("certify --backend \"exec:'%s' %s\" --profile decoder --tier fp32 --nonce %s --key %s/vendor.key -o %s/%s --quiet %s", cheat, mode, nonce, folder, folder, name, more);
@@ -64,9 +64,9 @@ static void what_depends_on_order_or_threads_is_found(void **state) {
 static void files_must_stay_what_they_were(void **state) {
   (void)state;
   char mode[700], more[700];
-  write_text(folder, "weights.bin", "some weights");
-  snprintf(mode, sizeof mode, "change %s/weights.bin", folder);
-  snprintf(more, sizeof more, "--files %s/weights.bin", folder);
+  write_text(elsewhere, "weights.bin", "some weights");
+  snprintf(mode, sizeof mode, "change %s/weights.bin", elsewhere);
+  snprintf(more, sizeof more, "--files %s/weights.bin", elsewhere);
   assert_int_equal(certify_cheat(mode, NONCE, "changed.json", more), 1);
   assert_said("nothing is signed: the backend's files changed while it was judged");
   assert_int_equal(run_command("ls \"$MR3D_GOLDEN\" | grep changed"), 1);
@@ -121,9 +121,15 @@ static int make_cheated(void **state) {
   char store[600];
   snprintf(cheat, sizeof cheat, "%s", getenv("MR3D_CHEAT"));
   const int status = make_certified(state);
-  snprintf(store, sizeof store, "%s/store", folder);
+  make_folder(elsewhere);
+  snprintf(store, sizeof store, "%s/store", elsewhere);
   setenv("MR3D_CHEAT_STORE", store, 1);
   return status;
+}
+
+static int drop_cheated(void **state) {
+  remove_folder(elsewhere);
+  return drop(state);
 }
 
 int main(void) {
@@ -131,5 +137,5 @@ int main(void) {
                                      cmocka_unit_test(what_depends_on_its_neighbours_is_found), cmocka_unit_test(what_depends_on_order_or_threads_is_found),
                                      cmocka_unit_test(files_must_stay_what_they_were), cmocka_unit_test(stored_files_cannot_be_certified),
                                      cmocka_unit_test(an_honest_certificate_survives_replay), cmocka_unit_test(forged_numbers_do_not_survive_replay)};
-  return cmocka_run_group_tests(tests, make_cheated, drop);
+  return cmocka_run_group_tests(tests, make_cheated, drop_cheated);
 }

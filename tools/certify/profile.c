@@ -31,7 +31,9 @@ mr3d_status mr3d_profile_named(const char *name, const mr3d_profile **profile, m
                    meant ? "\"?" : "");
 }
 
-bool mr3d_profile_has(const mr3d_profile *profile, const mr3d_case *test) { return !test->needs_data && mr3d_word_selected(profile->levels, test->level); }
+bool mr3d_profile_has(const mr3d_profile *profile, const mr3d_case *test) {
+  return !test->needs_data && !mr3d_case_is_whole(test) && mr3d_word_selected(profile->levels, test->level);
+}
 
 char *mr3d_profile_list(const mr3d_profile *profile, const mr3d_suite *suite) {
   char *text = NULL;

@@ -48,7 +48,7 @@ static void ask(mr3d_backend *backend, const mr3d_bundle *request, double timeou
   }
   mr3d_error error = {0};
   mr3d_status status = mr3d_mutant_server_answer(b->server, request, &reply->answer, &error);
-  reply->kind = status == MR3D_OK ? MR3D_REPLY_ANSWER : status == MR3D_UNSUPPORTED ? MR3D_REPLY_UNSUPPORTED : MR3D_REPLY_ERROR;
+  reply->kind = status == MR3D_OK ? MR3D_REPLY_ANSWER : MR3D_REPLY_ERROR;
   memcpy(reply->message, error.message, sizeof reply->message);
 }
 
@@ -84,4 +84,5 @@ void mr3d_backend_open_builtin(mr3d_backend *backend, bool emulates, const mr3d_
     if (!emulates || t != MR3D_FP64) tiers[n_tiers++] = (mr3d_tier)t; /* fp64 is what it computes in: its roundings cannot be emulated */
   rest(backend);
   mr3d_backend_introduce(backend, mutant ? "mutant" : emulates ? "emulated" : "reference", MR3D_VERSION, n_ops, ops, n_tiers, tiers);
+  backend->info.traces = true;
 }

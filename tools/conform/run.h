@@ -9,11 +9,14 @@
 #include "mr3d/judge.h"
 #include "posing.h"
 
-/** Which cases: NULL or 0 selects all. The glob is fnmatch's; the others are words joined by commas. */
+/**
+ * Which cases: NULL or 0 selects all but those of the whole model (tagged `whole`), which take minutes each: `tag` must name them, or `case_glob` be one's id.
+ * The glob is fnmatch's; the others are words joined by commas.
+ */
 typedef struct mr3d_selection {
   const char *case_glob, *op, *level, *pitfall, *tag;
   uint32_t tiers; /**< bit per tier; 0: those the backend announced */
-  bool without_slow;
+  bool without_slow, with_whole; /**< with_whole: they are nothing special, where cases are only listed */
 } mr3d_selection;
 
 typedef enum mr3d_verdict {
@@ -113,6 +116,8 @@ typedef struct mr3d_run {
   char *remarks; /**< what the backend's files, or its end, say beside the results, or NULL */
 } mr3d_run;
 
+/** Of the whole model, tagged `whole`. */
+bool mr3d_case_is_whole(const mr3d_case *);
 bool mr3d_case_selected(const mr3d_case *, const mr3d_selection *);
 /** Errors: a word that no case has (with the one that was meant), a selection that is empty. */
 mr3d_status mr3d_selection_check(const mr3d_suite *, const mr3d_selection *, mr3d_error *);
