@@ -604,7 +604,7 @@ static void a_grid_of_one_reduced_cell_is_refused(void **state) {
   mr3d_server *server = new_server();
   char path[64], config[600];
   save_weights(encoder_weights(SCENESCRIPT), path);
-  snprintf(config, sizeof config, "{\"reduced_grid_size\":1,%s", SCENESCRIPT + 1);
+  snprintf(config, sizeof config, "{\"reduced_grid_size\":1,%s", both[0] + 1);
   mr3d_bundle *asked = encode_request(config, path);
   add_grid(asked, 6, 12);
   REFUSED(server, asked, "reduced_grid_size is 1", "at least 2");
