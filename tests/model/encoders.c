@@ -238,8 +238,8 @@ static void scenescript_is_composed_as_the_page_says(void **state) {
 static const char *with_qkv(const char *text, char *out) {
   char *to = out;
   for (const char *at = text; *at;) {
-    int C, length;
-    if (sscanf(at, "linear %d>3C%n", &C, &length) == 1 && strncmp(at + length - 2, "3C", 2) == 0 && strncmp(at, "linear", 6) == 0) {
+    int C, length = 0;
+    if (sscanf(at, "linear %d>3C%n", &C, &length) == 1 && length > 0) {
       to += sprintf(to, "linear %d>%d", C, 3 * C);
       at += length;
     } else *to++ = *at++;
