@@ -41,7 +41,8 @@ static void compare(int64_t rows, int64_t in, int64_t out, bool transposed, bool
 static void awkward_sizes(void **state) {
   (void)state;
   const int64_t sizes[][3] = {{1, 1, 1},   {4, 8, 8},    {5, 7, 9},     {3, 256, 64},  {4, 257, 65},  {9, 255, 63},    {2, 512, 128}, {13, 600, 131},
-                              {0, 5, 5},   {5, 0, 5},    {5, 5, 0},     {1, 896, 17},  {1, 4864, 7},  {131, 3, 200},   {8, 64, 787},  {64, 787, 64}};
+                              {0, 5, 5},   {5, 0, 5},    {5, 5, 0},     {1, 896, 17},  {1, 4864, 7},  {131, 3, 200},   {8, 64, 787},  {64, 787, 64},
+                              {6, 448, 64}, {7, 449, 65}, {12, 447, 63}, {13, 897, 33}};
   for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++)
     for (int threads = 1; threads <= 3; threads++)
       for (int mode = 0; mode < 4; mode++)

@@ -83,6 +83,11 @@ static mr3d_bundle *new_request(const mr3d_run *r, const char *op) {
 
 static int64_t start(void *user, const mr3d_call_state *call) { return mr3d_run_resume_start(&((generation *)user)->resume, call); }
 
+static bool wants_logits(void *user) {
+  const generation *g = user;
+  return !mr3d_run_resume_knows(&g->resume, g->resume.step);
+}
+
 static void layer_done(void *user, const mr3d_call_state *call) {
   generation *g = user;
   mr3d_run_progress_layer(&g->progress, call);
@@ -224,7 +229,7 @@ mr3d_status mr3d_run_generate(mr3d_run *r, mr3d_error *error) {
                   .progress = {.on = isatty(STDERR_FILENO), .run = r},
                   .embeds = mr3d_allocate(r->splice.S * r->ends.embed_tokens->shape[1], sizeof *g.embeds),
                   .tokens = mr3d_allocate(r->steps + 1, sizeof *g.tokens)};
-  const mr3d_watch watch = {.user = &g, .start = start, .layer_done = layer_done, .part_done = part_done};
+  const mr3d_watch watch = {.user = &g, .start = start, .layer_done = layer_done, .wants_logits = wants_logits, .part_done = part_done};
   const mr3d_tracer tracer = {.user = &g, .wants = wants_point, .take = take_point};
   g.server = mr3d_server_new(&(mr3d_server_options){
       .threads = 0, .weights = r->cache, .init_missing = r->init_missing.given, .init_seed = r->init_missing.seed, .watch = &watch, .tracer = r->trace ? &tracer : NULL});

@@ -2,6 +2,7 @@
 #ifndef MR3D_WATCH_H
 #define MR3D_WATCH_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #ifdef __cplusplus
@@ -25,6 +26,8 @@ typedef struct mr3d_watch {
   int64_t (*start)(void *user, const mr3d_call_state *);
   /** After each layer that was computed. Changes nothing. */
   void (*layer_done)(void *user, const mr3d_call_state *);
+  /** After the last layer: whether anyone reads the logits. If not they are not computed, and the answer has zeros in their place. */
+  bool (*wants_logits)(void *user);
   /** After each part of a point encoder: its convolutions or blocks, and what stands before and behind them. */
   void (*part_done)(void *user, int64_t done, int64_t parts);
 } mr3d_watch;
