@@ -146,7 +146,7 @@ static void few_stored(const mr3d_product_in *p, int64_t first, int64_t count, d
       for (int64_t r = 0; r < p->rows; r++) {
         double sum[FEW_SUMS] = {0};
         const double *x = p->x + r * p->x_row + start;
-        if (start > 0)
+        if (start > 0 || p->onto)
           memcpy(sum, y + r * p->y_row + o, sizeof *sum * (size_t)n);
         for (int64_t i = 0; i < depth; i++)
           UNROLLED for (int k = 0; k < FEW_SUMS; k++)
