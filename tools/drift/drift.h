@@ -67,6 +67,7 @@ typedef struct mr3d_drift_record {
   char mistake[256];             /**< slug/name, or "" */
   int n_alike;                   /**< mistakes that explain it alike, `mistake` among them */
   char alike[512];               /**< their names, joined by blanks */
+  bool whole_layer;              /**< the mistake also explains all that the layer does behind this point */
   bool exact_mistake;            /**< the mistake gives these very values */
 } mr3d_drift_record;
 

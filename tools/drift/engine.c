@@ -794,6 +794,7 @@ mr3d_status mr3d_drift_take(mr3d_drift_run *d, const mr3d_drift_call *call, cons
   begin_lane(&t, &d->chain);
   for (int r = 0; r < d->options.runs; r++) begin_lane(&t, &d->runs[r]);
   for (int r = 0; r < MR3D_FEW_RUNS; r++) d->chains[r].calls = (uint64_t)t.n_step << 32;
+  has_points |= d->points_seen; /* a later call has none, but mistakes may rotate its tokens as points */
   mr3d_status status = mr3d_weights_check(d->weights, &d->config, &d->sizes, has_points, error);
   if (!status) status = take_start(&t, error);
   for (int64_t n = 0; n < d->config.num_hidden_layers && !status && !(d->options.stop_at_fault && t.fault); n++) {

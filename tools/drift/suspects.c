@@ -413,75 +413,121 @@ static distance distance_to(const mr3d_drift_evidence *e, int first, const liste
 static bool is_of_a_layer(const mr3d_mutant *m) {
   const mr3d_operators *r = &mr3d_reference_operators;
   const bool session = mr3d_mutant_touches(m, "decoder_layer") || mr3d_mutant_touches(m, "decode") || mr3d_mutant_touches(m, "prefill");
-  return session && !m->hangs && !m->distort && (m->decorate || m->operators.attention_block != r->attention_block || m->operators.decoder_layer != r->decoder_layer || m->operators.mixed_rope != r->mixed_rope);
+  const bool remembers = strcmp(m->slug, "order-sensitivity") == 0 || strcmp(m->slug, "stale-cis") == 0;
+  return session && !m->hangs && !m->distort && (m->decorate || remembers || m->operators.attention_block != r->attention_block || m->operators.decoder_layer != r->decoder_layer);
 }
 
-static void try_layer(const mr3d_drift_evidence *e, mr3d_drift_record *record) {
-  mr3d_drift_run *d = e->drift;
-  const double start = mr3d_processor_seconds();
-  listener reference = {0};
-  if (d->trial_seconds > TRIAL_SECONDS || !play(e, NULL, &reference)) {
-    forget(&reference);
-    return;
+/** How far the subject is from the layer with a mistake, in units of noise; infinity where that does not explain it. */
+static double apart_from(const mr3d_drift_evidence *e, int first, const mr3d_mutant *mutant, const listener *reference) {
+  listener l = {0};
+  double apart = INFINITY;
+  if (play(e, mutant, &l)) {
+    const distance off = distance_to(e, first, &l, reference), own = distance_to(e, first, reference, &l);
+    apart = off.n ? sqrt(off.squares / (double)off.n) : INFINITY;
+    if (!(apart <= EXPLAINED_UNITS && off.squares <= EXPLAINED_PART * own.squares)) apart = INFINITY;
   }
-  struct { int mutant; double apart; } found[MR3D_MAX_SUSPECTS];
-  int n = 0;
+  forget(&l);
+  return apart;
+}
+
+typedef struct candidate {
+  int mutant;
+  double apart;
+} candidate;
+
+/** Names the nearest of those that explain the layer, and those as near. */
+static void name_nearest(const candidate *found, int n, mr3d_drift_record *record) {
   double nearest = INFINITY;
-  const distance plain = distance_to(e, record->from, &reference, &reference);
-  for (int m = 0; m < mr3d_mutant_count() && d->trial_seconds + mr3d_processor_seconds() - start < TRIAL_SECONDS; m++) {
-    const mr3d_mutant *mutant = mr3d_mutant_at(m);
-    if (!mr3d_mutant_is_mistake_at(mutant, d->options.tier) || !is_of_a_layer(mutant)) continue;
-    listener l = {0};
-    if (play(e, mutant, &l)) {
-      const distance off = distance_to(e, record->from, &l, &reference), own = distance_to(e, record->from, &reference, &l);
-      const double apart = off.n ? sqrt(off.squares / (double)off.n) : INFINITY;
-      if (off.n && apart <= EXPLAINED_UNITS && off.squares <= EXPLAINED_PART * own.squares && plain.squares > 0) {
-        nearest = fmin(nearest, apart);
-        if (n < MR3D_MAX_SUSPECTS) found[n].mutant = m, found[n++].apart = apart;
-      }
-    }
-    forget(&l);
-  }
-  int best = -1, alike = 0;
+  int best = -1;
+  for (int i = 0; i < n; i++) nearest = fmin(nearest, found[i].apart);
   record->alike[0] = 0;
+  record->n_alike = 0;
   for (int i = 0; i < n; i++) {
     if (found[i].apart > ALIKE * nearest + 0.05) continue;
     if (best < 0) best = found[i].mutant;
     const size_t used = strlen(record->alike);
     snprintf(record->alike + used, sizeof record->alike - used, "%s%s/%s", used ? " " : "", mr3d_mutant_at(found[i].mutant)->slug, mr3d_mutant_at(found[i].mutant)->name);
-    alike++;
+    record->n_alike++;
   }
-  if (best >= 0) {
-    const mr3d_mutant *m = mr3d_mutant_at(best);
-    record->n_alike = alike;
-    record->exact_mistake = nearest == 0;
-    snprintf(record->mistake, sizeof record->mistake, "%s/%s", m->slug, m->name);
-    snprintf(record->diagnosis, sizeof record->diagnosis, "the layer is%s %s: %s", nearest == 0 ? "" : ", within rounding,", record->mistake, m->says);
-  }
-  forget(&reference);
-  d->trial_seconds += mr3d_processor_seconds() - start;
+  if (best < 0) return;
+  const mr3d_mutant *m = mr3d_mutant_at(best);
+  record->exact_mistake = nearest == 0;
+  snprintf(record->mistake, sizeof record->mistake, "%s/%s", m->slug, m->name);
+  int used = snprintf(record->diagnosis, sizeof record->diagnosis, "%s %s: %s", nearest == 0 ? "it equals" : "it is, within rounding,", record->mistake, m->says);
+  if (record->n_alike > 1 && used < (int)sizeof record->diagnosis)
+    snprintf(record->diagnosis + used, sizeof record->diagnosis - (size_t)used, "; in these calls the same as %s", record->alike + strlen(record->mistake) + 1);
 }
 
+/** Of the mistakes that explain the operator, those that explain what the rest of the layer does, too. False: none does. */
+static bool confirm(const mr3d_drift_evidence *e, mr3d_drift_record *record, const listener *reference) {
+  candidate found[MR3D_MAX_SUSPECTS];
+  int n = 0;
+  char name[256];
+  for (const char *at = record->alike; *at && n < MR3D_MAX_SUSPECTS;) {
+    const size_t length = strcspn(at, " ");
+    snprintf(name, sizeof name, "%.*s", (int)length, at);
+    at += length + (at[length] == ' ');
+    const mr3d_mutant *mutant = mr3d_mutant_named(name);
+    if (!mutant) continue;
+    const double apart = apart_from(e, record->from, mutant, reference);
+    for (int m = 0; m < mr3d_mutant_count() && isfinite(apart); m++)
+      if (mr3d_mutant_at(m) == mutant) found[n++] = (candidate){m, apart};
+  }
+  if (n > 0) name_nearest(found, n, record);
+  return n > 0;
+}
+
+static void try_layer(const mr3d_drift_evidence *e, mr3d_drift_record *record, const listener *reference) {
+  candidate found[MR3D_MAX_SUSPECTS];
+  int n = 0;
+  const double start = mr3d_processor_seconds();
+  for (int m = 0; m < mr3d_mutant_count() && e->drift->trial_seconds + mr3d_processor_seconds() - start < TRIAL_SECONDS && n < MR3D_MAX_SUSPECTS; m++) {
+    if (!mr3d_mutant_is_mistake_at(mr3d_mutant_at(m), e->drift->options.tier) || !is_of_a_layer(mr3d_mutant_at(m))) continue;
+    const double apart = apart_from(e, record->from, mr3d_mutant_at(m), reference);
+    if (isfinite(apart)) found[n++] = (candidate){m, apart};
+  }
+  name_nearest(found, n, record);
+  e->drift->trial_seconds += mr3d_processor_seconds() - start;
+}
+
+static bool is_rotation(const mr3d_drift_record *record) { return strcmp(mr3d_points_about[record->point].op, "mixed_rope") == 0; }
+
+static void copy_diagnosis(const mr3d_drift_record *from, mr3d_drift_record *to) {
+  memcpy(to->diagnosis, from->diagnosis, sizeof to->diagnosis);
+  memcpy(to->mistake, from->mistake, sizeof to->mistake);
+  memcpy(to->alike, from->alike, sizeof to->alike);
+  to->n_alike = from->n_alike;
+  to->exact_mistake = from->exact_mistake;
+}
+
+/** The operator's mistake is confirmed by the whole layer; else another of the whole layer is looked for; else the operator's stands, of this operator alone. */
+static void diagnose_record(const mr3d_drift_evidence *e, mr3d_drift_record *record, const listener *reference) {
+  const bool single = try_operator(e, record), played = reference->value[MR3D_P_INPUT] != NULL;
+  if (!played || (single && confirm(e, record, reference))) return;
+  mr3d_drift_record kept = *record;
+  record->mistake[0] = record->alike[0] = 0;
+  record->n_alike = 0;
+  try_layer(e, record, reference);
+  if (!record->mistake[0]) copy_diagnosis(&kept, record);
+}
+
+/** A mistake that was named explains the later faults of its layer where the layer with it equals the subject from its first fault on. */
 void mr3d_drift_diagnose(const mr3d_drift_evidence *e, int first) {
+  listener reference = {0};
+  if (!play(e, NULL, &reference)) forget(&reference);
+  const mr3d_drift_record *named = NULL;
   for (int i = first; i < e->drift->n_records; i++) {
-    mr3d_drift_record *record = &e->drift->records[i], *other = NULL;
+    mr3d_drift_record *record = &e->drift->records[i];
     if (record->verdict.passed || record->layer != e->layer || record->point >= MR3D_N_LAYER_POINTS) continue;
-    for (int k = first; k < i; k++) /* queries and keys are rotated in one operator */
-      if (!e->drift->records[k].verdict.passed && strcmp(mr3d_points_about[record->point].op, "mixed_rope") == 0 && strcmp(mr3d_points_about[e->drift->records[k].point].op, "mixed_rope") == 0)
-        other = &e->drift->records[k];
-    if (other) {
-      memcpy(record->diagnosis, other->diagnosis, sizeof record->diagnosis);
-      memcpy(record->mistake, other->mistake, sizeof record->mistake);
-      memcpy(record->alike, other->alike, sizeof record->alike);
-      record->n_alike = other->n_alike;
-      record->exact_mistake = other->exact_mistake;
+    if (named && (named->whole_layer || (is_rotation(named) && is_rotation(record)))) {
+      copy_diagnosis(named, record);
+      record->whole_layer = named->whole_layer;
       continue;
     }
-    if (try_operator(e, record)) continue;
-    mr3d_drift_record kept = *record;
-    record->mistake[0] = record->alike[0] = 0;
-    record->n_alike = 0;
-    try_layer(e, record);
-    if (!record->mistake[0] && kept.mistake[0]) *record = kept; /* two mistakes at once, of the operator alone */
+    diagnose_record(e, record, &reference);
+    record->whole_layer = reference.value[MR3D_P_INPUT] && record->mistake[0] && !strchr(record->mistake, '+') &&
+                          isfinite(apart_from(e, record->from, mr3d_mutant_named(record->mistake), &reference));
+    named = record;
   }
+  forget(&reference);
 }
