@@ -151,18 +151,16 @@ static inline mr3d_bundle *traced(const generation *g, mr3d_tier tier, bool emul
   return trace;
 }
 
-static inline const mr3d_tensor *find_in_trace(void *user, int64_t step, int64_t layer, const char *point) { return mr3d_trace_find(user, step, layer, point); }
-
 /** The drift of a whole trace. */
 static inline mr3d_drift_run *drift_of(mr3d_bundle *trace, const mr3d_drift_options *options) {
   mr3d_drift_run *drift = NULL;
   mr3d_error error = {0};
-  const mr3d_drift_source source = {trace, find_in_trace};
+  const mr3d_drift_source source = mr3d_trace_source(trace);
   if (mr3d_drift_new(options, &drift, &error) != MR3D_OK) fail_msg("%s", error.message);
   bool stopped = false;
   for (int64_t step = 0; step < mr3d_trace_steps(trace) && !stopped; step++) {
     mr3d_traced_call call;
-    if (mr3d_traced_call_read(drift, trace, step, &call, &error) != MR3D_OK) fail_msg("%s", error.message);
+    if (mr3d_traced_call_read(drift, &source, step, &call, &error) != MR3D_OK) fail_msg("%s", error.message);
     if (mr3d_drift_take(drift, &call.call, &source, &stopped, &error) != MR3D_OK) fail_msg("%s", error.message);
     mr3d_traced_call_clear(&call);
   }

@@ -21,11 +21,14 @@ const mr3d_tensor *mr3d_trace_find(const mr3d_bundle *trace, int64_t step, int64
   return mr3d_bundle_find(trace, name);
 }
 
-static const mr3d_tensor *of_model(const mr3d_bundle *trace, int64_t step, const char *point) { return mr3d_trace_find(trace, step, MR3D_DRIFT_MODEL, point); }
+static const mr3d_tensor *find_in_bundle(void *user, int64_t step, int64_t layer, const char *point) { return mr3d_trace_find(user, step, layer, point); }
 
-static mr3d_status misfit(int64_t step, const mr3d_tensor *found, const char *must, mr3d_error *error) {
+mr3d_drift_source mr3d_trace_source(mr3d_bundle *trace) { return (mr3d_drift_source){trace, find_in_bundle}; }
+
+static const mr3d_tensor *of_model(const mr3d_drift_source *trace, int64_t step, const char *point) { return trace->find(trace->user, step, MR3D_DRIFT_MODEL, point); }
+
+static mr3d_status misfit(const mr3d_tensor *found, const char *must, mr3d_error *error) {
   char shape[96];
-  (void)step;
   return mr3d_fail(error, MR3D_INVALID, "%s is %s %s; expected %s", found->name, mr3d_dtype_name(found->dtype), mr3d_shape_text(found->rank, found->shape, shape), must);
 }
 
@@ -57,19 +60,19 @@ static void spread_ids(mr3d_drift_run *drift, const mr3d_tensor *found, mr3d_tra
   c->call.ids = NULL;
 }
 
-static mr3d_status read_points(const mr3d_bundle *trace, int64_t step, mr3d_traced_call *c, mr3d_error *error) {
+static mr3d_status read_points(const mr3d_drift_source *trace, int64_t step, mr3d_traced_call *c, mr3d_error *error) {
   const mr3d_tensor *mask = of_model(trace, step, "point_token_mask"), *coords = of_model(trace, step, "point_coords"), *counts = of_model(trace, step, "point_counts");
   const int64_t B = c->call.B, q = c->call.q;
   if (!mask) return MR3D_OK;
-  if (mask->dtype != MR3D_BOOL || mask->rank != 2 || mask->shape[0] != B || mask->shape[1] != q) return misfit(step, mask, "BOOL [B,q] of this call", error);
+  if (mask->dtype != MR3D_BOOL || mask->rank != 2 || mask->shape[0] != B || mask->shape[1] != q) return misfit(mask, "BOOL [B,q] of this call", error);
   bool any = false;
   for (int64_t i = 0; i < B * q; i++) any |= ((const bool *)mask->data)[i];
   if (!any) return MR3D_OK;
   if (!coords) return mr3d_fail(error, MR3D_INVALID, "%s marks points, but the trace has no %lld.model.point_coords", mask->name, (long long)step);
   const int64_t N = coords->rank >= 2 ? coords->shape[coords->rank - 2] : 0;
   const bool shaped = (coords->rank == 2 && B == 1) || (coords->rank == 3 && coords->shape[0] == B);
-  if (!shaped || coords->shape[coords->rank - 1] != 3) return misfit(step, coords, "[N,3] or [B,N,3]", error);
-  if (counts && (counts->dtype != MR3D_I64 || mr3d_tensor_count(counts) != B)) return misfit(step, counts, "I64 [B]", error);
+  if (!shaped || coords->shape[coords->rank - 1] != 3) return misfit(coords, "[N,3] or [B,N,3]", error);
+  if (counts && (counts->dtype != MR3D_I64 || mr3d_tensor_count(counts) != B)) return misfit(counts, "I64 [B]", error);
   c->coords = mr3d_allocate(B * N * 3, sizeof *c->coords);
   mr3d_tensor_to_double(coords, c->coords);
   c->call.points = (mr3d_points){.mask = mask->data, .N = N, .coords = c->coords, .counts = counts ? counts->data : NULL};
@@ -78,28 +81,28 @@ static mr3d_status read_points(const mr3d_bundle *trace, int64_t step, mr3d_trac
   return MR3D_OK;
 }
 
-static mr3d_status read_call(mr3d_drift_run *drift, const mr3d_bundle *trace, int64_t step, mr3d_traced_call *c, mr3d_error *error) {
+static mr3d_status read_call(mr3d_drift_run *drift, const mr3d_drift_source *trace, int64_t step, mr3d_traced_call *c, mr3d_error *error) {
   const mr3d_config *config = mr3d_drift_config(drift);
   const mr3d_tensor *embeds = of_model(trace, step, "inputs_embeds"), *ids = of_model(trace, step, "input_ids"), *mask = of_model(trace, step, "attention_mask"),
                     *positions = of_model(trace, step, "position_ids");
-  if (!embeds && !ids) embeds = mr3d_trace_find(trace, step, 0, "input");
+  if (!embeds && !ids) embeds = trace->find(trace->user, step, 0, "input");
   const mr3d_tensor *sized = embeds ? embeds : ids;
   if (!sized)
     return mr3d_fail(error, MR3D_INVALID, "the trace has neither %lld.model.inputs_embeds nor %lld.model.input_ids, so what the model was given in that step is not known", (long long)step,
                      (long long)step);
-  if (sized->rank < 2 || sized->shape[0] < 1 || sized->shape[1] < 1) return misfit(step, sized, embeds ? "[B,q,hidden]" : "[B,q]", error);
+  if (sized->rank < 2 || sized->shape[0] < 1 || sized->shape[1] < 1) return misfit(sized, embeds ? "[B,q,hidden]" : "[B,q]", error);
   c->call.B = sized->shape[0];
   c->call.q = sized->shape[1];
   /* A decode step is given ids, and never points; chunks of a prompt are given embeddings. */
   c->call.decode = step > 0 && !of_model(trace, step, "point_token_mask") && (c->call.q == 1 || (ids && ids->rank == 2 && ids->shape[0] == c->call.B && ids->shape[1] == c->call.q));
   if (mask) {
-    if (mask->dtype != MR3D_I64 || mask->rank != 2 || mask->shape[0] != c->call.B) return misfit(step, mask, "I64 [B,columns]", error);
+    if (mask->dtype != MR3D_I64 || mask->rank != 2 || mask->shape[0] != c->call.B) return misfit(mask, "I64 [B,columns]", error);
     c->call.attention_mask = mask->data;
     c->call.mask_columns = mask->shape[1];
   }
   if (positions) {
     const bool fits = positions->dtype == MR3D_I64 && positions->rank == 2 && positions->shape[1] == c->call.q && (positions->shape[0] == 1 || positions->shape[0] == c->call.B);
-    if (!fits) return misfit(step, positions, "I64 [B,q] or [1,q]", error);
+    if (!fits) return misfit(positions, "I64 [B,q] or [1,q]", error);
     c->call.position_ids = positions->data;
     c->call.position_rows = positions->shape[0];
   }
@@ -115,7 +118,7 @@ static mr3d_status read_call(mr3d_drift_run *drift, const mr3d_bundle *trace, in
   if (!mr3d_dtype_is_float(embeds->dtype) || embeds->rank != 3 || embeds->shape[2] != config->hidden_size) {
     char must[64];
     snprintf(must, sizeof must, "[B,q,%lld] of a floating type", (long long)config->hidden_size);
-    return misfit(step, embeds, must, error);
+    return misfit(embeds, must, error);
   }
   mr3d_tensor_to_double(embeds, c->embeds);
   /* What the model should have been given: the rows of the embedding, where the ids are known. */
@@ -124,7 +127,7 @@ static mr3d_status read_call(mr3d_drift_run *drift, const mr3d_bundle *trace, in
   return MR3D_OK;
 }
 
-mr3d_status mr3d_traced_call_read(mr3d_drift_run *drift, const mr3d_bundle *trace, int64_t step, mr3d_traced_call *c, mr3d_error *error) {
+mr3d_status mr3d_traced_call_read(mr3d_drift_run *drift, const mr3d_drift_source *trace, int64_t step, mr3d_traced_call *c, mr3d_error *error) {
   *c = (mr3d_traced_call){0};
   const mr3d_status status = read_call(drift, trace, step, c, error);
   if (status) mr3d_traced_call_clear(c);
