@@ -77,14 +77,18 @@ mr3d_status mr3d_attention_block(const mr3d_context *context, const mr3d_config 
     mr3d_trace(context, "query", MR3D_F64, 4, (int64_t[]){B, H, q, D}, query);
     mr3d_trace(context, "key", MR3D_F64, 4, (int64_t[]){B, G, q, D}, key);
     mr3d_trace(context, "value", MR3D_F64, 4, (int64_t[]){B, G, q, D}, value);
+    mr3d_trace(context, "position_ids", MR3D_I64, 2, (int64_t[]){rope.position_rows, q}, rope.position_ids);
     status = context->op->mixed_rope(context, config, &rope, rotated_query, rotated_key, error);
   }
   if (status == MR3D_OK) {
     mr3d_trace(context, "query_rotated", MR3D_F64, 4, (int64_t[]){B, H, q, D}, rotated_query);
     mr3d_trace(context, "key_rotated", MR3D_F64, 4, (int64_t[]){B, G, q, D}, rotated_key);
-    mr3d_trace(context, "visible", MR3D_BOOL, 3, (int64_t[]){B, q, K}, visible);
     append(in, G, D, in->past_key, rotated_key, out->key);
     append(in, G, D, in->past_value, value, out->value);
+    mr3d_trace(context, "cache_length", MR3D_I64, 1, (int64_t[]){2}, (int64_t[]){in->L, K});
+    mr3d_trace(context, "key_cache", MR3D_F64, 4, (int64_t[]){B, G, K, D}, out->key);
+    mr3d_trace(context, "value_cache", MR3D_F64, 4, (int64_t[]){B, G, K, D}, out->value);
+    mr3d_trace(context, "visible", MR3D_BOOL, 3, (int64_t[]){B, q, K}, visible);
     double *mixed = query, *flat = rotated_query; /* both are done with */
     context->op->attention(context, &(mr3d_attention_in){.B = B, .H = H, .G = G, .q = q, .K = K, .D = D, .query = rotated_query, .key = out->key,
                                                          .value = out->value, .visible = visible}, mixed);

@@ -66,6 +66,22 @@ static mr3d_call_state state_of(const mr3d_config *config, const mr3d_kv_cache *
                            .past_key = in->L ? past->key : NULL, .past_value = in->L ? past->value : NULL};
 }
 
+/* What the call was given, beside its rows: masks, positions, points. */
+static void trace_call(const mr3d_context *of_model, const mr3d_block_in *in) {
+  if (!of_model->tracer) return;
+  const mr3d_points *points = &in->points;
+  if (in->mask.key_mask) mr3d_trace(of_model, "attention_mask", MR3D_I64, 2, (int64_t[]){in->B, in->mask.M}, in->mask.key_mask);
+  if (points->mask) {
+    mr3d_trace(of_model, "point_token_mask", MR3D_BOOL, 2, (int64_t[]){in->B, in->q}, points->mask);
+    mr3d_trace(of_model, "point_coords", MR3D_F64, 3, (int64_t[]){in->B, points->N, 3}, points->coords);
+  }
+  if (points->counts) mr3d_trace(of_model, "point_counts", MR3D_I64, 1, (int64_t[]){in->B}, points->counts);
+  int64_t *positions = mr3d_allocate(in->q, sizeof *positions);
+  for (int64_t i = 0; i < in->q; i++) positions[i] = in->L + i;
+  mr3d_trace(of_model, "position_ids", MR3D_I64, 2, (int64_t[]){in->position_rows ? in->position_rows : 1, in->q}, in->position_rows ? in->position_ids : positions);
+  free(positions);
+}
+
 /**
  * Decoder (spec.md 5, 6): x_0 = embeddings, x_{n+1} = decoder_layer_n(x_n), hidden = rmsnorm(x_last).
  *
@@ -87,6 +103,7 @@ mr3d_status mr3d_decoder_forward(const mr3d_context *context, const mr3d_decoder
   mr3d_status status = MR3D_OK;
   mr3d_context of_layer = *context, of_model = *context;
   of_model.layer = MR3D_TRACE_MODEL;
+  trace_call(&of_model, in);
   mr3d_trace(&of_model, "inputs_embeds", MR3D_F64, 3, (int64_t[]){in->B, in->q, config->hidden_size}, x);
   mr3d_trace(&of_model, "cache_length", MR3D_I64, 1, (int64_t[]){1}, &in->L);
   if (watch && watch->start) state.done = watch->start(watch->user, &state);

@@ -48,6 +48,7 @@ mr3d_server *mr3d_server_new(const mr3d_server_options *options) {
   server->kept = options->kept;
   server->init_missing = options->init_missing;
   server->init_seed = options->init_seed;
+  server->tracer = options->tracer;
   server->watch = options->watch;
   server->threads = options->threads;
   server->own_weights = options->weights ? NULL : mr3d_weights_cache_new();

@@ -151,7 +151,7 @@ static void points_that_match_nothing_are_refused(void **state) {
   assert_int_equal(mr3d("run --scan '%s' --trace %s/scan.safetensors --points 0.model.grid", scene(), folder), 0);
   assert_int_equal(mr3d("run --scan '%s' --trace %s/scan.safetensors --points 0.0.query", scene(), folder), 1);
   assert_int_equal(mr3d(RUN "--steps 200000 --trace %s/no.safetensors --points '*.*.*'", scene(), folder, folder, folder), 1);
-  assert_said("GiB, gathered in memory; at most 4 GiB are possible");
+  assert_said("GiB, and /tmp");
 }
 
 /** The generated tokens that --json gives. */

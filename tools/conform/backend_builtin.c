@@ -84,4 +84,5 @@ void mr3d_backend_open_builtin(mr3d_backend *backend, bool emulates, const mr3d_
     if (!emulates || t != MR3D_FP64) tiers[n_tiers++] = (mr3d_tier)t; /* fp64 is what it computes in: its roundings cannot be emulated */
   rest(backend);
   mr3d_backend_introduce(backend, mutant ? "mutant" : emulates ? "emulated" : "reference", MR3D_VERSION, n_ops, ops, n_tiers, tiers);
+  backend->info.traces = true;
 }

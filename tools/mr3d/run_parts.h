@@ -9,6 +9,7 @@
 
 #include "../../ref/model/weights.h"
 #include "command.h"
+#include "mr3d/safetensors.h"
 
 typedef struct mr3d_run {
   const char *scan, *prompt, *weights, *config_path, *features_path, *data, *trace_path, *points, *forced_by, *checkpoint;
@@ -22,7 +23,7 @@ typedef struct mr3d_run {
   char *config_text;
   mr3d_context context;
   cJSON *said;        /* everything found, for --json */
-  mr3d_bundle *trace; /* NULL: no trace */
+  mr3d_safetensors_writer *trace; /* NULL: no trace */
 
   mr3d_voxelize_out cells;
   mr3d_token_coords_out tokens;
@@ -52,18 +53,17 @@ typedef struct mr3d_run_sizes {
 } mr3d_run_sizes;
 mr3d_run_sizes mr3d_run_request_sizes(const mr3d_run *, int64_t index);
 
-/** Copies a tensor of `mr3d run` itself into the trace as STEP.model.POINT, if it is asked for; NULL is fine. */
+/** Writes a tensor of `mr3d run` itself into the trace as STEP.model.POINT, if it is asked for; NULL is fine. */
 void mr3d_run_trace(mr3d_run *, const char *point, int64_t step, const mr3d_tensor *);
-/** Copies what an answer holds of the decoder's points, trace.LAYER.POINT, into the trace as STEP.LAYER.POINT. */
-void mr3d_run_trace_answer(mr3d_run *, int64_t step, const mr3d_bundle *answer);
-/** Metadata `trace` of the request of a step: what --points asks of the decoder there; none where it is nothing. */
-void mr3d_run_trace_request(const mr3d_run *, int64_t step, mr3d_bundle *request);
+/** Whether --points asks for a point of the decoder, "17.query_rotated", in a step; and writes it as STEP.LAYER.POINT. */
+bool mr3d_run_trace_wants(const mr3d_run *, int64_t step, const char *name);
+void mr3d_run_trace_take(mr3d_run *, int64_t step, const mr3d_tensor *);
+/** What the values come from: configuration, weights and their digests, how the prompt was made. Requires: the weights are open, where there are some. */
+mr3d_status mr3d_run_trace_inputs(mr3d_run *, mr3d_error *);
 /** Whether each glob of --points can match a point of this run; the message lists what there is. Requires: the prompt is spliced. */
 mr3d_status mr3d_run_trace_check(const mr3d_run *, mr3d_error *);
-/** Whether the trace fits MR3D_RUN_TRACE_BYTES. Requires: the weights are open. Errors: says what is needed. */
+/** Whether the disk has room for the trace. Requires: the weights are open. Errors: says what is needed. */
 mr3d_status mr3d_run_trace_fits(const mr3d_run *, mr3d_error *);
-/** A trace is gathered in memory, and is there twice while it is written. */
-#define MR3D_RUN_TRACE_BYTES ((int64_t)4 << 30)
 
 /** The line on a terminal that says how far the model is. Zero-initialise; `on` where there is a terminal. */
 typedef struct mr3d_run_progress {

@@ -4,6 +4,7 @@
 
 #include "mr3d/model.h"
 #include "mr3d/tensor.h"
+#include "mr3d/trace.h"
 #include "mr3d/watch.h"
 
 #ifdef __cplusplus
@@ -28,6 +29,7 @@ typedef struct mr3d_server_options {
   bool with_scale;                   /**< add the judge's extra tensors, see mr3d_server_answer */
   bool init_missing;                 /**< learned rotary parameters that a checkpoint lacks are drawn, by init_seed; false: refused */
   uint64_t init_seed;
+  const mr3d_tracer *tracer;         /**< takes points of requests without metadata `trace` as they are computed, where answers would hold too much; NULL: no one */
   const mr3d_watch *watch;           /**< told of each layer of a prefill or decode; NULL: no one. Not with `emulate`, whose roundings are numbered from the first layer */
 } mr3d_server_options;
 

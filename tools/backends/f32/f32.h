@@ -71,6 +71,7 @@ typedef struct call {
   bool *taken;
   struct block *blocks;
   struct weights *opened; /* by a call that may still be refused */
+  int64_t layer;          /* of the points that are traced; -1: of none */
   jmp_buf refused;
   char message[900];
 } call;
@@ -104,6 +105,15 @@ float *out_floats(call *, const char *name, int rank, const int64_t *shape);
 int64_t *out_wholes(call *, const char *name, int rank, const int64_t *shape);
 uint8_t *out_truths(call *, const char *name, int rank, const int64_t *shape);
 #define SHAPE(...) (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (const int64_t[]){__VA_ARGS__}
+
+/*
+ * Points of a trace (protocol.md, "Traces"): of the layer that the call is at, or of the model. They cost nothing where the request asks for none. Those
+ * of heads apart are [B,heads,q,D].
+ */
+bool wants_point(call *, const char *point);
+void trace_floats(call *, const char *point, int rank, const int64_t *shape, const float *values);
+void trace_wholes(call *, const char *point, int rank, const int64_t *shape, const int64_t *values);
+void trace_truths(call *, const char *point, int rank, const int64_t *shape, const uint8_t *values);
 
 /* Stored floats of any of safetensors' types, widened or rounded to float. false: not such a type. */
 bool to_floats(const char *dtype, const void *data, int64_t count, float *out);

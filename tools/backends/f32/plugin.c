@@ -39,6 +39,7 @@ const mr3d_backend_plugin *mr3d_backend_entry(uint32_t abi_version) {
   static const mr3d_backend_plugin table = {
     .abi_version = MR3D_BACKEND_ABI_VERSION, .struct_size = sizeof table, .name = "f32", .version = "1",
     .supports = supports, .create = create, .destroy = destroy, OPS(ENTRY)
-    .keeps = "scores probabilities products"}; /* nothing is narrowed before it is an output */
+    .keeps = "scores probabilities products", /* nothing is narrowed before it is an output */
+    .traces = 1};
   return abi_version == MR3D_BACKEND_ABI_VERSION ? &table : NULL;
 }
