@@ -101,9 +101,14 @@ void mr3d_drift_free(mr3d_drift_run **);
 /** With sizes that only the weights know. */
 const mr3d_config *mr3d_drift_config(const mr3d_drift_run *);
 mr3d_tier mr3d_drift_tier(const mr3d_drift_run *);
+/** Tokens of the calls taken so far: L of the next one. */
+int64_t mr3d_drift_cached(const mr3d_drift_run *);
 
 /** Rows of the embedding in binary64. Errors: an id outside the vocabulary. */
 mr3d_status mr3d_drift_embed(mr3d_drift_run *, int64_t count, const int64_t *ids, double *embeds, mr3d_error *);
+
+/** Writes all weights into one safetensors file, in the types they are stored or drawn in: for a backend that knows no generator. */
+mr3d_status mr3d_drift_write_weights(mr3d_drift_run *, const char *path, mr3d_error *);
 
 /** Takes the next call. Errors: of the reference, or a point of another shape than the call's. *stopped: a fault was found and stop_at_fault is set. */
 mr3d_status mr3d_drift_take(mr3d_drift_run *, const mr3d_drift_call *, const mr3d_drift_source *, bool *stopped, mr3d_error *);

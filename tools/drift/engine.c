@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "engine_internal.h"
+#include "mr3d/safetensors.h"
 #include "mr3d/trace.h"
 
 #define HEAD_ROWS 2048           /* of the head at a time */
@@ -120,6 +121,7 @@ void mr3d_drift_free(mr3d_drift_run **pointer) {
 
 const mr3d_config *mr3d_drift_config(const mr3d_drift_run *d) { return &d->config; }
 mr3d_tier mr3d_drift_tier(const mr3d_drift_run *d) { return d->options.tier; }
+int64_t mr3d_drift_cached(const mr3d_drift_run *d) { return d->L; }
 int mr3d_drift_records(const mr3d_drift_run *d) { return d->n_records; }
 const mr3d_drift_record *mr3d_drift_record_at(const mr3d_drift_run *d, int index) { return &d->records[index]; }
 int mr3d_drift_steps(const mr3d_drift_run *d) { return d->n_steps; }
@@ -152,6 +154,33 @@ mr3d_status mr3d_drift_embed(mr3d_drift_run *d, int64_t count, const int64_t *id
       return mr3d_fail(error, MR3D_INVALID, "token id %lld is outside the vocabulary of %lld rows", (long long)ids[i], (long long)d->config.vocab_size);
   const mr3d_decoder decoder = {.config = &d->config, .weights = d->weights, .ends = d->ends, .sizes = &d->sizes};
   return mr3d_decoder_embed(&decoder, count, ids, embeds, error);
+}
+
+mr3d_status mr3d_drift_write_weights(mr3d_drift_run *d, const char *path, mr3d_error *error) {
+  const mr3d_bundle *tensors = mr3d_weights_tensors(d->weights);
+  mr3d_safetensors_writer *writer = NULL;
+  mr3d_status status = mr3d_safetensors_writer_open(path, &writer, error);
+  for (int i = 0; i < mr3d_bundle_count(tensors) && !status; i++) {
+    mr3d_tensor tensor = *mr3d_bundle_at(tensors, i), flat = tensor;
+    const int64_t count = mr3d_tensor_count(&tensor), rows = tensor.rank > 1 ? tensor.shape[0] : 1, cols = rows ? count / rows : 0;
+    const size_t size = mr3d_dtype_size(tensor.dtype);
+    double *buffer = mr3d_allocate(HEAD_ROWS * cols, sizeof *buffer);
+    tensor.data = mr3d_allocate(count, size);
+    flat.rank = 2;
+    flat.shape[0] = rows;
+    flat.shape[1] = cols;
+    for (int64_t first = 0; first < rows && !status; first += HEAD_ROWS) {
+      const double *values;
+      mr3d_tensor part = {.name = tensor.name, .dtype = tensor.dtype, .rank = 2, .shape = {rows - first < HEAD_ROWS ? rows - first : HEAD_ROWS, cols}, .data = (char *)tensor.data + (size_t)(first * cols) * size};
+      status = mr3d_weights_rows(d->weights, &flat, first, part.shape[0], buffer, &values, error);
+      if (!status) mr3d_tensor_from_double(&part, values);
+    }
+    if (!status) mr3d_safetensors_writer_add(writer, NULL, &tensor);
+    free(buffer);
+    free(tensor.data);
+  }
+  const mr3d_status written = mr3d_safetensors_writer_close(&writer, !status, error);
+  return status ? status : written;
 }
 
 /* ---- one call under way ---- */
