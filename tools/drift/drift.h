@@ -82,11 +82,13 @@ typedef struct mr3d_drift_step {
 
 typedef struct mr3d_drift_options {
   const char *config;      /**< JSON */
-  const char *weights;     /**< as mr3d run --weights */
+  const char *weights;     /**< as mr3d run --weights; NULL: nothing can be replayed, only compared (compare.h) */
   mr3d_tier tier;          /**< that the subject claims */
   uint32_t kept;           /**< promises */
   int runs;                /**< emulated runs behind the total error; 0: local errors only */
   int threads;
+  bool only_layers;        /**< take first_layer .. last_layer alone, each on what the subject has; without total errors */
+  int64_t first_layer, last_layer; /**< MR3D_DRIFT_MODEL as the last: the model's own points, and layers up to -1 */
   bool stop_at_fault;      /**< take no layer behind the first fault's */
   bool no_diagnosis;       /**< leave the mutants out */
   const uint64_t *init_missing;

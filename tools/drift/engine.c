@@ -47,8 +47,14 @@ mr3d_status mr3d_drift_new(const mr3d_drift_options *options, mr3d_drift_run **o
   if (d->options.runs > MR3D_DRIFT_MOST_RUNS) d->options.runs = MR3D_DRIFT_MOST_RUNS;
   d->units = mr3d_tier_units(options->tier);
   d->units.kept = options->kept;
+  if (options->only_layers) d->options.runs = 0;
   mr3d_status status = mr3d_config_parse(options->config, &d->config, error);
   if (status) mr3d_fail_in(error, "configuration");
+  if (!options->weights) {
+    *out = d;
+    if (status) mr3d_drift_free(out);
+    return status;
+  }
   for (const char *const *key = needed; *key && !status; key++) status = mr3d_config_need(&d->config, *key, error);
   if (!status) {
     d->cache = mr3d_weights_cache_new();
@@ -800,6 +806,14 @@ static void begin_lane(taking *t, mr3d_drift_lane *lane) {
   lane->hidden = copy_of(t->call->B * t->call->q * t->d->config.hidden_size, t->call->embeds);
 }
 
+/** What the layer before gave, as the subject has it; where it has not, the layer's input is taken as it is. */
+static void start_from_output(taking *t) {
+  const mr3d_tensor *given = t->source->find(t->source->user, t->n_step, t->layer - 1, "output");
+  const int64_t count = t->call->B * t->call->q * t->d->config.hidden_size;
+  if (!given || !mr3d_dtype_is_float(given->dtype) || mr3d_tensor_count(given) != count) given = t->source->find(t->source->user, t->n_step, t->layer, "input");
+  if (given && mr3d_dtype_is_float(given->dtype) && mr3d_tensor_count(given) == count) mr3d_tensor_to_double(given, t->d->chain.hidden);
+}
+
 mr3d_status mr3d_drift_take(mr3d_drift_run *d, const mr3d_drift_call *call, const mr3d_drift_source *source, bool *stopped, mr3d_error *error) {
   taking t = {.d = d, .call = call, .source = source, .n_step = d->n_steps};
   mr3d_error own = {0};
@@ -829,6 +843,8 @@ mr3d_status mr3d_drift_take(mr3d_drift_run *d, const mr3d_drift_call *call, cons
   for (int64_t n = 0; n < d->config.num_hidden_layers && !status && !(d->options.stop_at_fault && t.fault); n++) {
     mr3d_layer_weights layer = {0};
     t.layer = n;
+    if (d->options.only_layers && (n < d->options.first_layer || n > d->options.last_layer)) continue;
+    if (d->options.only_layers && n > 0 && n == d->options.first_layer) start_from_output(&t);
     status = mr3d_weights_layer(d->weights, &d->config, &d->sizes, n, has_points, &layer, error);
     if (status) break;
     status = run_lanes(&t, &layer.layer, error);
@@ -838,7 +854,11 @@ mr3d_status mr3d_drift_take(mr3d_drift_run *d, const mr3d_drift_call *call, cons
     forget_layer(&t);
   }
   *stopped = t.fault && d->options.stop_at_fault;
-  if (!status && !*stopped) status = take_ends(&t, error);
+  if (d->options.only_layers && d->config.num_hidden_layers > 0 && d->options.last_layer == MR3D_DRIFT_MODEL) {
+    t.layer = d->config.num_hidden_layers;
+    start_from_output(&t);
+  }
+  if (!status && !*stopped && (!d->options.only_layers || d->options.last_layer == MR3D_DRIFT_MODEL)) status = take_ends(&t, error);
   d->L += call->q;
   if (!call->decode) {
     free(d->prefill_mask);
