@@ -86,12 +86,38 @@ static mr3d_status open_mutant(mr3d_backend *backend, const char *names, mr3d_er
   return status;
 }
 
-static mr3d_status open_command(mr3d_backend *backend, const char *command, mr3d_error *error) {
-  char **words;
-  mr3d_status status = mr3d_words_split(command, &words, error);
+/** The command behind mr3d-host, which confines it. */
+static mr3d_status open_confined(mr3d_backend *backend, char *host, char **command, mr3d_error *error) {
+  static char hide[] = "--hide", confine[] = "--confine";
+  char path[4096], *answers = NULL, *hidden = NULL;
+  mr3d_status status = mr3d_process_find(command[0], path, error);
   if (status != MR3D_OK) return status;
-  status = mr3d_backend_open_exec(backend, words, false, error);
-  mr3d_words_free(&words);
+  if (backend->options.hidden && asprintf(&answers, "%s/set", backend->options.hidden) > 0) hidden = realpath(answers, NULL);
+  int n = 0, given = 0;
+  while (command[given]) given++;
+  char **words = mr3d_allocate(given + 5, sizeof *words);
+  words[n++] = host;
+  if (hidden) words[n++] = hide, words[n++] = hidden;
+  words[n++] = confine;
+  words[n++] = path;
+  memcpy(words + n, command + 1, (size_t)(given - 1) * sizeof *words);
+  status = mr3d_backend_open_exec(backend, words, MR3D_FRONT_CONFINED, error);
+  if (status != MR3D_OK && error) {
+    mr3d_error said = *error;
+    mr3d_fail(error, status, "%.850s (it sees no processes, users and terminal but its own: if it needs them, as sudo does, run it with --no-isolation)", said.message);
+  }
+  free(words), free(answers), free(hidden);
+  return status;
+}
+
+static mr3d_status open_command(mr3d_backend *backend, const char *command, mr3d_error *error) {
+  char **words, *host = backend->options.no_isolation ? NULL : mr3d_backend_find_host();
+  mr3d_status status = mr3d_words_split(command, &words, error);
+  if (status == MR3D_OK) {
+    status = host ? open_confined(backend, host, words, error) : mr3d_backend_open_exec(backend, words, MR3D_FRONT_COMMAND, error);
+    mr3d_words_free(&words);
+  }
+  free(host);
   return status;
 }
 

@@ -22,7 +22,7 @@ typedef struct mr3d_backend_options {
   mr3d_weights_cache *weights;   /**< for builtin: and mutant:, shared with the judge; may be NULL */
   bool no_isolation;             /**< exec: and lib: keep the caller's rights and limits (docs/writing-a-backend.md, "Isolation") */
   uint64_t memory;               /**< for lib:, bytes; 0: three quarters of the machine's */
-  const char *hidden;            /**< for lib:, a folder that it must not see; may be NULL; borrowed until mr3d_backend_close */
+  const char *hidden;            /**< the golden set's folder, which lib: must not see, nor exec: its set/; may be NULL; borrowed until mr3d_backend_close */
 } mr3d_backend_options;
 
 /** What a backend said of itself in its hello. Strings and arrays belong to the backend. */

@@ -22,8 +22,11 @@ struct mr3d_backend {
 
 /** `emulates`: in the tier's own arithmetic. Requires: the mutants, if two, combine. NULL: no mistake. */
 void mr3d_backend_open_builtin(mr3d_backend *, bool emulates, const mr3d_mutant *mutant, const mr3d_mutant *also);
-/** Takes a copy of the words. `is_host`: the suite's own host, which sends a frame about its protections first where it is isolated. */
-mr3d_status mr3d_backend_open_exec(mr3d_backend *, char *const argv[], bool is_host, mr3d_error *);
+/** What argv[0] of a process is. The suite's own host sends a frame about its protections first, where it isolates. */
+typedef enum mr3d_front { MR3D_FRONT_COMMAND, MR3D_FRONT_CONFINED, MR3D_FRONT_PLUGIN } mr3d_front;
+
+/** Takes a copy of the words. */
+mr3d_status mr3d_backend_open_exec(mr3d_backend *, char *const argv[], mr3d_front, mr3d_error *);
 mr3d_status mr3d_backend_open_dir(mr3d_backend *, const char *path, mr3d_error *);
 mr3d_status mr3d_backend_open_lib(mr3d_backend *, const char *path, mr3d_error *);
 

@@ -52,7 +52,7 @@ static mr3d_status open_host(mr3d_backend *backend, char *host, char *plugin, mr
     if (hidden) words[n++] = hide, words[n++] = hidden;
   }
   words[n++] = plugin, words[n] = NULL;
-  mr3d_status status = mr3d_backend_open_exec(backend, words, true, error);
+  mr3d_status status = mr3d_backend_open_exec(backend, words, MR3D_FRONT_PLUGIN, error);
   if (status != MR3D_OK && !options->no_isolation && error) {
     mr3d_error said = *error;
     mr3d_fail(error, status, "%.850s (it is isolated: if it needs a GPU, the network, processes or files to write to, run it with --no-isolation)", said.message);

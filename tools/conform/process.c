@@ -229,8 +229,7 @@ static bool executable(const char *path) {
   return stat(path, &s) == 0 && S_ISREG(s.st_mode) && access(path, X_OK) == 0;
 }
 
-/* The program's path as execvp would find it, found before the fork so that what is wrong can be said. */
-static mr3d_status locate(const char *name, char path[4096], mr3d_error *error) {
+mr3d_status mr3d_process_find(const char *name, char path[4096], mr3d_error *error) {
   if (strchr(name, '/')) {
     if (snprintf(path, 4096, "%s", name) >= 4096) return mr3d_fail(error, MR3D_IO, "the command's path is too long");
     if (executable(path)) return MR3D_OK;
@@ -304,7 +303,7 @@ static void close_both(int pair[2]) {
     if (pair[i] >= 0) close(pair[i]);
 }
 
-void mr3d_process_protections(bool limits, char active[512], char missing[512]) {
+void mr3d_process_protections(bool limits, bool own_user, char active[512], char missing[512]) {
   bool adopts = prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0, closed = !MR3D_SANITIZED && limits && prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) == 0;
   snprintf(active, 512, "process group of its own; no inherited descriptors%s", adopts ? "; its children end with it" : "");
   snprintf(missing, 512, "%s", adopts ? "" : "its children end with it: this process cannot adopt them");
@@ -312,12 +311,12 @@ void mr3d_process_protections(bool limits, char active[512], char missing[512]) 
   size_t n = strlen(list);
   if (limits)
     snprintf(list + n, 512 - n, "%sthe suite's memory closed to it%s", n ? "; " : "",
-             closed ? geteuid() == 0 ? " (but not to root's capabilities)" : "" : ": the suite is built with a sanitizer");
+             closed ? geteuid() == 0 && !own_user ? " (but not to root's capabilities)" : "" : ": the suite is built with a sanitizer");
 }
 
 mr3d_status mr3d_process_start(char *const argv[], int threads, bool limits, mr3d_process **process, mr3d_error *error) {
   char path[4096], given[sizeof THREADS_VARIABLE + 12] = "";
-  if (locate(argv[0], path, error) != MR3D_OK) return error ? error->status : MR3D_IO;
+  if (mr3d_process_find(argv[0], path, error) != MR3D_OK) return error ? error->status : MR3D_IO;
 
   prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); /* also where this process was forked from the one that said so in mr3d_process_protections */
   int in[2] = {-1, -1}, out[2] = {-1, -1}, err[2] = {-1, -1}, report[2] = {-1, -1};

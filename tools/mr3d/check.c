@@ -62,7 +62,7 @@ int mr3d_command_check(int argc, char **argv) {
       {"--jobs", "N", MR3D_OPTION_COUNT, &jobs, "processes that judge side by side, each with a backend of its own and a share of the threads (default 1)"},
       {"--repeat", "K", MR3D_OPTION_COUNT, &repeat, "ask each case K times; answers must be the same bit for bit (default 1)"},
       {"--shuffle", "[SEED]", MR3D_OPTION_ORDER, &order, "ask again in another order, drawn by SEED (default 0); at least --repeat 2"},
-      {"--no-isolation", NULL, MR3D_OPTION_FLAG, &options.no_isolation, "for plug-ins that need a GPU, the network, processes or files to write to"},
+      {"--no-isolation", NULL, MR3D_OPTION_FLAG, &options.no_isolation, "for plug-ins that need a GPU, the network, processes or files to write to, commands that need other processes or users"},
       {"--memory", "MIB", MR3D_OPTION_COUNT, &memory, "what a lib: backend may allocate (default: three quarters of the machine's)"},
       {"--fail-fast", NULL, MR3D_OPTION_FLAG, &progress.fail_fast, "end after the first failure"},
       {"--junit", "FILE", MR3D_OPTION_TEXT, &junit, "write JUnit XML"},

@@ -27,6 +27,7 @@
 #define LARGEST_FILE GIB
 #define MOST_THREADS 4096
 #define PROCESSOR_HOURS 24
+#define FIRST_TO_GO "/proc/self/oom_score_adj", "1000" /* when the machine's memory ends, this process goes first */
 
 void mr3d_protection(mr3d_protections *protections, bool active, const char *format, ...) {
   char *list = active ? protections->active : protections->missing;
@@ -70,15 +71,22 @@ static bool unshared(mr3d_protections *protections, const char *name, int flag) 
   return reason == 0;
 }
 
-static int read_only(void) {
+static int read_only(const char *path) {
   struct {
     uint64_t set, clear, propagation, user_namespace;
   } attributes = {.set = 1 /* MOUNT_ATTR_RDONLY */};
-  return syscall(SYS_mount_setattr, AT_FDCWD, "/", 0x8000U /* AT_RECURSIVE */, &attributes, sizeof attributes) == 0 ? 0 : errno;
+  return syscall(SYS_mount_setattr, AT_FDCWD, path, 0x8000U /* AT_RECURSIVE */, &attributes, sizeof attributes) == 0 ? 0 : errno;
 }
 
-/** In a mount namespace of its own. Whether `hidden` is hidden. */
-static bool change_mounts(const char *hidden, bool own_processes, mr3d_protections *protections) {
+/** By a control group's files a process of the same user can be frozen or ended. */
+static int close_control_groups(void) {
+  static const char groups[] = "/sys/fs/cgroup";
+  if (mount(groups, groups, NULL, MS_BIND | MS_REC, NULL) != 0) return errno == ENOENT ? 0 : errno; /* a system without them */
+  return read_only(groups);
+}
+
+/** In a mount namespace of its own: all files read-only, or, for a command of the user's, control groups alone. Whether `hidden` is hidden. */
+static bool change_mounts(const char *hidden, bool own_processes, bool of_command, mr3d_protections *protections) {
   char *folder = getcwd(NULL, 0);
   int reason = mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 ? 0 : errno;
   bool is_private = reason == 0, is_hidden = false;
@@ -89,7 +97,8 @@ static bool change_mounts(const char *hidden, bool own_processes, mr3d_protectio
   }
   if (is_private && own_processes)
     tell(protections, "sees its own processes only", mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) == 0 ? 0 : errno);
-  tell(protections, "files read-only by mounts", is_private ? read_only() : reason);
+  if (of_command) tell(protections, "control groups read-only", is_private ? close_control_groups() : reason);
+  else tell(protections, "files read-only by mounts", is_private ? read_only("/") : reason);
   /* The working folder again, by its name: it may be the one that a mount hides. */
   if (folder && chdir(folder) != 0 && chdir("/") != 0) is_hidden = false;
   free(folder);
@@ -131,7 +140,7 @@ static _Noreturn void be_first(pid_t host, int report) {
 }
 
 /** Forks twice: returns in the second child, which is not the first process there, so that signals end it. Returns 0 or an errno. */
-static int enter_processes(bool own_mounts, const char *hidden, bool *is_hidden, mr3d_protections *protections) {
+static int enter_processes(bool own_mounts, const char *hidden, bool of_command, bool *is_hidden, mr3d_protections *protections) {
   int report[2];
   if (pipe2(report, O_CLOEXEC) != 0) return errno;
   pid_t first = fork();
@@ -147,7 +156,7 @@ static int enter_processes(bool own_mounts, const char *hidden, bool *is_hidden,
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   close(report[0]);
   if (poll(&(struct pollfd){.fd = report[1]}, 1, 0) > 0) _exit(1); /* the one in front had ended before this one asked to end with it */
-  if (own_mounts) *is_hidden = change_mounts(hidden, true, protections);
+  if (own_mounts) *is_hidden = change_mounts(hidden, true, of_command, protections);
   pid_t host = fork();
   if (host < 0) _exit(1);
   if (host > 0) be_first(host, report[1]);
@@ -155,23 +164,26 @@ static int enter_processes(bool own_mounts, const char *hidden, bool *is_hidden,
   return 0;
 }
 
-static bool enter_namespaces(const char *hidden, mr3d_protections *protections) {
+/** Whether `hidden` is hidden. A command of the user's keeps the caller's network and files. */
+static bool enter_namespaces(const char *hidden, bool of_command, mr3d_protections *protections) {
   const unsigned user = getuid(), group = getgid();
   bool is_hidden = false;
   int reason = unshare(CLONE_NEWUSER) == 0 ? map_ids(user, group) : errno;
   tell(protections, "user namespace", reason);
-  unshared(protections, "network namespace without a network", CLONE_NEWNET);
-  unshared(protections, "ipc namespace", CLONE_NEWIPC);
+  if (!of_command) {
+    unshared(protections, "network namespace without a network", CLONE_NEWNET);
+    unshared(protections, "ipc namespace", CLONE_NEWIPC);
+  }
   bool mounts = unshare(CLONE_NEWNS) == 0;
   if (!mounts) tell(protections, "mount namespace", errno);
   prctl(PR_SET_PDEATHSIG, SIGKILL); /* a change of rights may have reset it */
   if (unshared(protections, "process namespace", CLONE_NEWPID)) {
-    reason = enter_processes(mounts, hidden, &is_hidden, protections);
+    reason = enter_processes(mounts, hidden, of_command, &is_hidden, protections);
     if (reason == 0) return is_hidden;
     fprintf(stderr, "mr3d-host: could not enter a process namespace: %s\n", strerror(reason));
     exit(1); /* this process may no longer start any other */
   }
-  return mounts && change_mounts(hidden, false, protections);
+  return mounts && change_mounts(hidden, false, of_command, protections);
 }
 
 /* ---- limits ---- */
@@ -225,8 +237,8 @@ static int drop_capabilities(void) {
 
 void mr3d_isolate(const mr3d_isolation *wanted, mr3d_protections *protections) {
   *protections = (mr3d_protections){0};
-  write_to("/proc/self/oom_score_adj", "1000"); /* when the machine's memory ends, this process goes first */
-  bool is_hidden = enter_namespaces(wanted->hidden, protections);
+  write_to(FIRST_TO_GO);
+  bool is_hidden = enter_namespaces(wanted->hidden, false, protections);
   set_limits(wanted->memory, strstr(protections->active, "user namespace") != NULL, protections);
   tell(protections, "no capabilities", drop_capabilities());
 
@@ -237,4 +249,12 @@ void mr3d_isolate(const mr3d_isolation *wanted, mr3d_protections *protections) {
   if (hide) tell(protections, "golden set hidden by Landlock", reason);
   if (MR3D_SANITIZED) mr3d_protection(protections, false, "system calls filtered (seccomp): the host is built with a sanitizer");
   else tell(protections, "system calls filtered (seccomp): no processes, no sockets, no tracing", mr3d_filter_calls());
+}
+
+void mr3d_confine(const char *hidden, mr3d_protections *protections) {
+  *protections = (mr3d_protections){0};
+  write_to(FIRST_TO_GO);
+  enter_namespaces(hidden, true, protections);
+  if (strstr(protections->active, "user namespace")) tell(protections, "no capabilities", drop_capabilities()); /* root would undo it with them */
+  setsid(); /* no terminal either, through which it could type */
 }

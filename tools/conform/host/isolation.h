@@ -24,6 +24,12 @@ void mr3d_protection(mr3d_protections *, bool active, const char *format, ...) _
  */
 void mr3d_isolate(const mr3d_isolation *, mr3d_protections *);
 
+/**
+ * Keeps a command of the user's own, which this process is to become, from other processes, the suite first, from `hidden` (as above) and from the terminal, and leaves it files,
+ * network and devices. Forks and returns as mr3d_isolate does. Requires: one thread.
+ */
+void mr3d_confine(const char *hidden, mr3d_protections *);
+
 /** Denies system calls by which a process reaches beyond itself (seccomp); for good. Returns 0 or an errno. Requires: no_new_privs. */
 int mr3d_filter_calls(void);
 

@@ -1,10 +1,11 @@
 /*
- * mr3d-host: loads a plug-in (mr3d/backend.h) and lets it answer frames on stdin and stdout (docs/protocol.md).
+ * mr3d-host: loads a plug-in (mr3d/backend.h) and lets it answer frames on stdin and stdout (docs/protocol.md); or becomes a command, confined.
  *
- * Exit status: 0 after bye; 1 the plug-in could not be loaded or started; 2 the other side broke the protocol;
+ * Exit status: 0 after bye; 1 the plug-in could not be loaded or started, or the command not; 2 the other side broke the protocol;
  * 3 the plug-in wrote where it must not.
  */
 #include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -184,7 +185,11 @@ struct wishes {
   bool isolated;
   mr3d_isolation isolation;
   const char *plugin;
+  char **command; /* in place of a plug-in */
 };
+
+#define USAGE "usage: mr3d-host [--threads N] [--isolate [--memory BYTES] [--hide FOLDER]] PLUGIN.so (mr3d starts it for lib:PLUGIN.so)\n" \
+              "       mr3d-host [--hide FOLDER] --confine COMMAND [WORD ...] (for exec:COMMAND)"
 
 static void read_wishes(int argc, char **argv, struct wishes *w) {
   int i = 1;
@@ -193,9 +198,11 @@ static void read_wishes(int argc, char **argv, struct wishes *w) {
     else if (i + 2 < argc && strcmp(argv[i], "--threads") == 0) w->threads = atoi(argv[++i]);
     else if (i + 2 < argc && strcmp(argv[i], "--memory") == 0) w->isolation.memory = strtoull(argv[++i], NULL, 10);
     else if (i + 2 < argc && strcmp(argv[i], "--hide") == 0) w->isolation.hidden = argv[++i];
-    else break;
-  if (i + 1 != argc)
-    die(1, "usage: mr3d-host [--threads N] [--isolate [--memory BYTES] [--hide FOLDER]] PLUGIN.so (mr3d starts it for lib:PLUGIN.so)");
+    else if (strcmp(argv[i], "--confine") == 0) {
+      w->command = argv + i + 1;
+      return;
+    } else break;
+  if (i + 1 != argc) die(1, USAGE);
   w->plugin = argv[i];
 }
 
@@ -208,10 +215,20 @@ static void tell_protections(int out, const mr3d_protections *protections) {
   send(out, frame, NULL);
 }
 
+/** Tells the protections on stdout, which then is the command's. */
+static _Noreturn void become(char **command, const char *hidden) {
+  mr3d_protections protections;
+  mr3d_confine(hidden, &protections);
+  tell_protections(1, &protections);
+  execv(command[0], command);
+  die(1, "could not start %s: %s%s", command[0], strerror(errno), errno == ENOEXEC ? " (a script needs a first line such as #!/usr/bin/env python3)" : "");
+}
+
 int main(int argc, char **argv) {
   struct wishes wishes = {0};
   mr3d_protections protections = {0};
   read_wishes(argc, argv, &wishes);
+  if (wishes.command) become(wishes.command, wishes.isolation.hidden);
   if (wishes.isolated) mr3d_isolate(&wishes.isolation, &protections);
 
   /* The frames' descriptors are moved away, so that a print of the plug-in cannot corrupt a frame and a read cannot steal one. */

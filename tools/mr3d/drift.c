@@ -1,0 +1,153 @@
+/** mr3d drift: where a model's numbers part from the reference's, and whether it is rounding or a fault (docs/drift.md). */
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "calls.h"
+#include "command.h"
+#include "drift_report.h"
+#include "file.h"
+#include "mr3d/safetensors.h"
+#include "promises.h"
+
+#define USUAL_RUNS 4
+
+typedef struct drift_command {
+  const char *weights, *config_path, *keeps, *json, *html;
+  uint32_t tiers;
+  int64_t runs, threads;
+  bool first_fault, no_diagnosis, quiet;
+  mr3d_order init_missing;
+  mr3d_bundle *trace;
+  char *config; /* text */
+} drift_command;
+
+/* ---- what a trace says of itself, and what the options say instead ---- */
+
+static mr3d_status read_text(const char *path, char **text, mr3d_error *error) {
+  void *bytes;
+  size_t size;
+  if (mr3d_map(path, &bytes, &size, error)) return error->status;
+  *text = mr3d_allocate((long long)size + 1, 1);
+  memcpy(*text, bytes, size);
+  mr3d_unmap(bytes, size);
+  return MR3D_OK;
+}
+
+/** --config, else what the trace says, else config.json of the weights' folder. */
+static mr3d_status find_config(drift_command *c, const char *path, mr3d_error *error) {
+  const char *said = c->trace ? mr3d_bundle_get(c->trace, "config") : NULL;
+  char in_folder[4096];
+  struct stat about;
+  if (c->config_path) return read_text(c->config_path, &c->config, error);
+  if (said) {
+    c->config = strdup(said);
+    return MR3D_OK;
+  }
+  if (c->weights && stat(c->weights, &about) == 0 && S_ISDIR(about.st_mode)) {
+    snprintf(in_folder, sizeof in_folder, "%s/config.json", c->weights);
+    return read_text(in_folder, &c->config, error);
+  }
+  return mr3d_fail(error, MR3D_INVALID, "%s does not say of which configuration it is (metadata config); give --config FILE.json", path);
+}
+
+static mr3d_status find_tier(const drift_command *c, const char *path, mr3d_tier *tier, mr3d_error *error) {
+  const char *said = c->trace ? mr3d_bundle_get(c->trace, "tier") : NULL;
+  *tier = said ? mr3d_tier_named(said) : MR3D_N_TIERS;
+  if (!c->tiers && said && *tier == MR3D_N_TIERS) return mr3d_fail(error, MR3D_INVALID, "%s: metadata tier is \"%.40s\"; expected fp64, fp32, tf32, bf16 or fp16 (or give --tier)", path, said);
+  int n = 0;
+  for (int t = 0; t < MR3D_N_TIERS; t++)
+    if (c->tiers >> t & 1) *tier = (mr3d_tier)t, n++;
+  if (n > 1) return mr3d_fail(error, MR3D_INVALID, "--tier: a trace is judged at one tier");
+  if (*tier == MR3D_N_TIERS) return mr3d_fail(error, MR3D_INVALID, "%s does not say at which tier it was computed (metadata tier); give --tier fp32, bf16 ...", path);
+  return MR3D_OK;
+}
+
+/* ---- a trace against the reference ---- */
+
+static mr3d_status take_trace(mr3d_drift_run *drift, const mr3d_drift_source *source, int64_t steps, mr3d_error *error) {
+  bool stopped = false;
+  for (int64_t step = 0; step < steps && !stopped; step++) {
+    mr3d_traced_call call;
+    mr3d_status status = mr3d_traced_call_read(drift, source, step, &call, error);
+    if (status) return status;
+    status = mr3d_drift_take(drift, &call.call, source, &stopped, error);
+    mr3d_traced_call_clear(&call);
+    if (status) return status;
+  }
+  return MR3D_OK;
+}
+
+static int report(const drift_command *c, const mr3d_drift_run *drift, const mr3d_drift_subject *subject) {
+  mr3d_drift_verdict verdict;
+  mr3d_error error = {0};
+  mr3d_drift_conclude(drift, &verdict);
+  int status = mr3d_drift_exit_status(&verdict);
+  mr3d_drift_report_text(drift, &verdict, subject, stdout, isatty(STDOUT_FILENO) && !getenv("NO_COLOR"));
+  if (c->json && mr3d_drift_report_json(drift, &verdict, subject, c->json, &error)) status = mr3d_complain("--json: %s", error.message);
+  if (c->html && mr3d_drift_report_html(drift, &verdict, subject, c->html, &error)) status = mr3d_complain("--html: %s", error.message);
+  mr3d_drift_verdict_clear(&verdict);
+  return status;
+}
+
+static int drift_file(drift_command *c, const char *path) {
+  mr3d_error error = {0};
+  mr3d_drift_run *drift = NULL;
+  mr3d_drift_options options = {.runs = (int)c->runs, .threads = (int)c->threads, .stop_at_fault = c->first_fault, .no_diagnosis = c->no_diagnosis,
+                                .init_missing = c->init_missing.given ? &c->init_missing.seed : NULL};
+  mr3d_status status = mr3d_safetensors_open(path, 0, &c->trace, &error);
+  if (!status) status = find_config(c, path, &error);
+  if (!status) status = find_tier(c, path, &options.tier, &error);
+  options.config = c->config;
+  options.weights = c->weights ? c->weights : c->trace ? mr3d_bundle_get(c->trace, "weights") : NULL;
+  if (!status && !options.weights)
+    status = mr3d_fail(&error, MR3D_INVALID, "%s does not say with which weights it was computed (metadata weights); give --weights PATH, a checkpoint or generated:SEED", path);
+  if (!status) status = mr3d_promises_read(c->keeps ? c->keeps : "", &options.kept, &error);
+  if (!status) status = mr3d_drift_new(&options, &drift, &error);
+  const int64_t steps = !status ? mr3d_trace_steps(c->trace) : 0;
+  if (!status && !steps) status = mr3d_fail(&error, MR3D_INVALID, "%s holds no tensor named STEP.LAYER.POINT, such as 0.17.query_rotated: it is no trace (docs/protocol.md, \"Traces\")", path);
+  const mr3d_drift_source source = mr3d_trace_source(c->trace);
+  if (!status) status = take_trace(drift, &source, steps, &error);
+  int exit_status = 1;
+  if (status) exit_status = mr3d_complain("%s", error.message);
+  else {
+    const mr3d_drift_subject subject = {.name = path, .producer = mr3d_bundle_get(c->trace, "producer"), .reference = options.weights};
+    exit_status = report(c, drift, &subject);
+  }
+  mr3d_drift_free(&drift);
+  return exit_status;
+}
+
+int mr3d_command_drift(int argc, char **argv) {
+  drift_command c = {.runs = USUAL_RUNS};
+  const mr3d_option options[] = {
+      {"--weights", "PATH", MR3D_OPTION_TEXT, &c.weights, "a checkpoint's folder, its index, a safetensors file, or generated:SEED (default: what the trace says)"},
+      {"--config", "FILE.json", MR3D_OPTION_TEXT, &c.config_path, "configuration (default: what the trace says, else config.json beside the weights)"},
+      {"--init-missing", "SEED", MR3D_OPTION_GIVEN_SEED, &c.init_missing, "draw the learned rotary parameters that the checkpoint lacks, as mr3d run does"},
+      {"--tier", "TIER", MR3D_OPTION_TIERS, &c.tiers, "the arithmetic that is claimed (default: what the trace says)"},
+      {"--keeps", "LIST", MR3D_OPTION_TEXT, &c.keeps, "judge by these promises: scores, probabilities, products (docs/protocol.md)"},
+      {"--runs", "N", MR3D_OPTION_COUNT, &c.runs, "emulated runs that total errors are measured in (default 4); 0: local errors only, and much faster"},
+      {"--first-fault", NULL, MR3D_OPTION_FLAG, &c.first_fault, "end behind the layer of the first fault"},
+      {"--no-diagnosis", NULL, MR3D_OPTION_FLAG, &c.no_diagnosis, "do not look for the mistake"},
+      {"--json", "FILE", MR3D_OPTION_TEXT, &c.json, "write everything as JSON (docs/drift.schema.json)"},
+      {"--html", "FILE", MR3D_OPTION_TEXT, &c.html, "write one page with heat maps, histograms and the scene"},
+      {"--threads", "N", MR3D_OPTION_COUNT, &c.threads, "for the reference (default: all processors)"},
+      {NULL, NULL, MR3D_OPTION_FLAG, NULL, NULL},
+  };
+  const mr3d_usage usage = {
+      "mr3d drift TRACE [--weights PATH] [OPTION ...]",
+      "Says where the numbers of a trace first part from the reference's, whether that point is itself at fault or only inherits, and which mistake it\n"
+      "looks like. Each operator is replayed on the subject's own inputs, so a fault is found whatever came before it.\n\n"
+      "Exit status: 0 rounding, 2 a fault, other inputs or unexplained, 1 could not judge.\n",
+      1, 1, "a trace is needed, for instance: mr3d drift mine.safetensors --weights checkpoint/"};
+  int n = 0;
+  int status = mr3d_options_parse(&usage, options, argc, argv, &n);
+  if (status >= 0) return status;
+  if (c.runs > 8) return mr3d_complain("--runs %lld: at most 8 are of use", (long long)c.runs);
+  if (c.threads > 1024) c.threads = 1024;
+  status = drift_file(&c, argv[0]);
+  mr3d_bundle_free(&c.trace);
+  free(c.config);
+  return status;
+}
