@@ -282,6 +282,28 @@ static void sizes_of_steps_follow_from_the_points(void **state) {
   mr3d_bundle_free(&bundle);
 }
 
+/* Pages of layers that are done with are given back; asked for again, they hold what they held, in a file and in an inflated one. */
+static void a_file_may_be_walked_again_and_again(void **state) {
+  (void)state;
+  mr3d_bundle *bundle = new_trace(64);
+  for (int layer = 0; layer < LAYERS; layer++) {
+    char name[40];
+    snprintf(name, sizeof name, "0.%d.query", layer);
+    add_heads(bundle, name, "BHqD", H, 64, 1, SHAPE(1, H, 64, D)); /* three pages */
+  }
+  for (int zipped = 0; zipped < 2; zipped++) {
+    char path[80];
+    mr3d_error error = {0};
+    mr3d_aligned *a = NULL;
+    snprintf(path, sizeof path, "/tmp/mr3d-align-%ld.safetensors%s", (long)getpid(), zipped ? ".gz" : "");
+    if (mr3d_safetensors_save(path, bundle, &error) || mr3d_align_open(path, NULL, &a, &error)) fail_msg("%s", error.message);
+    for (int i = 0; i < 6; i++) assert_protocol(a, 0, i % LAYERS, "query", H, 64);
+    mr3d_align_free(&a);
+    unlink(path);
+  }
+  mr3d_bundle_free(&bundle);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(every_layout_of_heads_is_told_by_its_shape),
@@ -294,6 +316,7 @@ int main(void) {
       cmocka_unit_test(missing_points_are_told_and_no_failure),
       cmocka_unit_test(what_is_no_trace_is_refused),
       cmocka_unit_test(sizes_of_steps_follow_from_the_points),
+      cmocka_unit_test(a_file_may_be_walked_again_and_again),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <cjson/cJSON.h>
 
@@ -41,6 +43,7 @@ struct mr3d_aligned {
   char *label;
   const mr3d_bundle *file;
   mr3d_bundle *owned;
+  bool mapped;             /* its tensors lie in the file: not in memory, as those of a `.gz` */
   const mr3d_aligned *reference;
   int64_t steps, layers;
   mr3d_trace_sizes *sizes; /* [steps] */
@@ -635,8 +638,11 @@ mr3d_status mr3d_align_open(const char *path, const mr3d_align_options *options,
   mr3d_status status = mr3d_safetensors_map(path, &file, error);
   if (status != MR3D_OK) return status;
   status = mr3d_align_bundle(file, path, options, aligned, error);
-  if (status == MR3D_OK) (*aligned)->owned = file;
-  else mr3d_bundle_free(&file);
+  if (status == MR3D_OK) {
+    const size_t length = strlen(path);
+    (*aligned)->owned = file;
+    (*aligned)->mapped = length < 3 || strcmp(path + length - 3, ".gz") != 0;
+  } else mr3d_bundle_free(&file);
   return status;
 }
 
@@ -711,12 +717,33 @@ static mr3d_tensor *typed(const entry *e, mr3d_tensor *t) {
   return to;
 }
 
+/* The pages of a layer that is done with go back to the system: a trace is larger than the memory that comparing it may take. */
+static void leave(const mr3d_aligned *a, int64_t step, int64_t layer) {
+  const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+  if (!a->mapped || layer < 0) return;
+  int low = 0, high = a->count;
+  while (low < high) {
+    const int middle = (low + high) / 2;
+    const entry *e = &a->entries[middle];
+    if (e->step < step || (e->step == step && e->layer < layer)) low = middle + 1;
+    else high = middle;
+  }
+  for (; low < a->count && a->entries[low].step == step && a->entries[low].layer == layer; low++) {
+    const mr3d_tensor *t = a->entries[low].tensor;
+    const uintptr_t begin = ((uintptr_t)t->data + page - 1) / page * page, end = ((uintptr_t)t->data + mr3d_tensor_bytes(t)) / page * page;
+    if (end > begin) madvise((void *)begin, end - begin, MADV_DONTNEED); /* read only, so the file has all of it */
+  }
+}
+
 const mr3d_tensor *mr3d_aligned_find(void *aligned, int64_t step, int64_t layer, const char *point) {
   mr3d_aligned *a = aligned;
   const entry *e = find(a, step, layer, point);
   if (!e || !e->usable) return NULL;
   pool *p = layer >= 0 ? &a->of_layer : &a->of_model;
-  if (p->step != step || p->layer != layer) empty(p);
+  if (p->step != step || p->layer != layer) {
+    empty(p);
+    leave(a, p->step, p->layer);
+  }
   p->step = step, p->layer = layer;
   for (int i = 0; i < p->count; i++)
     if (p->tensors[i]->name == e->tensor->name) return p->tensors[i];
