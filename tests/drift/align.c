@@ -282,6 +282,47 @@ static void sizes_of_steps_follow_from_the_points(void **state) {
   mr3d_bundle_free(&bundle);
 }
 
+/* "B,q,C" of "[B,q,hidden]". */
+static void pattern_of(const char *shape, char pattern[40]) {
+  int n = 0;
+  for (const char *at = shape + 1; *at && *at != ']';) {
+    if (strncmp(at, "hidden", 6) == 0) pattern[n++] = 'C', at += 6;
+    else if (strncmp(at, "B or 1", 6) == 0) pattern[n++] = 'P', at += 6;
+    else pattern[n++] = *at++;
+  }
+  pattern[n] = 0;
+}
+
+/* Every row of the tables "Traces" of docs/protocol.md is a point of the program, in its order and of its shape, and the reverse. */
+static void the_document_has_each_point_with_its_shape(void **state) {
+  (void)state;
+  char path[4096], line[2000], name[40], shape[80], pattern[40];
+  snprintf(path, sizeof path, "%s/protocol.md", getenv("MR3D_DOCS"));
+  FILE *file = fopen(path, "r");
+  assert_non_null(file);
+  bool within = false;
+  int table = -1, rows[2] = {0, 0};
+  const mr3d_trace_point *next = NULL;
+  while (fgets(line, sizeof line, file)) {
+    if (strncmp(line, "## ", 3) == 0) within = strncmp(line, "## Traces", 9) == 0;
+    if (!within) continue;
+    if (strncmp(line, "| `LAYER.`", 10) == 0) table = 0, next = mr3d_trace_points(MR3D_TRACE_OF_LAYER);
+    else if (strncmp(line, "| `model.`", 10) == 0) table = 1, next = mr3d_trace_points(MR3D_TRACE_OF_CALL);
+    else if (line[0] != '|') table = -1;
+    else if (table >= 0 && sscanf(line, "| `%39[^`]` | %79[^|]", name, shape) == 2) {
+      if (!next->name && table == 1) next = mr3d_trace_points(MR3D_TRACE_OF_MODEL);
+      if (!next->name || strcmp(next->name, name) != 0) fail_msg("the document has %s where the program has %s", name, next->name ? next->name : "no further point");
+      pattern_of(shape, pattern);
+      if (strcmp(pattern, next->shape) != 0) fail_msg("%s: the document has %s, the program %s", name, shape, next->shape);
+      next++;
+      rows[table]++;
+    }
+  }
+  fclose(file);
+  assert_int_equal(rows[0], 24);
+  assert_int_equal(rows[1], 10);
+}
+
 /* Pages of layers that are done with are given back; asked for again, they hold what they held, in a file and in an inflated one. */
 static void a_file_may_be_walked_again_and_again(void **state) {
   (void)state;
@@ -316,6 +357,7 @@ int main(void) {
       cmocka_unit_test(missing_points_are_told_and_no_failure),
       cmocka_unit_test(what_is_no_trace_is_refused),
       cmocka_unit_test(sizes_of_steps_follow_from_the_points),
+      cmocka_unit_test(the_document_has_each_point_with_its_shape),
       cmocka_unit_test(a_file_may_be_walked_again_and_again),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
