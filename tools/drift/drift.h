@@ -101,6 +101,11 @@ mr3d_status mr3d_drift_new(const mr3d_drift_options *, mr3d_drift_run **, mr3d_e
 void mr3d_drift_free(mr3d_drift_run **);
 
 /** With sizes that only the weights know. */
+/** The weights, opened; NULL where there are none. */
+typedef struct mr3d_weights mr3d_weights;
+mr3d_weights *mr3d_drift_weights(const mr3d_drift_run *);
+/** Whether total errors are differences from another trace (compare.h). */
+bool mr3d_drift_is_comparison(const mr3d_drift_run *);
 const mr3d_config *mr3d_drift_config(const mr3d_drift_run *);
 mr3d_tier mr3d_drift_tier(const mr3d_drift_run *);
 /** Tokens of the calls taken so far: L of the next one. */

@@ -51,8 +51,8 @@ mr3d_status mr3d_drift_new(const mr3d_drift_options *options, mr3d_drift_run **o
   mr3d_status status = mr3d_config_parse(options->config, &d->config, error);
   if (status) mr3d_fail_in(error, "configuration");
   if (!options->weights) {
-    *out = d;
-    if (status) mr3d_drift_free(out);
+    if (status) mr3d_drift_free(&d);
+    else *out = d;
     return status;
   }
   for (const char *const *key = needed; *key && !status; key++) status = mr3d_config_need(&d->config, *key, error);
@@ -125,6 +125,8 @@ void mr3d_drift_free(mr3d_drift_run **pointer) {
   *pointer = NULL;
 }
 
+mr3d_weights *mr3d_drift_weights(const mr3d_drift_run *d) { return d->weights; }
+bool mr3d_drift_is_comparison(const mr3d_drift_run *d) { return !d->weights; }
 const mr3d_config *mr3d_drift_config(const mr3d_drift_run *d) { return &d->config; }
 mr3d_tier mr3d_drift_tier(const mr3d_drift_run *d) { return d->options.tier; }
 int64_t mr3d_drift_cached(const mr3d_drift_run *d) { return d->L; }

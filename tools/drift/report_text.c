@@ -92,7 +92,7 @@ static void print_fault(const mr3d_drift_run *d, const mr3d_drift_fault *fault, 
     print_item(to, "first token", text);
   }
   if (fault->n > 1) {
-    snprintf(text, sizeof text, "%d points%s%s, step%s %s", fault->n, fault->layers[0] ? " of layers " : "", fault->layers, strpbrk(fault->steps, ".,") ? "s" : "", fault->steps);
+    snprintf(text, sizeof text, "%d points in all%s%s, step%s %s", fault->n, !fault->layers[0] ? "" : strpbrk(fault->layers, ".,") ? ", layers " : ", layer ", fault->layers, strpbrk(fault->steps, ".,") ? "s" : "", fault->steps);
     print_item(to, "also", text);
   }
   snprintf(text, sizeof text, "%s: %s", fault->confidence, fault->why);
@@ -117,11 +117,11 @@ static line line_of(const mr3d_drift_run *d, int64_t step, int64_t layer) {
   return l;
 }
 
-static void print_layers(const mr3d_drift_run *d, int64_t step, FILE *to) {
+static void print_layers(const mr3d_drift_run *d, const mr3d_drift_verdict *v, int64_t step, FILE *to) {
   const int64_t layers = mr3d_drift_config(d)->num_hidden_layers;
   bool any_total = false;
   for (int i = 0; i < mr3d_drift_records(d); i++) any_total |= mr3d_drift_record_at(d, i)->total.measured;
-  fprintf(to, "\n  step %lld   local error, of its bound            %s\n", (long long)step, any_total ? "total error, of the noise" : "");
+  fprintf(to, "\n  step %lld   local error, of its bound            %s\n", (long long)step, any_total ? v->compared ? "difference, of rounding" : "total error, of the noise" : "");
   for (int64_t layer = 0; layer <= layers; layer++) {
     const line l = line_of(d, step, layer == layers ? -1 : layer);
     if (l.worst < 0 && isnan(l.total)) continue;
@@ -132,6 +132,32 @@ static void print_layers(const mr3d_drift_run *d, int64_t step, FILE *to) {
     if (r) snprintf(local, sizeof local, "%-9.3g %s", r->local_ratio, mr3d_points_about[r->point].name);
     if (!isnan(l.total)) snprintf(total, sizeof total, "%-9.3g %s", l.total, l.at);
     fprintf(to, "  %-8s %-32s %s %s\n", label, local, r && !r->verdict.passed ? "FAULT" : "     ", total);
+  }
+}
+
+static void print_differences(const mr3d_input_differences *found, FILE *to) {
+  int shown = 0, others = 0;
+  fprintf(to, "\n");
+  for (int i = 0; i < found->count; i++) {
+    if (shown == MOST_FAULTS) {
+      others++;
+      continue;
+    }
+    print_item(to, mr3d_input_kind_name(found->list[i].kind), found->list[i].text);
+    shown++;
+  }
+  if (others) fprintf(to, "  and %d more (--json has them)\n", others);
+}
+
+static void print_symptoms(const mr3d_drift_findings *f, FILE *to) {
+  char text[1200];
+  for (int i = 0; i < f->n_symptoms; i++) {
+    const mr3d_symptom *s = &f->symptoms[i];
+    snprintf(text, sizeof text, "%s. It is %s%s%s: %s", s->found, s->signal->pitfalls[0] ? s->signal->pitfalls[0] : "?", s->signal->pitfalls[0] && s->signal->pitfalls[1] ? " or " : "",
+             s->signal->pitfalls[0] && s->signal->pitfalls[1] ? s->signal->pitfalls[1] : "", s->signal->because);
+    print_item(to, i ? "" : "symptom", text);
+    snprintf(text, sizeof text, "look at: %s", s->signal->look);
+    print_item(to, "", text);
   }
 }
 
@@ -147,6 +173,8 @@ void mr3d_drift_report_text(const mr3d_drift_run *d, const mr3d_drift_verdict *v
   if (v->n_missing) print_item(to, "not traced", v->missing);
   fprintf(to, "\n%s%s%s\n", color ? (mr3d_drift_exit_status(v) ? "\033[1;31m" : "\033[1;32m") : "", words[v->kind], color ? "\033[0m" : "");
   print_item(to, "", v->headline);
+  if (s->findings.inputs && s->findings.inputs->count) print_differences(s->findings.inputs, to);
+  print_symptoms(&s->findings, to);
   for (int i = 0; i < v->n_faults && i < MOST_FAULTS; i++) print_fault(d, &v->faults[i], to);
   if (v->n_faults > MOST_FAULTS) fprintf(to, "\nand %d more faults (--json has them)\n", v->n_faults - MOST_FAULTS);
   if (v->n_faults) fprintf(to, "\nPoints behind a fault inherit its error: their total error is large, their local one is not.\n");
@@ -155,7 +183,7 @@ void mr3d_drift_report_text(const mr3d_drift_run *d, const mr3d_drift_verdict *v
   for (int step = 0; step < mr3d_drift_steps(d); step++) {
     bool fault = step == 0;
     for (int i = 0; i < v->n_faults; i++) fault |= mr3d_drift_record_at(d, v->faults[i].first)->step == step;
-    if (fault) print_layers(d, step, to);
+    if (fault) print_layers(d, v, step, to);
   }
   if (s->command) {
     fprintf(to, "\n");

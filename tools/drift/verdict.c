@@ -205,7 +205,8 @@ static void gather_evidence(const mr3d_drift_run *d, mr3d_drift_verdict *v) {
   char place[64];
   int out = 0;
   for (int i = 0; i < mr3d_drift_records(d); i++) out += !mr3d_drift_record_at(d, i)->verdict.passed;
-  evidence(v, "%d points judged by replaying the reference's operator on the subject's own inputs: %d out of bounds", v->judged, out);
+  if (v->compared) evidence(v, "%d points compared; a unit is what rounding makes of a value in a decoder (docs/drift.md, \"Two traces\")", mr3d_drift_records(d));
+  if (v->judged) evidence(v, "%d points judged by replaying the reference's operator on the subject's own inputs: %d out of bounds", v->judged, out);
   if (v->worst_local >= 0) {
     const mr3d_drift_record *r = mr3d_drift_record_at(d, v->worst_local);
     evidence(v, "the nearest to a bound of the others is %s, at %.2g of it", mr3d_drift_place(r, place), r->local_ratio);
@@ -213,12 +214,14 @@ static void gather_evidence(const mr3d_drift_run *d, mr3d_drift_verdict *v) {
   if (v->composite) evidence(v, "%d of them over several operators at once, by the yardstick, for want of the points between", v->composite);
   if (v->worst_total >= 0) {
     const mr3d_drift_record *r = mr3d_drift_record_at(d, v->worst_total);
-    evidence(v, "the total error is at most %.3g times that of emulated %s arithmetic, at %s", r->total.rms, mr3d_tier_name(mr3d_drift_tier(d)), mr3d_drift_place(r, place));
+    evidence(v, v->compared ? "they differ by at most %.3g times what %s arithmetic makes of it, at %s" : "the total error is at most %.3g times that of emulated %s arithmetic, at %s", r->total.rms, mr3d_tier_name(mr3d_drift_tier(d)), mr3d_drift_place(r, place));
   }
-  if (isfinite(v->layers.factor))
+  if (isfinite(v->layers.factor) && v->compared) evidence(v, "over %d layers the relative difference goes from %.2g by %.3g a layer", v->layers.n, v->layers.start, v->layers.factor);
+  else if (isfinite(v->layers.factor))
     evidence(v, "over %d layers the relative error goes from %.2g by %.3g a layer; emulated: from %.2g by %.3g", v->layers.n, v->layers.start, v->layers.factor, v->layers.emulated_start,
              v->layers.emulated_factor);
-  if (isfinite(v->steps.factor))
+  if (isfinite(v->steps.factor) && v->compared) evidence(v, "over %d steps it goes by %.3g a step", v->steps.n, v->steps.factor);
+  else if (isfinite(v->steps.factor))
     evidence(v, "over %d steps it goes by %.3g a step; emulated: by %.3g", v->steps.n, v->steps.factor, v->steps.emulated_factor);
 }
 
@@ -250,6 +253,12 @@ static void say_headline(const mr3d_drift_run *d, mr3d_drift_verdict *v) {
                r->diagnosis[0] ? r->diagnosis : r->verdict.problem);
     else
       snprintf(v->headline, sizeof v->headline, "a local fault at %s: %s%s%.400s", place, about->part, r->mistake[0] ? "; " : ": ", r->mistake[0] ? r->diagnosis : r->verdict.problem);
+  } else if (v->kind == MR3D_DRIFT_ROUNDING && v->compared)
+    snprintf(v->headline, sizeof v->headline, "rounding: nowhere do the two traces lie further apart than %s arithmetic puts them", mr3d_tier_name(mr3d_drift_tier(d)));
+  else if (v->kind == MR3D_DRIFT_UNEXPLAINED && v->compared) {
+    const mr3d_drift_record *r = mr3d_drift_record_at(d, v->first_far);
+    snprintf(v->headline, sizeof v->headline, "the traces part at %s, by %.3g times what %s arithmetic makes of it; %s", mr3d_drift_place(r, place), r->total.rms, mr3d_tier_name(mr3d_drift_tier(d)),
+             v->judged ? "replayed on its own inputs, the subject is right there: the other trace is not, or what it was given differs" : "with --weights the operators there are replayed, and which of the two is at fault is said");
   } else if (v->kind == MR3D_DRIFT_ROUNDING)
     snprintf(v->headline, sizeof v->headline, "rounding: every operator does what the reference does on the same inputs, within the bounds of %s", mr3d_tier_name(mr3d_drift_tier(d)));
   else if (v->kind == MR3D_DRIFT_UNEXPLAINED) {
@@ -259,27 +268,30 @@ static void say_headline(const mr3d_drift_run *d, mr3d_drift_verdict *v) {
   } else snprintf(v->headline, sizeof v->headline, "nothing could be judged: the trace has no point that the reference could replay");
 }
 
-void mr3d_drift_conclude(const mr3d_drift_run *d, mr3d_drift_verdict *v) {
-  *v = (mr3d_drift_verdict){.worst_local = -1, .worst_total = -1};
+void mr3d_drift_conclude(const mr3d_drift_run *d, const char *difference, mr3d_drift_verdict *v) {
+  *v = (mr3d_drift_verdict){.worst_local = -1, .worst_total = -1, .first_far = -1, .compared = mr3d_drift_is_comparison(d)};
   for (int i = 0; i < mr3d_drift_records(d); i++) {
     const mr3d_drift_record *r = mr3d_drift_record_at(d, i);
     v->judged += r->judged;
     v->unjudged += !r->judged;
     v->composite += r->judged && r->composite;
     if (r->judged && r->verdict.passed && (v->worst_local < 0 || r->local_ratio > mr3d_drift_record_at(d, v->worst_local)->local_ratio)) v->worst_local = i;
+    if (r->total.measured && v->first_far < 0 && !(r->total.rms <= FAR)) v->first_far = i;
     if (r->total.measured && (v->worst_total < 0 || r->total.rms > mr3d_drift_record_at(d, v->worst_total)->total.rms)) v->worst_total = i;
   }
   gather_faults(d, v);
   v->layers = grow(d, false);
   v->steps = grow(d, true);
   const bool far = v->worst_total >= 0 && !(mr3d_drift_record_at(d, v->worst_total)->total.rms <= FAR);
-  v->kind = v->n_faults ? (mr3d_drift_record_at(d, v->faults[0].first)->point == MR3D_P_EMBEDS ? MR3D_DRIFT_INPUTS : MR3D_DRIFT_FAULT)
-            : !v->judged ? MR3D_DRIFT_NOTHING
-            : far        ? MR3D_DRIFT_UNEXPLAINED
-                         : MR3D_DRIFT_ROUNDING;
+  v->kind = difference    ? MR3D_DRIFT_INPUTS
+            : v->n_faults ? (mr3d_drift_record_at(d, v->faults[0].first)->point == MR3D_P_EMBEDS ? MR3D_DRIFT_INPUTS : MR3D_DRIFT_FAULT)
+            : far                                     ? MR3D_DRIFT_UNEXPLAINED
+            : !v->judged && v->worst_total < 0        ? MR3D_DRIFT_NOTHING
+                                                      : MR3D_DRIFT_ROUNDING;
   gather_evidence(d, v);
   gather_missing(d, v);
-  say_headline(d, v);
+  if (difference) snprintf(v->headline, sizeof v->headline, "different inputs: %.680s", difference);
+  else say_headline(d, v);
 }
 
 void mr3d_drift_verdict_clear(mr3d_drift_verdict *v) {

@@ -42,15 +42,17 @@ typedef struct mr3d_drift_verdict {
   int judged, composite, unjudged; /**< points */
   int worst_local;        /**< record with the largest statistic over its limit, of those that passed; -1 */
   int worst_total;        /**< record with the largest total error in units of noise; -1 */
+  int first_far;          /**< first record whose total error is beyond rounding; -1 */
   mr3d_drift_growth layers, steps;
   int n_evidence;
   char evidence[8][400];
+  bool compared;          /**< two traces: totals are differences from the other one, not from a truth */
   int n_missing;
   char missing[600];      /**< points that the trace does not have, "scores, gate in all layers" */
 } mr3d_drift_verdict;
 
-/** Ownership: mr3d_drift_verdict_clear. */
-void mr3d_drift_conclude(const mr3d_drift_run *, mr3d_drift_verdict *);
+/** `difference`: in words, the first input that differs (NULL: none does), which comes before all else. Ownership: mr3d_drift_verdict_clear. */
+void mr3d_drift_conclude(const mr3d_drift_run *, const char *difference, mr3d_drift_verdict *);
 void mr3d_drift_verdict_clear(mr3d_drift_verdict *);
 
 /** "step 0, layer 17, query_rotated", as STEP.LAYER.POINT: "0.17.query_rotated". */

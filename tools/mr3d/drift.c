@@ -4,8 +4,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "align.h"
 #include "calls.h"
 #include "command.h"
+#include "compare.h"
 #include "drift_parts.h"
 #include "file.h"
 #include "mr3d/safetensors.h"
@@ -19,7 +21,8 @@ typedef struct drift_command {
   int64_t runs, threads;
   bool first_fault, no_diagnosis, quiet;
   mr3d_order init_missing;
-  mr3d_bundle *trace;
+  const char *map;
+  const mr3d_bundle *trace; /* the subject's file */
   char *config; /* text */
   mr3d_run run; /* what a running backend is asked */
   mr3d_drift_ask ask;
@@ -81,10 +84,17 @@ static mr3d_status take_trace(mr3d_drift_run *drift, const mr3d_drift_source *so
   return MR3D_OK;
 }
 
+/** The first difference that is more than another number format, in words; NULL: there is none. */
+static const char *first_difference(const mr3d_input_differences *found) {
+  for (int i = 0; found && i < found->count; i++)
+    if (!found->list[i].rounding) return found->list[i].text;
+  return NULL;
+}
+
 static int report(const drift_command *c, const mr3d_drift_run *drift, const mr3d_drift_subject *subject) {
   mr3d_drift_verdict verdict;
   mr3d_error error = {0};
-  mr3d_drift_conclude(drift, &verdict);
+  mr3d_drift_conclude(drift, first_difference(subject->findings.inputs), &verdict);
   int status = mr3d_drift_exit_status(&verdict);
   mr3d_drift_report_text(drift, &verdict, subject, stdout, isatty(STDOUT_FILENO) && !getenv("NO_COLOR"));
   if (c->json && mr3d_drift_report_json(drift, &verdict, subject, c->json, &error)) status = mr3d_complain("--json: %s", error.message);
@@ -93,31 +103,133 @@ static int report(const drift_command *c, const mr3d_drift_run *drift, const mr3
   return status;
 }
 
-static int drift_file(drift_command *c, const char *path) {
+/* ---- files ---- */
+
+#define MOST_SYMPTOMS 16
+#define MOST_REMARKS 24
+#define MOST_SUSPICIOUS 4 /* layers of two traces that are replayed */
+
+/** A trace, and another one or none. */
+typedef struct files {
+  mr3d_aligned *subject, *other;
+  mr3d_input_differences inputs;
+  mr3d_symptom symptoms[MOST_SYMPTOMS];
+  int n_symptoms, n_remarks;
+  char remark_text[MOST_REMARKS][400];
+  const char *remarks[MOST_REMARKS];
+} files;
+
+static void gather_remarks(files *f) {
+  for (int side = 0; side < 2; side++) {
+    const mr3d_aligned *trace = side ? f->other : f->subject;
+    for (int i = 0; trace && i < mr3d_aligned_remarks(trace) && f->n_remarks < MOST_REMARKS; i++) {
+      snprintf(f->remark_text[f->n_remarks], sizeof f->remark_text[0], "%s%.380s", side ? "the other: " : "", mr3d_aligned_remark(trace, i));
+      f->remarks[f->n_remarks] = f->remark_text[f->n_remarks];
+      f->n_remarks++;
+    }
+  }
+}
+
+/** Opens the traces, the other one first: it settles what the subject's shapes leave open. */
+static mr3d_status open_files(drift_command *c, char **paths, int n, files *f, mr3d_drift_options *options, mr3d_error *error) {
+  mr3d_align_options align = {.map = c->map};
+  if (n > 1 && mr3d_align_open(paths[1], &(mr3d_align_options){0}, &f->other, error)) return error->status;
+  align.reference = f->other;
+  mr3d_config config;
+  if (c->config_path) {
+    if (find_config(c, paths[0], error) || mr3d_config_parse(c->config, &config, error)) return error->status;
+    align.config = &config;
+  }
+  if (mr3d_align_open(paths[0], &align, &f->subject, error)) return error->status;
+  c->trace = mr3d_aligned_file(f->subject);
+  const mr3d_bundle *other = f->other ? mr3d_aligned_file(f->other) : NULL;
+  if (!c->config && find_config(c, paths[0], error) && !(other && mr3d_bundle_get(other, "config"))) return error->status;
+  if (!c->config) c->config = strdup(mr3d_bundle_get(other, "config"));
+  *error = (mr3d_error){0};
+  options->config = c->config;
+  if (find_tier(c, paths[0], &options->tier, error)) return error->status;
+  options->weights = c->weights ? c->weights : mr3d_bundle_get(c->trace, "weights");
+  return mr3d_promises_read(c->keeps ? c->keeps : "", &options->kept, error);
+}
+
+/** Different inputs first, and the symptoms of the trace. */
+static void look_around(files *f, const drift_command *c, mr3d_weights *weights) {
+  const mr3d_inputs_side subject = {.trace = f->subject}, reference = {.trace = f->other, .config = c->config_path || !f->other ? c->config : NULL, .weights = weights};
+  mr3d_inputs_compare(&subject, &reference, &f->inputs);
+  f->n_symptoms = mr3d_symptoms_of_trace(f->subject, MOST_SYMPTOMS, f->symptoms);
+  gather_remarks(f);
+}
+
+static int report_files(const drift_command *c, const files *f, const mr3d_drift_run *drift, const char *reference) {
+  const mr3d_drift_subject subject = {.name = mr3d_aligned_label(f->subject), .producer = mr3d_bundle_get(c->trace, "producer"), .reference = reference, .n_remarks = f->n_remarks, .remarks = f->remarks,
+                                      .findings = {&f->inputs, f->n_symptoms, f->symptoms}};
+  return report(c, drift, &subject);
+}
+
+static int drift_file(drift_command *c, files *f, mr3d_drift_options *options) {
   mr3d_error error = {0};
   mr3d_drift_run *drift = NULL;
+  if (!options->weights)
+    return mr3d_complain("%s does not say with which weights it was computed (metadata weights); give --weights PATH, a checkpoint or generated:SEED", mr3d_aligned_label(f->subject));
+  mr3d_status status = mr3d_drift_new(options, &drift, &error);
+  if (!status) look_around(f, c, mr3d_drift_weights(drift));
+  const mr3d_drift_source source = {f->subject, mr3d_aligned_find};
+  if (!status) status = take_trace(drift, &source, mr3d_aligned_steps(f->subject), &error);
+  const int exit_status = status ? mr3d_complain("%s", error.message) : report_files(c, f, drift, options->weights);
+  mr3d_drift_free(&drift);
+  return exit_status;
+}
+
+/** Replays the suspicious layers of two traces on what the subject has there. */
+static mr3d_status replay_suspicious(mr3d_drift_run *drift, const files *f, const mr3d_drift_options *options, mr3d_error *error) {
+  int64_t layers[MOST_SUSPICIOUS];
+  const int n = mr3d_drift_suspicious_layers(drift, layers, MOST_SUSPICIOUS);
+  const mr3d_drift_source source = {f->subject, mr3d_aligned_find};
+  for (int i = 0; i < n; i++) {
+    mr3d_drift_options only = *options;
+    mr3d_drift_run *local = NULL;
+    only.only_layers = true;
+    only.first_layer = layers[i] < 0 ? 0 : layers[i];
+    only.last_layer = layers[i];
+    mr3d_status status = mr3d_drift_new(&only, &local, error);
+    if (!status) status = take_trace(local, &source, mr3d_aligned_steps(f->subject), error);
+    if (!status) mr3d_drift_adopt(drift, local);
+    mr3d_drift_free(&local);
+    if (status) return status;
+  }
+  return MR3D_OK;
+}
+
+static int drift_two(drift_command *c, files *f, mr3d_drift_options *options) {
+  mr3d_error error = {0};
+  mr3d_drift_run *drift = NULL;
+  mr3d_drift_options compared = *options;
+  compared.weights = NULL;
+  mr3d_status status = mr3d_drift_new(&compared, &drift, &error);
+  if (!status) {
+    look_around(f, c, NULL);
+    const mr3d_drift_source subject = {f->subject, mr3d_aligned_find}, other = {f->other, mr3d_aligned_find};
+    const int64_t steps = mr3d_aligned_steps(f->subject), there = mr3d_aligned_steps(f->other);
+    mr3d_drift_compare(drift, &subject, &other, steps < there ? steps : there);
+    if (mr3d_drift_records(drift) == 0) status = mr3d_fail(&error, MR3D_INVALID, "%s and %s have no point in common", mr3d_aligned_label(f->subject), mr3d_aligned_label(f->other));
+  }
+  if (!status && options->weights) status = replay_suspicious(drift, f, options, &error);
+  const int exit_status = status ? mr3d_complain("%s", error.message) : report_files(c, f, drift, mr3d_aligned_label(f->other));
+  mr3d_drift_free(&drift);
+  return exit_status;
+}
+
+static int drift_files(drift_command *c, char **paths, int n) {
+  mr3d_error error = {0};
+  files *f = mr3d_allocate(1, sizeof *f);
   mr3d_drift_options options = {.runs = (int)c->runs, .threads = (int)c->threads, .stop_at_fault = c->first_fault, .no_diagnosis = c->no_diagnosis,
                                 .init_missing = c->init_missing.given ? &c->init_missing.seed : NULL};
-  mr3d_status status = mr3d_safetensors_open(path, 0, &c->trace, &error);
-  if (!status) status = find_config(c, path, &error);
-  if (!status) status = find_tier(c, path, &options.tier, &error);
-  options.config = c->config;
-  options.weights = c->weights ? c->weights : c->trace ? mr3d_bundle_get(c->trace, "weights") : NULL;
-  if (!status && !options.weights)
-    status = mr3d_fail(&error, MR3D_INVALID, "%s does not say with which weights it was computed (metadata weights); give --weights PATH, a checkpoint or generated:SEED", path);
-  if (!status) status = mr3d_promises_read(c->keeps ? c->keeps : "", &options.kept, &error);
-  if (!status) status = mr3d_drift_new(&options, &drift, &error);
-  const int64_t steps = !status ? mr3d_trace_steps(c->trace) : 0;
-  if (!status && !steps) status = mr3d_fail(&error, MR3D_INVALID, "%s holds no tensor named STEP.LAYER.POINT, such as 0.17.query_rotated: it is no trace (docs/protocol.md, \"Traces\")", path);
-  const mr3d_drift_source source = mr3d_trace_source(c->trace);
-  if (!status) status = take_trace(drift, &source, steps, &error);
-  int exit_status = 1;
-  if (status) exit_status = mr3d_complain("%s", error.message);
-  else {
-    const mr3d_drift_subject subject = {.name = path, .producer = mr3d_bundle_get(c->trace, "producer"), .reference = options.weights};
-    exit_status = report(c, drift, &subject);
-  }
-  mr3d_drift_free(&drift);
+  const mr3d_status status = open_files(c, paths, n, f, &options, &error);
+  const int exit_status = status ? mr3d_complain("%s", error.message) : n > 1 ? drift_two(c, f, &options) : drift_file(c, f, &options);
+  mr3d_input_differences_free(&f->inputs);
+  mr3d_align_free(&f->subject);
+  mr3d_align_free(&f->other);
+  free(f);
   return exit_status;
 }
 
@@ -170,6 +282,7 @@ int mr3d_command_drift(int argc, char **argv) {
   const mr3d_option options[] = {
       {"--weights", "PATH", MR3D_OPTION_TEXT, &c.weights, "a checkpoint's folder, its index, a safetensors file, or generated:SEED (default: what the trace says)"},
       {"--config", "FILE.json", MR3D_OPTION_TEXT, &c.config_path, "configuration (default: what the trace says, else config.json beside the weights)"},
+      {"--map", "FILE.json", MR3D_OPTION_TEXT, &c.map, "other names of the trace's points (docs/drift.md, \"Names of your own\")"},
       {"--init-missing", "SEED", MR3D_OPTION_GIVEN_SEED, &c.init_missing, "draw the learned rotary parameters that the checkpoint lacks, as mr3d run does"},
       {"--tier", "TIER", MR3D_OPTION_TIERS, &c.tiers, "the arithmetic that is claimed (default: what the trace says)"},
       {"--keeps", "LIST", MR3D_OPTION_TEXT, &c.keeps, "judge by these promises: scores, probabilities, products (docs/protocol.md)"},
@@ -193,11 +306,11 @@ int mr3d_command_drift(int argc, char **argv) {
       {NULL, NULL, MR3D_OPTION_FLAG, NULL, NULL},
   };
   const mr3d_usage usage = {
-      "mr3d drift TRACE [--weights PATH] [OPTION ...]\n       mr3d drift --backend SPEC --weights PATH --tier TIER [OPTION ...]",
+      "mr3d drift TRACE [--weights PATH] [OPTION ...]\n       mr3d drift TRACE OTHER_TRACE [OPTION ...]\n       mr3d drift --backend SPEC --weights PATH --tier TIER [OPTION ...]",
       "Says where the numbers of a trace first part from the reference's, whether that point is itself at fault or only inherits, and which mistake it\n"
       "looks like. Each operator is replayed on the subject's own inputs, so a fault is found whatever came before it.\n\n"
       "Exit status: 0 rounding, 2 a fault, other inputs or unexplained, 1 could not judge.\n",
-      0, 1, NULL};
+      0, 2, NULL};
   int n = 0;
   int status = mr3d_options_parse(&usage, options, argc, argv, &n);
   if (status >= 0) return status;
@@ -205,8 +318,7 @@ int mr3d_command_drift(int argc, char **argv) {
   if (c.threads > 1024) c.threads = 1024;
   if (c.ask.backend && n) return mr3d_complain("either a trace or --backend: what is %s?", argv[0]);
   if (!c.ask.backend && !n) return mr3d_complain("a trace is needed, for instance: mr3d drift mine.safetensors --weights checkpoint/, or --backend SPEC\nUsage: %s", usage.line);
-  status = c.ask.backend ? drift_backend(&c) : drift_file(&c, argv[0]);
-  mr3d_bundle_free(&c.trace);
+  status = c.ask.backend ? drift_backend(&c) : drift_files(&c, argv, n);
   free(c.config);
   return status;
 }
