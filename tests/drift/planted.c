@@ -225,6 +225,14 @@ static int save(mr3d_tier tier, const char *mistake, int64_t layer, const char *
   mr3d_weights_cache *weights = mr3d_weights_cache_new();
   generation g = generate(ONE_SAMPLE, tier, config, &model, 9, 24, 3, "generated:5");
   mr3d_bundle *trace = traced(&g, tier, tier != MR3D_FP64, mr3d_mutant_named(mistake), layer, weights);
+  mr3d_bundle *narrow = mr3d_bundle_new(); /* in the types of the tier, as a user's would be */
+  for (int i = 0; i < mr3d_bundle_count(trace); i++) {
+    const mr3d_tensor *t = mr3d_bundle_at(trace, i);
+    if (t->dtype == MR3D_F64 && !strstr(t->name, "point_coords")) mr3d_tensor_from_double(mr3d_bundle_add(narrow, t->name, mr3d_tier_storage(tier), t->rank, t->shape), t->data);
+    else mr3d_bundle_copy(narrow, t->name, t);
+  }
+  mr3d_bundle_free(&trace);
+  trace = narrow;
   mr3d_bundle_set(trace, "trace", "1");
   mr3d_bundle_set(trace, "tier", mr3d_tier_name(tier));
   mr3d_bundle_set(trace, "config", config);

@@ -168,34 +168,34 @@ static asked ask_mask(const mr3d_drift_evidence *e) {
   return a;
 }
 
-/** Attention of some tokens of the first sample over all its keys. */
+/** Attention of some tokens over all keys; of several samples all tokens, so that one that takes another's keys shows. */
 static asked ask_attention(const mr3d_drift_evidence *e, const mr3d_drift_record *record) {
   const mr3d_config *c = &e->drift->config;
   const mr3d_block_in *call = e->replay->call;
   const mr3d_dtype type = mr3d_tier_storage(e->drift->options.tier);
-  const int64_t H = c->num_attention_heads, G = c->num_key_value_heads, D = c->head_dim, K = call->L + call->q, q = call->q;
+  const int64_t B = call->B, H = c->num_attention_heads, G = c->num_key_value_heads, D = c->head_dim, K = call->L + call->q, q = call->q;
   token_rows r = sample(record);
   asked a = {new_request(e, "attention"), mr3d_bundle_new()};
-  int64_t n = 0;
-  while (n < r.n && r.token[n] < q) n++; /* of the first sample */
-  double *query = mr3d_allocate(H * n * D, sizeof *query), *context = mr3d_allocate(H * n * D, sizeof *context), *all = mr3d_allocate(G * K * D, sizeof *all);
-  for (int64_t h = 0; h < H; h++)
+  const int64_t n = B > 1 ? q : r.n;
+  double *query = mr3d_allocate(B * H * n * D, sizeof *query), *context = mr3d_allocate(B * H * n * D, sizeof *context), *all = mr3d_allocate(B * G * K * D, sizeof *all);
+  for (int64_t h = 0; h < B * H; h++)
     for (int64_t k = 0; k < n; k++) {
-      memcpy(query + (h * n + k) * D, e->replay->value[MR3D_P_QUERY_ROTATED] + (h * q + r.token[k]) * D, (size_t)D * sizeof *query);
-      memcpy(context + (h * n + k) * D, e->given[MR3D_P_CONTEXT] + (h * q + r.token[k]) * D, (size_t)D * sizeof *query);
+      const int64_t from = (h * q + (B > 1 ? k : r.token[k])) * D, to = (h * n + k) * D;
+      memcpy(query + to, e->replay->value[MR3D_P_QUERY_ROTATED] + from, (size_t)D * sizeof *query);
+      memcpy(context + to, e->given[MR3D_P_CONTEXT] + from, (size_t)D * sizeof *query);
     }
-  add_floats(a.request, "query", type, 4, (int64_t[]){1, H, n, D}, query);
+  add_floats(a.request, "query", type, 4, (int64_t[]){B, H, n, D}, query);
   for (int which = 0; which < 2; which++) {
     const double *past = which ? call->past_value : call->past_key, *fresh = e->replay->value[which ? MR3D_P_VALUE : MR3D_P_KEY_ROTATED];
-    for (int64_t h = 0; h < G; h++) {
+    for (int64_t h = 0; h < B * G; h++) {
       if (call->L) memcpy(all + h * K * D, past + h * call->L * D, (size_t)(call->L * D) * sizeof *all);
       memcpy(all + (h * K + call->L) * D, fresh + h * q * D, (size_t)(q * D) * sizeof *all);
     }
-    add_floats(a.request, which ? "value" : "key", type, 4, (int64_t[]){1, G, K, D}, all);
+    add_floats(a.request, which ? "value" : "key", type, 4, (int64_t[]){B, G, K, D}, all);
   }
-  bool *visible = mr3d_bundle_add(a.request, "visible", MR3D_BOOL, 3, (int64_t[]){1, n, K})->data;
-  for (int64_t k = 0; k < n; k++) memcpy(visible + k * K, e->replay->visible + r.token[k] * K, (size_t)K);
-  add_floats(a.answer, "y", MR3D_F64, 4, (int64_t[]){1, H, n, D}, context);
+  bool *visible = mr3d_bundle_add(a.request, "visible", MR3D_BOOL, 3, (int64_t[]){B, n, K})->data;
+  for (int64_t k = 0; k < B * n; k++) memcpy(visible + k * K, e->replay->visible + (B > 1 ? k : r.token[k]) * K, (size_t)K);
+  add_floats(a.answer, "y", MR3D_F64, 4, (int64_t[]){B, H, n, D}, context);
   free(query), free(context), free(all), free(r.token);
   return a;
 }
