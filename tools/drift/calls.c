@@ -81,6 +81,14 @@ static mr3d_status read_points(const mr3d_drift_source *trace, int64_t step, mr3
   return MR3D_OK;
 }
 
+/** Whether positions are L, L + 1, ..., which is what they are without any. */
+static bool is_usual(const mr3d_drift_run *drift, const mr3d_tensor *positions) {
+  const int64_t L = mr3d_drift_cached(drift), q = positions->shape[1], *at = positions->data;
+  for (int64_t i = 0; i < positions->shape[0] * q; i++)
+    if (at[i] != L + i % q) return false;
+  return true;
+}
+
 static mr3d_status read_call(mr3d_drift_run *drift, const mr3d_drift_source *trace, int64_t step, mr3d_traced_call *c, mr3d_error *error) {
   const mr3d_config *config = mr3d_drift_config(drift);
   const mr3d_tensor *embeds = of_model(trace, step, "inputs_embeds"), *ids = of_model(trace, step, "input_ids"), *mask = of_model(trace, step, "attention_mask"),
@@ -103,8 +111,8 @@ static mr3d_status read_call(mr3d_drift_run *drift, const mr3d_drift_source *tra
   if (positions) {
     const bool fits = positions->dtype == MR3D_I64 && positions->rank == 2 && positions->shape[1] == c->call.q && (positions->shape[0] == 1 || positions->shape[0] == c->call.B);
     if (!fits) return misfit(positions, "I64 [B,q] or [1,q]", error);
-    c->call.position_ids = positions->data;
-    c->call.position_rows = positions->shape[0];
+    /* A decode's tokens stand in the cache's slots whatever its prefill was given; what a subject takes for its position there shows in the rotation. */
+    if (!c->call.decode && !is_usual(drift, positions)) c->call.position_ids = positions->data, c->call.position_rows = positions->shape[0];
   }
   const mr3d_status status = read_points(trace, step, c, error);
   if (status) return status;

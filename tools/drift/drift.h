@@ -82,11 +82,13 @@ typedef struct mr3d_drift_step {
 
 typedef struct mr3d_drift_options {
   const char *config;      /**< JSON */
-  const char *weights;     /**< as mr3d run --weights */
+  const char *weights;     /**< as mr3d run --weights; NULL: nothing can be replayed, only compared (compare.h) */
   mr3d_tier tier;          /**< that the subject claims */
   uint32_t kept;           /**< promises */
   int runs;                /**< emulated runs behind the total error; 0: local errors only */
   int threads;
+  bool only_layers;        /**< take first_layer .. last_layer alone, each on what the subject has; without total errors */
+  int64_t first_layer, last_layer; /**< MR3D_DRIFT_MODEL as the last: the model's own points, and layers up to -1 */
   bool stop_at_fault;      /**< take no layer behind the first fault's */
   bool no_diagnosis;       /**< leave the mutants out */
   const uint64_t *init_missing;
@@ -101,9 +103,14 @@ void mr3d_drift_free(mr3d_drift_run **);
 /** With sizes that only the weights know. */
 const mr3d_config *mr3d_drift_config(const mr3d_drift_run *);
 mr3d_tier mr3d_drift_tier(const mr3d_drift_run *);
+/** Tokens of the calls taken so far: L of the next one. */
+int64_t mr3d_drift_cached(const mr3d_drift_run *);
 
 /** Rows of the embedding in binary64. Errors: an id outside the vocabulary. */
 mr3d_status mr3d_drift_embed(mr3d_drift_run *, int64_t count, const int64_t *ids, double *embeds, mr3d_error *);
+
+/** Writes all weights into one safetensors file, in the types they are stored or drawn in: for a backend that knows no generator. */
+mr3d_status mr3d_drift_write_weights(mr3d_drift_run *, const char *path, mr3d_error *);
 
 /** Takes the next call. Errors: of the reference, or a point of another shape than the call's. *stopped: a fault was found and stop_at_fault is set. */
 mr3d_status mr3d_drift_take(mr3d_drift_run *, const mr3d_drift_call *, const mr3d_drift_source *, bool *stopped, mr3d_error *);

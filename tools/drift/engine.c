@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "engine_internal.h"
+#include "mr3d/safetensors.h"
 #include "mr3d/trace.h"
 
 #define HEAD_ROWS 2048           /* of the head at a time */
@@ -46,8 +47,14 @@ mr3d_status mr3d_drift_new(const mr3d_drift_options *options, mr3d_drift_run **o
   if (d->options.runs > MR3D_DRIFT_MOST_RUNS) d->options.runs = MR3D_DRIFT_MOST_RUNS;
   d->units = mr3d_tier_units(options->tier);
   d->units.kept = options->kept;
+  if (options->only_layers) d->options.runs = 0;
   mr3d_status status = mr3d_config_parse(options->config, &d->config, error);
   if (status) mr3d_fail_in(error, "configuration");
+  if (!options->weights) {
+    *out = d;
+    if (status) mr3d_drift_free(out);
+    return status;
+  }
   for (const char *const *key = needed; *key && !status; key++) status = mr3d_config_need(&d->config, *key, error);
   if (!status) {
     d->cache = mr3d_weights_cache_new();
@@ -120,6 +127,7 @@ void mr3d_drift_free(mr3d_drift_run **pointer) {
 
 const mr3d_config *mr3d_drift_config(const mr3d_drift_run *d) { return &d->config; }
 mr3d_tier mr3d_drift_tier(const mr3d_drift_run *d) { return d->options.tier; }
+int64_t mr3d_drift_cached(const mr3d_drift_run *d) { return d->L; }
 int mr3d_drift_records(const mr3d_drift_run *d) { return d->n_records; }
 const mr3d_drift_record *mr3d_drift_record_at(const mr3d_drift_run *d, int index) { return &d->records[index]; }
 int mr3d_drift_steps(const mr3d_drift_run *d) { return d->n_steps; }
@@ -152,6 +160,33 @@ mr3d_status mr3d_drift_embed(mr3d_drift_run *d, int64_t count, const int64_t *id
       return mr3d_fail(error, MR3D_INVALID, "token id %lld is outside the vocabulary of %lld rows", (long long)ids[i], (long long)d->config.vocab_size);
   const mr3d_decoder decoder = {.config = &d->config, .weights = d->weights, .ends = d->ends, .sizes = &d->sizes};
   return mr3d_decoder_embed(&decoder, count, ids, embeds, error);
+}
+
+mr3d_status mr3d_drift_write_weights(mr3d_drift_run *d, const char *path, mr3d_error *error) {
+  const mr3d_bundle *tensors = mr3d_weights_tensors(d->weights);
+  mr3d_safetensors_writer *writer = NULL;
+  mr3d_status status = mr3d_safetensors_writer_open(path, &writer, error);
+  for (int i = 0; i < mr3d_bundle_count(tensors) && !status; i++) {
+    mr3d_tensor tensor = *mr3d_bundle_at(tensors, i), flat = tensor;
+    const int64_t count = mr3d_tensor_count(&tensor), rows = tensor.rank > 1 ? tensor.shape[0] : 1, cols = rows ? count / rows : 0;
+    const size_t size = mr3d_dtype_size(tensor.dtype);
+    double *buffer = mr3d_allocate(HEAD_ROWS * cols, sizeof *buffer);
+    tensor.data = mr3d_allocate(count, size);
+    flat.rank = 2;
+    flat.shape[0] = rows;
+    flat.shape[1] = cols;
+    for (int64_t first = 0; first < rows && !status; first += HEAD_ROWS) {
+      const double *values;
+      mr3d_tensor part = {.name = tensor.name, .dtype = tensor.dtype, .rank = 2, .shape = {rows - first < HEAD_ROWS ? rows - first : HEAD_ROWS, cols}, .data = (char *)tensor.data + (size_t)(first * cols) * size};
+      status = mr3d_weights_rows(d->weights, &flat, first, part.shape[0], buffer, &values, error);
+      if (!status) mr3d_tensor_from_double(&part, values);
+    }
+    if (!status) mr3d_safetensors_writer_add(writer, NULL, &tensor);
+    free(buffer);
+    free(tensor.data);
+  }
+  const mr3d_status written = mr3d_safetensors_writer_close(&writer, !status, error);
+  return status ? status : written;
 }
 
 /* ---- one call under way ---- */
@@ -771,6 +806,14 @@ static void begin_lane(taking *t, mr3d_drift_lane *lane) {
   lane->hidden = copy_of(t->call->B * t->call->q * t->d->config.hidden_size, t->call->embeds);
 }
 
+/** What the layer before gave, as the subject has it; where it has not, the layer's input is taken as it is. */
+static void start_from_output(taking *t) {
+  const mr3d_tensor *given = t->source->find(t->source->user, t->n_step, t->layer - 1, "output");
+  const int64_t count = t->call->B * t->call->q * t->d->config.hidden_size;
+  if (!given || !mr3d_dtype_is_float(given->dtype) || mr3d_tensor_count(given) != count) given = t->source->find(t->source->user, t->n_step, t->layer, "input");
+  if (given && mr3d_dtype_is_float(given->dtype) && mr3d_tensor_count(given) == count) mr3d_tensor_to_double(given, t->d->chain.hidden);
+}
+
 mr3d_status mr3d_drift_take(mr3d_drift_run *d, const mr3d_drift_call *call, const mr3d_drift_source *source, bool *stopped, mr3d_error *error) {
   taking t = {.d = d, .call = call, .source = source, .n_step = d->n_steps};
   mr3d_error own = {0};
@@ -800,6 +843,8 @@ mr3d_status mr3d_drift_take(mr3d_drift_run *d, const mr3d_drift_call *call, cons
   for (int64_t n = 0; n < d->config.num_hidden_layers && !status && !(d->options.stop_at_fault && t.fault); n++) {
     mr3d_layer_weights layer = {0};
     t.layer = n;
+    if (d->options.only_layers && (n < d->options.first_layer || n > d->options.last_layer)) continue;
+    if (d->options.only_layers && n > 0 && n == d->options.first_layer) start_from_output(&t);
     status = mr3d_weights_layer(d->weights, &d->config, &d->sizes, n, has_points, &layer, error);
     if (status) break;
     status = run_lanes(&t, &layer.layer, error);
@@ -809,7 +854,11 @@ mr3d_status mr3d_drift_take(mr3d_drift_run *d, const mr3d_drift_call *call, cons
     forget_layer(&t);
   }
   *stopped = t.fault && d->options.stop_at_fault;
-  if (!status && !*stopped) status = take_ends(&t, error);
+  if (d->options.only_layers && d->config.num_hidden_layers > 0 && d->options.last_layer == MR3D_DRIFT_MODEL) {
+    t.layer = d->config.num_hidden_layers;
+    start_from_output(&t);
+  }
+  if (!status && !*stopped && (!d->options.only_layers || d->options.last_layer == MR3D_DRIFT_MODEL)) status = take_ends(&t, error);
   d->L += call->q;
   if (!call->decode) {
     free(d->prefill_mask);

@@ -6,7 +6,7 @@
 
 #include "calls.h"
 #include "command.h"
-#include "drift_report.h"
+#include "drift_parts.h"
 #include "file.h"
 #include "mr3d/safetensors.h"
 #include "promises.h"
@@ -21,6 +21,8 @@ typedef struct drift_command {
   mr3d_order init_missing;
   mr3d_bundle *trace;
   char *config; /* text */
+  mr3d_run run; /* what a running backend is asked */
+  mr3d_drift_ask ask;
 } drift_command;
 
 /* ---- what a trace says of itself, and what the options say instead ---- */
@@ -119,8 +121,52 @@ static int drift_file(drift_command *c, const char *path) {
   return exit_status;
 }
 
+/* ---- a running backend ---- */
+
+static void clear_run(mr3d_run *r) {
+  mr3d_voxelize_free(&r->cells);
+  mr3d_token_coords_free(&r->tokens);
+  mr3d_splice_free(&r->splice);
+  mr3d_weights_release(&r->model);
+  mr3d_weights_cache_free(&r->cache);
+  cJSON_Delete(r->said);
+  free(r->ids);
+  free(r->forced);
+  free(r->config_text);
+}
+
+static int drift_backend(drift_command *c) {
+  mr3d_error error = {0};
+  mr3d_drift_run *drift = NULL;
+  mr3d_drift_subject subject;
+  mr3d_run *r = &c->run;
+  mr3d_drift_options options = {.runs = (int)c->runs, .threads = (int)c->threads, .stop_at_fault = true, .no_diagnosis = c->no_diagnosis, .weights = c->weights,
+                                .init_missing = c->init_missing.given ? &c->init_missing.seed : NULL};
+  if (!c->weights) return mr3d_complain("--backend needs --weights PATH: a safetensors file, or generated:SEED with --config FILE.json");
+  if (!r->scan != !r->prompt) return mr3d_complain("--scan and --prompt go together; without both, tokens are drawn by --seed");
+  r->weights = c->weights;
+  r->config_path = c->config_path;
+  r->init_missing = c->init_missing;
+  r->data = mr3d_find_data(r->data);
+  r->json = true; /* says nothing */
+  r->said = cJSON_CreateObject();
+  mr3d_status status = find_config(c, c->ask.backend, &error);
+  if (!status) status = mr3d_config_parse(c->config, &r->config, &error);
+  if (!status) status = find_tier(c, c->ask.backend, &options.tier, &error);
+  options.config = c->config;
+  if (!status) status = mr3d_promises_read(c->keeps ? c->keeps : "", &options.kept, &error);
+  if (!status && r->scan) status = mr3d_run_read_inputs(r, &error);
+  c->ask.run = r;
+  if (!status) status = mr3d_drift_ask_all(&c->ask, &options, &drift, &subject, &error);
+  const int exit_status = status ? mr3d_complain("%s", error.message) : report(c, drift, &subject);
+  mr3d_drift_free(&drift);
+  mr3d_drift_ask_end();
+  clear_run(r);
+  return exit_status;
+}
+
 int mr3d_command_drift(int argc, char **argv) {
-  drift_command c = {.runs = USUAL_RUNS};
+  drift_command c = {.runs = USUAL_RUNS, .ask = {.text = 31, .points = 64, .memory = 256}, .run = {.steps = 2, .context = {.op = &mr3d_reference_operators}}};
   const mr3d_option options[] = {
       {"--weights", "PATH", MR3D_OPTION_TEXT, &c.weights, "a checkpoint's folder, its index, a safetensors file, or generated:SEED (default: what the trace says)"},
       {"--config", "FILE.json", MR3D_OPTION_TEXT, &c.config_path, "configuration (default: what the trace says, else config.json beside the weights)"},
@@ -130,23 +176,36 @@ int mr3d_command_drift(int argc, char **argv) {
       {"--runs", "N", MR3D_OPTION_COUNT, &c.runs, "emulated runs that total errors are measured in (default 4); 0: local errors only, and much faster"},
       {"--first-fault", NULL, MR3D_OPTION_FLAG, &c.first_fault, "end behind the layer of the first fault"},
       {"--no-diagnosis", NULL, MR3D_OPTION_FLAG, &c.no_diagnosis, "do not look for the mistake"},
+      {"--backend", "SPEC", MR3D_OPTION_TEXT, &c.ask.backend, "ask a running backend for its trace, a range of layers at a time, and stop at the first fault"},
+      {"--scan", "FILE.ply", MR3D_OPTION_TEXT, &c.run.scan, "with --backend: the raw scan"},
+      {"--prompt", "NAME", MR3D_OPTION_TEXT, &c.run.prompt, "with --backend: prompt of the data folder's prompt_ids.json, or FILE.json:NAME"},
+      {"--data", "DIR", MR3D_OPTION_TEXT, &c.run.data, "the data folder (default: $MR3D_DATA)"},
+      {"--features", "FILE", MR3D_OPTION_TEXT, &c.run.features_path, "with --backend: safetensors holding `features` [tokens,hidden]; without it they are drawn by --seed"},
+      {"--text", "N", MR3D_OPTION_COUNT, &c.ask.text, "with --backend and no scan: text tokens, drawn by --seed (default 31)"},
+      {"--point-tokens", "N", MR3D_OPTION_COUNT, &c.ask.points, "with --backend and no scan: point tokens (default 64)"},
+      {"--seed", "N", MR3D_OPTION_SEED, &c.run.seed, "for what is drawn (default 0)"},
+      {"--steps", "N", MR3D_OPTION_COUNT, &c.run.steps, "with --backend: decode steps (default 2)"},
+      {"--memory", "MIB", MR3D_OPTION_COUNT, &c.ask.memory, "with --backend: of points in one answer (default 256)"},
+      {"--timeout", "SECONDS", MR3D_OPTION_SECONDS, &c.ask.timeout, "with --backend: for one request (default: none)"},
       {"--json", "FILE", MR3D_OPTION_TEXT, &c.json, "write everything as JSON (docs/drift.schema.json)"},
       {"--html", "FILE", MR3D_OPTION_TEXT, &c.html, "write one page with heat maps, histograms and the scene"},
       {"--threads", "N", MR3D_OPTION_COUNT, &c.threads, "for the reference (default: all processors)"},
       {NULL, NULL, MR3D_OPTION_FLAG, NULL, NULL},
   };
   const mr3d_usage usage = {
-      "mr3d drift TRACE [--weights PATH] [OPTION ...]",
+      "mr3d drift TRACE [--weights PATH] [OPTION ...]\n       mr3d drift --backend SPEC --weights PATH --tier TIER [OPTION ...]",
       "Says where the numbers of a trace first part from the reference's, whether that point is itself at fault or only inherits, and which mistake it\n"
       "looks like. Each operator is replayed on the subject's own inputs, so a fault is found whatever came before it.\n\n"
       "Exit status: 0 rounding, 2 a fault, other inputs or unexplained, 1 could not judge.\n",
-      1, 1, "a trace is needed, for instance: mr3d drift mine.safetensors --weights checkpoint/"};
+      0, 1, NULL};
   int n = 0;
   int status = mr3d_options_parse(&usage, options, argc, argv, &n);
   if (status >= 0) return status;
   if (c.runs > 8) return mr3d_complain("--runs %lld: at most 8 are of use", (long long)c.runs);
   if (c.threads > 1024) c.threads = 1024;
-  status = drift_file(&c, argv[0]);
+  if (c.ask.backend && n) return mr3d_complain("either a trace or --backend: what is %s?", argv[0]);
+  if (!c.ask.backend && !n) return mr3d_complain("a trace is needed, for instance: mr3d drift mine.safetensors --weights checkpoint/, or --backend SPEC\nUsage: %s", usage.line);
+  status = c.ask.backend ? drift_backend(&c) : drift_file(&c, argv[0]);
   mr3d_bundle_free(&c.trace);
   free(c.config);
   return status;

@@ -44,7 +44,7 @@ static void say_initialised(mr3d_run *r) {
 }
 
 /** Opens --weights as the server will, and finds the embedding. */
-static mr3d_status open_weights(mr3d_run *r, mr3d_error *error) {
+mr3d_status mr3d_run_open_weights(mr3d_run *r, mr3d_error *error) {
   const mr3d_weights_source source = {
       .path = r->weights, .config = &r->config, .tier = MR3D_FP64, .init_missing = r->init_missing.given ? &r->init_missing.seed : NULL};
   r->cache = mr3d_weights_cache_new();
@@ -64,7 +64,7 @@ static mr3d_status open_weights(mr3d_run *r, mr3d_error *error) {
 }
 
 /** embeds [S,hidden]: rows of model.embed_tokens.weight for text, features for points. */
-static mr3d_status embed(mr3d_run *r, double *rows, mr3d_error *error) {
+mr3d_status mr3d_run_embed(mr3d_run *r, double *rows, mr3d_error *error) {
   const mr3d_tensor *table = r->ends.embed_tokens;
   const int64_t V = table->shape[0], hidden = table->shape[1], S = r->splice.S;
   double *features = mr3d_allocate(r->tokens.N * hidden, sizeof *features);
@@ -238,7 +238,7 @@ static void say_resumed(mr3d_run *r, const mr3d_run_resume *resume) {
 
 /** Prefill over the spliced sequence, then decode steps (spec.md sections 4, 5). */
 mr3d_status mr3d_run_generate(mr3d_run *r, mr3d_error *error) {
-  mr3d_status status = open_weights(r, error);
+  mr3d_status status = mr3d_run_open_weights(r, error);
   if (!status) status = check_pieces(r, error);
   if (!status) status = mr3d_run_trace_fits(r, error);
   if (!status) status = mr3d_run_trace_inputs(r, error);
@@ -251,7 +251,7 @@ mr3d_status mr3d_run_generate(mr3d_run *r, mr3d_error *error) {
   const mr3d_tracer tracer = {.user = &g, .wants = wants_point, .take = take_point};
   g.server = mr3d_server_new(&(mr3d_server_options){
       .threads = 0, .weights = r->cache, .init_missing = r->init_missing.given, .init_seed = r->init_missing.seed, .watch = &watch, .tracer = r->trace ? &tracer : NULL});
-  status = embed(r, g.embeds, error);
+  status = mr3d_run_embed(r, g.embeds, error);
   if (!status) status = mr3d_run_resume_open(&g.resume, r, g.embeds, g.tokens, error);
   if (!status && g.resume.found) say_resumed(r, &g.resume);
   for (int64_t i = 0; i < mr3d_run_prefills(r) && !status; i++) status = prefill(&g, i, error);
