@@ -2,7 +2,7 @@
 #include <math.h>
 
 #include "fixture.h"
-#include "inputs.h"
+#include "findings.h"
 #include "mr3d/format.h"
 
 enum { Q_ROWS = H * D, K_ROWS = G * D };
@@ -325,6 +325,50 @@ static void embeddings_may_be_rounded_to_the_subjects_type(void **state) {
   mr3d_bundle_free(&subject), mr3d_bundle_free(&reference);
 }
 
+/* ---- all together ---- */
+
+/* What all layers share is one line; the first difference beyond rounding is the headline; JSON has each. */
+static void findings_say_once_what_layers_share(void **state) {
+  (void)state;
+  mr3d_bundle *weights = draw_weights(), *other = draw_weights();
+  for (int layer = 0; layer < 2; layer++) {
+    mr3d_tensor *t = mr3d_bundle_find(other, layer ? Q_PROJ(1) : Q_PROJ(0));
+    double *given = mr3d_allocate(mr3d_tensor_count(t), sizeof *given), *changed = mr3d_allocate(mr3d_tensor_count(t), sizeof *changed);
+    mr3d_tensor_to_double(t, given);
+    to_bf16(changed, given, t->shape[0], t->shape[1]);
+    mr3d_tensor_from_double(t, changed);
+    free(given), free(changed);
+  }
+  for (int more = 0; more < 2; more++) {
+    mr3d_findings f = {0};
+    if (more) ((float *)mr3d_bundle_find(other, "model.norm.weight")->data)[3] += 1;
+    mr3d_bundle *subject = trace_of(other, true), *reference = trace_of(weights, true);
+    add_whole(subject, "0.model.cache_length", 0, 0, SHAPE(1));
+    add_whole(subject, "1.model.position_ids", 3, 0, SHAPE(1, 1)); /* where 5 came before */
+    add_drawn(subject, "1.model.inputs_embeds", 1, MR3D_F32, SHAPE(1, 1, C));
+    mr3d_aligned *a = aligned_with(subject, NULL), *b = aligned_with(reference, NULL);
+    mr3d_findings_gather(&f, &(mr3d_inputs_side){.trace = a}, &(mr3d_inputs_side){.trace = b});
+    assert_int_equal(f.n_lines, 2 + more);
+    assert_non_null(strstr(f.lines[0], "layer 0 q_proj.weight differs"));
+    assert_non_null(strstr(f.lines[0], "looks rounded to bf16; likewise in 1 more layer"));
+    assert_non_null(strstr(f.lines[1 + more], "step 1: position_ids is 3 where 5 tokens came before: expected 5. That is decode-rope, mask-length: positions or mask"));
+    assert_int_equal(f.other_inputs, more);
+    if (more) assert_non_null(strstr(f.headline, "different inputs: model.norm.weight differs"));
+    else assert_string_equal(f.headline, "");
+    cJSON *report = cJSON_CreateObject();
+    mr3d_findings_add(&f, report);
+    const cJSON *inputs = cJSON_GetObjectItem(report, "inputs"), *list = cJSON_GetObjectItem(inputs, "differences"), *signals = cJSON_GetObjectItem(report, "signals");
+    assert_int_equal(cJSON_GetArraySize(list), 2 + more);
+    assert_string_equal(cJSON_GetObjectItem(list->child, "looks")->valuestring, "rounded to bf16");
+    assert_string_equal(cJSON_GetObjectItem(signals->child, "signal")->valuestring, "second-token");
+    cJSON_Delete(report);
+    mr3d_findings_clear(&f);
+    mr3d_align_free(&a), mr3d_align_free(&b);
+    mr3d_bundle_free(&subject), mr3d_bundle_free(&reference);
+  }
+  mr3d_bundle_free(&weights), mr3d_bundle_free(&other);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(a_weight_that_differs_is_named_with_what_it_looks_like),
@@ -335,6 +379,7 @@ int main(void) {
       cmocka_unit_test(keys_of_the_configuration_that_differ_are_named_with_both_values),
       cmocka_unit_test(tokens_masks_positions_and_coordinates_that_differ_are_named),
       cmocka_unit_test(embeddings_may_be_rounded_to_the_subjects_type),
+      cmocka_unit_test(findings_say_once_what_layers_share),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -13,7 +13,7 @@
 typedef struct mr3d_aligned mr3d_aligned;
 
 typedef struct mr3d_align_options {
-  const char *map;               /**< a JSON file of other names (docs/drift.md, "Names of your own"); NULL: names are the protocol's */
+  const char *map;               /**< a JSON file of other names (docs/traces.md, "Names and layouts of your own"); NULL: names are the protocol's */
   const mr3d_config *config;     /**< sizes; NULL: those of the trace's own metadata */
   const mr3d_aligned *reference; /**< a trace of the same calls, whose sizes and values settle what shapes leave open; NULL: there is none */
 } mr3d_align_options;

@@ -241,6 +241,22 @@ static void describe_weight(weights_of *subject, weights_of *reference, const ch
   free(x), free(y);
 }
 
+/* Digests of weights that were opened; of drawn ones too, which takes as long as drawing them. */
+static cJSON *digests_of(const mr3d_inputs_side *side) {
+  char *text = mr3d_digest_weights(side->weights, NULL);
+  cJSON *digests = text ? cJSON_Parse(text) : NULL;
+  free(text);
+  if (digests) return digests;
+  const mr3d_bundle *tensors = mr3d_weights_tensors(side->weights);
+  digests = cJSON_CreateObject();
+  for (int i = 0; i < mr3d_bundle_count(tensors); i++) {
+    mr3d_digest digest;
+    weights_of plain = {.side = side};
+    if (digest_of(&plain, mr3d_bundle_at(tensors, i)->name, digest)) cJSON_AddStringToObject(digests, mr3d_bundle_at(tensors, i)->name, digest);
+  }
+  return digests;
+}
+
 static void compare_weights(const mr3d_inputs_side *subject, const mr3d_inputs_side *reference, int64_t head_dim, mr3d_input_differences *d) {
   weights_of s = {.side = subject}, r = {.side = reference};
   const char *mine_text = metadata(subject, "weights_sha256"), *truth_text = reference->weights ? NULL : metadata(reference, "weights_sha256");
@@ -249,17 +265,7 @@ static void compare_weights(const mr3d_inputs_side *subject, const mr3d_inputs_s
   const cJSON *item;
   int missing = 0, different = 0;
   char first_missing[160] = "";
-  if (!r.digests && reference->weights) { /* those that the subject tells of; all of them, so that one of another name is found */
-    r.digests = cJSON_CreateObject();
-    const mr3d_bundle *tensors = mr3d_weights_tensors(reference->weights);
-    for (int i = 0; i < mr3d_bundle_count(tensors) && s.digests; i++) {
-      mr3d_digest digest;
-      weights_of plain = {.side = reference};
-      if (digest_named(s.digests, mr3d_bundle_at(tensors, i)->name) && digest_of(&plain, mr3d_bundle_at(tensors, i)->name, digest))
-        cJSON_AddStringToObject(r.digests, mr3d_bundle_at(tensors, i)->name, digest);
-      else if (s.digests) cJSON_AddStringToObject(r.digests, mr3d_bundle_at(tensors, i)->name, "");
-    }
-  }
+  if (!r.digests && reference->weights && s.digests) r.digests = digests_of(reference);
   cJSON_ArrayForEach(item, r.digests) {
     mr3d_digest mine, truth;
     if (!s.digests || !cJSON_IsString(item)) break;
