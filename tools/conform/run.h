@@ -7,11 +7,14 @@
 #include "generation.h"
 #include "mr3d/judge.h"
 
-/** Which cases: NULL or 0 selects all. The glob is fnmatch's; the others are words joined by commas. */
+/**
+ * Which cases: NULL or 0 selects all but those of the whole model (tagged `whole`), which take minutes each: `tag` must name them, or `case_glob` be one's id.
+ * The glob is fnmatch's; the others are words joined by commas.
+ */
 typedef struct mr3d_selection {
   const char *case_glob, *op, *level, *pitfall, *tag;
   uint32_t tiers; /**< bit per tier; 0: those the backend announced */
-  bool without_slow;
+  bool without_slow, with_whole; /**< with_whole: they are nothing special, where cases are only listed */
 } mr3d_selection;
 
 typedef enum mr3d_verdict {

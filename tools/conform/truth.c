@@ -14,7 +14,7 @@ const char *mr3d_truth_op(const mr3d_truth *truth) {
 
 /** Composed operators are judged by the yardstick; the others have an error scale. */
 static bool is_composed(const char *op) {
-  static const char *const composed[] = {"attention_block", "decoder_layer", "prefill", "decode", "drop_session"};
+  static const char *const composed[] = {"attention_block", "decoder_layer", "prefill", "decode", "drop_session", "encode_points"};
   for (size_t i = 0; i < sizeof composed / sizeof *composed; i++)
     if (op && strcmp(op, composed[i]) == 0) return true;
   return false;

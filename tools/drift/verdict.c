@@ -290,7 +290,7 @@ void mr3d_drift_conclude(const mr3d_drift_run *d, const char *difference, mr3d_d
                                                       : MR3D_DRIFT_ROUNDING;
   gather_evidence(d, v);
   gather_missing(d, v);
-  if (difference) snprintf(v->headline, sizeof v->headline, "different inputs: %.680s", difference);
+  if (difference) snprintf(v->headline, sizeof v->headline, "%.690s", difference);
   else say_headline(d, v);
 }
 

@@ -70,7 +70,7 @@ static int list_cases(const struct listing *l) {
 
 /** Cases of which the counted word is the level, an operator of a step, or a pitfall. */
 static int count_cases(const struct listing *l, const char *level, const char *op, const char *pitfall) {
-  mr3d_selection selection = {.level = level, .op = op, .pitfall = pitfall};
+  mr3d_selection selection = {.level = level, .op = op, .pitfall = pitfall, .with_whole = true};
   int n = 0;
   for (int i = 0; i < mr3d_suite_count(l->suite); i++) n += mr3d_case_selected(mr3d_suite_at(l->suite, i), &selection);
   return n;
@@ -142,7 +142,7 @@ static int list_levels(const struct listing *l) {
 }
 
 int mr3d_command_list(int argc, char **argv) {
-  mr3d_selection selection = {0};
+  mr3d_selection selection = {.with_whole = true};
   struct listing l = {.selection = &selection};
   const char *golden = NULL;
   const mr3d_option table[] = {
