@@ -6,7 +6,6 @@
 #include <fnmatch.h>
 #include <time.h>
 
-#include "mr3d/safetensors.h"
 #include "plant.h"
 
 static const char *const option_sets[] = {
@@ -216,36 +215,11 @@ static void mistakes_above_the_noise_are_placed_and_named_at_bf16(void **state) 
   assert_true(s.named >= 0.8 * s.planted);
 }
 
-/** Writes a trace of a small model with a mistake in one layer ("none": without), as a user's file. */
-static int save(mr3d_tier tier, const char *mistake, int64_t layer, const char *path) {
-  const model_sizes model = SMALL_MODEL;
-  char config[1200];
-  mr3d_error error = {0};
-  config_text(config, sizeof config, &model, "");
-  mr3d_weights_cache *weights = mr3d_weights_cache_new();
-  generation g = generate(ONE_SAMPLE, tier, config, &model, 9, 24, 3, "generated:5");
-  mr3d_bundle *trace = traced(&g, tier, tier != MR3D_FP64, mr3d_mutant_named(mistake), layer, weights);
-  mr3d_bundle *narrow = mr3d_bundle_new(); /* in the types of the tier, as a user's would be */
-  for (int i = 0; i < mr3d_bundle_count(trace); i++) {
-    const mr3d_tensor *t = mr3d_bundle_at(trace, i);
-    if (t->dtype == MR3D_F64 && !strstr(t->name, "point_coords")) mr3d_tensor_from_double(mr3d_bundle_add(narrow, t->name, mr3d_tier_storage(tier), t->rank, t->shape), t->data);
-    else mr3d_bundle_copy(narrow, t->name, t);
-  }
-  mr3d_bundle_free(&trace);
-  trace = narrow;
-  mr3d_bundle_set(trace, "trace", "1");
-  mr3d_bundle_set(trace, "tier", mr3d_tier_name(tier));
-  mr3d_bundle_set(trace, "config", config);
-  mr3d_bundle_set(trace, "weights", "generated:5");
-  if (mr3d_safetensors_save(path, trace, &error) != MR3D_OK) printf("%s\n", error.message);
-  mr3d_bundle_free(&trace);
-  generation_free(&g);
-  mr3d_weights_cache_free(&weights);
-  return error.status != MR3D_OK;
-}
-
 int main(int argc, char **argv) {
-  if (argc == 6 && strcmp(argv[1], "save") == 0) return save(mr3d_tier_named(argv[2]), argv[3], atoi(argv[4]), argv[5]);
+  if (argc == 6 && strcmp(argv[1], "save") == 0) {
+    save_trace(mr3d_tier_named(argv[2]), argv[3], atoi(argv[4]), argv[5]);
+    return 0;
+  }
   const struct CMUnitTest tests[] = {cmocka_unit_test(emulated_arithmetic_is_rounding), cmocka_unit_test(mistakes_of_one_layer_are_placed_and_named_at_fp32),
                                      cmocka_unit_test(mistakes_above_the_noise_are_placed_and_named_at_bf16)};
   if (argc < 7) return cmocka_run_group_tests(tests, NULL, NULL);

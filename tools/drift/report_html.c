@@ -283,7 +283,7 @@ static void write_page(FILE *to, const mr3d_drift_run *d, const mr3d_drift_verdi
   write_layers(to, d, v);
   fputs("</main>\n<script type=\"application/json\" id=\"data\">", to);
   write_data(to, d, v);
-  fprintf(to, "</script>\n<script>\n%s</script>\n</body>\n</html>\n", mr3d_embedded_drift_js);
+  fprintf(to, "</script>\n<script type=\"module\">\n%s</script>\n</body>\n</html>\n", mr3d_embedded_drift_js);
 }
 
 mr3d_status mr3d_drift_report_html(const mr3d_drift_run *d, const mr3d_drift_verdict *v, const mr3d_drift_subject *s, const char *path, mr3d_error *error) {

@@ -111,7 +111,7 @@ static cJSON *growth_object(const mr3d_drift_growth *g) {
 
 cJSON *mr3d_drift_report_object(const mr3d_drift_run *d, const mr3d_drift_verdict *v, const mr3d_drift_subject *s) {
   cJSON *object = cJSON_CreateObject(), *verdict, *list;
-  cJSON_AddStringToObject(object, "kind", "drift");
+  add_count(object, "format", 1);
   cJSON_AddStringToObject(object, "subject", s->name);
   if (s->producer) cJSON_AddStringToObject(object, "producer", s->producer);
   cJSON_AddStringToObject(object, "reference", s->reference);

@@ -22,19 +22,14 @@ static void print_item(FILE *to, const char *label, const char *text) {
   char *clean = mr3d_clean_text(text);
   fprintf(to, "  %-*s", INDENT - 2, label);
   size_t column = INDENT;
-  for (const char *at = clean; *at;) {
+  for (const char *at = clean; *at; at += strspn(at, " ")) {
     const size_t word = strcspn(at, " ");
-    if (column > INDENT && column + word > WIDTH) {
+    if (column > INDENT && column + 1 + word > WIDTH) {
       fprintf(to, "\n%*s", INDENT, "");
       column = INDENT;
     }
-    fprintf(to, "%.*s", (int)word, at);
-    column += word;
+    column += (size_t)fprintf(to, "%s%.*s", column > INDENT ? " " : "", (int)word, at);
     at += word;
-    if (*at == ' ') {
-      at++;
-      if (column < WIDTH) fputc(' ', to), column++;
-    }
   }
   fputc('\n', to);
   free(clean);

@@ -272,7 +272,7 @@ int mr3d_command_drift(int argc, char **argv) {
   const mr3d_option options[] = {
       {"--weights", "PATH", MR3D_OPTION_TEXT, &c.weights, "a checkpoint's folder, its index, a safetensors file, or generated:SEED (default: what the trace says)"},
       {"--config", "FILE.json", MR3D_OPTION_TEXT, &c.config_path, "configuration (default: what the trace says, else config.json beside the weights)"},
-      {"--map", "FILE.json", MR3D_OPTION_TEXT, &c.map, "other names of the trace's points (docs/drift.md, \"Names of your own\")"},
+      {"--map", "FILE.json", MR3D_OPTION_TEXT, &c.map, "other names of the trace's points (docs/traces.md, \"Names and layouts of your own\")"},
       {"--init-missing", "SEED", MR3D_OPTION_GIVEN_SEED, &c.init_missing, "draw the learned rotary parameters that the checkpoint lacks, as mr3d run does"},
       {"--tier", "TIER", MR3D_OPTION_TIERS, &c.tiers, "the arithmetic that is claimed (default: what the trace says)"},
       {"--keeps", "LIST", MR3D_OPTION_TEXT, &c.keeps, "judge by these promises: scores, probabilities, products (docs/protocol.md)"},
