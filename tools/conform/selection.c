@@ -15,9 +15,11 @@ static bool any_selected(const char *list, int count, const char *const words[])
   return list == NULL;
 }
 
+bool mr3d_case_is_whole(const mr3d_case *test) { return any_selected("whole", test->n_tags, test->tags); }
+
 /** Of the whole model, and not asked for by that name. */
 static bool is_unasked_whole(const mr3d_case *test, const mr3d_selection *selection) {
-  if (selection->with_whole || !any_selected("whole", test->n_tags, test->tags)) return false;
+  if (selection->with_whole || !mr3d_case_is_whole(test)) return false;
   const bool named = selection->tag && mr3d_word_selected(selection->tag, "whole");
   return !named && (!selection->case_glob || strcmp(selection->case_glob, test->id) != 0);
 }
