@@ -533,7 +533,11 @@ static mr3d_status check_map_layouts(const name_map *map, const char *path, mr3d
 enum { MOST_REMARKS = 20 };
 
 /* Votes of the entries that leave no doubt: [point kind of layout]. Points of one kind (queries, keys, rows, scores) share their layouts. */
-static int kind_of(const mr3d_trace_point *point) { return point->shape[2] == 'H' ? (strlen(point->shape) == 7 ? 0 : 3) : point->shape[2] == 'G' ? 1 : 2; }
+static int kind_of(const mr3d_trace_point *point) {
+  const bool four = strlen(point->shape) == 7;
+  if (strcmp(point->shape, "B,H,q") == 0) return 3;
+  return four && point->shape[2] == 'H' ? 0 : four && point->shape[2] == 'G' ? 1 : 2;
+}
 
 static void settle(mr3d_aligned *a, const name_map *map) {
   int votes[4][3] = {{0}}, unfit = 0, guessed = 0;
