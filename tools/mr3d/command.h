@@ -21,6 +21,7 @@ extern const mr3d_command mr3d_commands[];
 int mr3d_command_check(int argc, char **argv);
 int mr3d_command_eval(int argc, char **argv);
 int mr3d_command_compare(int argc, char **argv);
+int mr3d_command_drift(int argc, char **argv);
 int mr3d_command_export(int argc, char **argv);
 int mr3d_command_list(int argc, char **argv);
 int mr3d_command_explain(int argc, char **argv);
