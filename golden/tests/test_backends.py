@@ -219,7 +219,7 @@ class Torch(unittest.TestCase):
                     request(4, "prefill", half, "bf16", given=given, **where),
                     request(5, "prefill", half, "bf16", given=given, **where | {"session": "b"}),
                     request(6, "drop_session", {}, session="a"), request(7, "drop_session", {}, session="a"),
-                    request(8, "encode_points", {}), request(9, "rmsnorm", {}, "tf32"),
+                    request(8, "rope4d", {}), request(9, "rmsnorm", {}, "tf32"),
                     request(10, "rmsnorm", {"x": torch.zeros(3), "weight": torch.zeros(3)}, given=given), BYE)
                 self.assertEqual(status, 0, log)
                 self.assertEqual(json.loads(answers[0][0]["ops"]), list(OPS))
