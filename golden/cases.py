@@ -206,6 +206,89 @@ def weight_set(name, cfg, probe=False, flat=False, head=False):
     WEIGHTS[name] = tensors
 
 
+# Point encoders.
+
+SCENESCRIPT = {"point_backbone": "scenescript", "point_config": {
+    "input_channels": 6, "embed_channels": 512, "conv_layers": [16, 32, 64, 128, 256]}}
+SONATA = {"point_backbone": "sonata", "point_config": {
+    "in_channels": 6, "order": ["z", "z-trans"], "stride": [2, 2, 2, 2], "enc_depths": [3, 3, 3, 12, 3],
+    "enc_channels": [48, 96, 192, 384, 512], "enc_num_head": [3, 6, 12, 24, 32], "enc_patch_size": [1024] * 5, "mlp_ratio": 4,
+    "enable_rpe": False, "shuffle_orders": False}}
+FOURIER = 63  # positional features of a token
+
+
+def encoder_weights(cfg):
+    """Recipes of all tensors of a point encoder and its projector. Activations stay near 1 and attention sees about twenty
+    of 1024 tokens; every bias is far from 0 and every norm's weight differs from 1, so that each of them shows."""
+    point, tensors = cfg["point_config"], {}
+
+    def vector(name, size):
+        tensors[name] = normal(size, scale=0.3)
+
+    def linear(name, c_in, c_out, rms=1):
+        tensors[name + ".weight"] = heavy(c_out, c_in, scale=rounded(rms / (2.27 * math.sqrt(c_in))))
+        vector(name + ".bias", c_out)
+
+    def norm(name, channels):
+        tensors[name + ".weight"] = uniform(0.5, 1.5, channels)
+        vector(name + ".bias", channels)
+
+    def kernel_scale(k, c_in):
+        """Of the k³ cells around a cell of a surface about k² are occupied."""
+        return rounded(1 / (2.27 * math.sqrt(k * k * c_in)))
+
+    def conv(name, k, c_in, c_out):
+        tensors[name + ".0.kernel"] = heavy(k**3, c_in, c_out, scale=kernel_scale(k, c_in))
+        norm(name + ".1", c_out)
+
+    def res(name, channels):
+        conv(name + ".block0", 3, channels, channels)
+        conv(name + ".block1", 3, channels, channels)
+
+    net = "point_backbone."
+    if cfg["point_backbone"] == "scenescript":
+        widths, embed = point["conv_layers"], point["embed_channels"]
+        conv(net + "sparse_resnet.stem.0", 7, point["input_channels"], widths[0])
+        res(net + "sparse_resnet.stem.1", widths[0])
+        for i, (c_in, c_out) in enumerate(zip(widths, widths[1:])):
+            block = f"{net}sparse_resnet.blocks.{i}."
+            conv(block + "0", 2, c_in, c_out)
+            res(block + "1", c_out)
+            res(block + "2", c_out)
+        linear(net + "sparse_resnet.bottleneck.0", widths[-1], 2 * widths[-1])
+        norm(net + "sparse_resnet.bottleneck.1", 2 * widths[-1])
+        linear(net + "sparse_resnet.bottleneck.3", 2 * widths[-1], embed)
+        vector(net + "extra_embedding", embed)
+    else:
+        widths, embed = point["enc_channels"], point["enc_channels"][-1]
+        linear(net + "embedding.stem.linear", point["in_channels"], widths[0])
+        norm(net + "embedding.stem.norm", widths[0])
+        for stage, c in enumerate(widths):
+            if stage:
+                linear(f"{net}enc.enc{stage}.down.proj", widths[stage - 1], c)
+                norm(f"{net}enc.enc{stage}.down.norm.0", c)
+            for i in range(point["enc_depths"][stage]):
+                block, wide = f"{net}enc.enc{stage}.block{i}.", int(point["mlp_ratio"] * c)
+                tensors[block + "cpe.0.weight"] = heavy(c, 3, 3, 3, c, scale=kernel_scale(3, c))
+                vector(block + "cpe.0.bias", c)
+                linear(block + "cpe.1", c, c)
+                norm(block + "cpe.2", c)
+                norm(block + "norm1.0", c)
+                linear(block + "attn.qkv", c, 3 * c, rms=1.4)
+                linear(block + "attn.proj", c, c)
+                norm(block + "norm2.0", c)
+                linear(block + "mlp.0.fc1", c, wide)
+                linear(block + "mlp.0.fc2", wide, c)
+    linear(net + "input_proj", embed + FOURIER, embed)
+    hidden = cfg["hidden_size"]
+    if cfg["projector"] == "linear":
+        linear("point_proj", embed, hidden)
+    else:
+        linear("point_proj.0", embed, hidden)
+        linear("point_proj.2", hidden, hidden)
+    return tensors
+
+
 # Cases.
 
 def step(op, inputs, meta=None, **keys):
