@@ -2,9 +2,11 @@
 
 Where encoders.md leaves a choice, this is what is chosen here:
 
-* `point_config`: a key that is absent has the public value (the defaults below); `shuffle_orders` and `enable_rpe` absent
-  are false. Unknown keys are ignored unless they look misspelt. `stride` must be 2 everywhere: no other is defined.
-  `mlp_ratio` may be any number that makes mlp_ratio·C whole. Block i uses `order` number i mod len(order).
+* `point_config`: a key that is absent has the public value (the defaults below; stride 2 and patches of 1024 for each stage
+  that enc_depths gives); `shuffle_orders` and `enable_rpe` absent are false. Unknown keys are ignored unless they look
+  misspelt or, like `pre_norm` false, ask for another network. `stride` may hold any powers of two: coordinates are
+  floor-divided by them, and 2^downsamplings is their product. `mlp_ratio` may be any number that makes mlp_ratio·C whole.
+  Block i uses `order` number i mod len(order).
 * `point_backbone`, `projector` and `hidden_size` have no default. Metadata `encoder` may stand for `point_backbone`; where
   both are given they must agree.
 * The grid that Fourier features are scaled by is `reduced_grid_size`, else num_bins / 2^(the encoder's downsamplings);
@@ -51,10 +53,11 @@ def mapping(value):
     return value
 
 
-def two(value):
-    if integer(1)(value) != 2:
-        raise ValueError("2")
-    return 2
+def power_of_two(value):
+    value = integer(1)(value)
+    if value & value - 1:
+        raise ValueError("a power of two")
+    return value
 
 
 SIZES = list_of(integer(1), "integers of at least 1")
@@ -62,7 +65,7 @@ BACKBONE, PROJECTOR, NORM = choice("scenescript", "sonata"), choice("linear", "m
 # The first three have no default, and null stands for that.
 KEYS = {"point_backbone": BACKBONE, "point_config": mapping, "projector": PROJECTOR, "sonata_coord_norm": NORM}
 
-# key -> (public value, checker)
+# key -> (public value, checker); None: one public value for each stage, filled in by check_sonata
 POINT_CONFIG: dict[str, dict[str, tuple[Any, Callable]]] = {
     "scenescript": {
         "input_channels": (6, integer(1)),
@@ -72,12 +75,17 @@ POINT_CONFIG: dict[str, dict[str, tuple[Any, Callable]]] = {
     "sonata": {
         "in_channels": (6, integer(1)),
         "order": (["z", "z-trans"], list_of(choice("z", "z-trans"), 'the orders "z" and "z-trans"')),
-        "stride": ([2, 2, 2, 2], list_of(two, "2, the only stride implemented", at_least=0)),
+        "stride": (None, list_of(power_of_two, "powers of two", at_least=0)),
         "enc_depths": ([3, 3, 3, 12, 3], list_of(integer(0), "integers of at least 0")),
         "enc_channels": ([48, 96, 192, 384, 512], SIZES),
         "enc_num_head": ([3, 6, 12, 24, 32], SIZES),
-        "enc_patch_size": ([1024] * 5, SIZES),
+        "enc_patch_size": (None, SIZES),
         "mlp_ratio": (4, number("a number above 0", lambda v: v > 0)),
+        # Keys of the public code, which lead to another network where they differ.
+        "qkv_bias": (True, only(True, "true")),
+        "qk_scale": (None, only(None, "null")),
+        "pre_norm": (True, only(True, "true")),
+        "enable_fourier_encode": (True, only(True, "true")),
         "enable_rpe": (False, only(False, "false")),
         "shuffle_orders": (False, only(False, "false: with true the two orders are permuted at random, and so is the result")),
     },
@@ -139,8 +147,6 @@ def encoder_config(config: dict, encoder: str | None) -> EncoderConfig:
         raise Refused(f"config key downsamplings is {shown(config['downsamplings'])}, but the {backbone} of point_config "
                       f"halves the grid {downsamplings} times; correct or remove it")
     options = Options({**config, "downsamplings": downsamplings})
-    if options.num_bins > 1 << sparse.AXIS_BITS:
-        raise Refused(f"num_bins is {options.num_bins}; encode_points needs 2^{sparse.AXIS_BITS} or less: codes have 63 bits")
     coord_norm = given.get("sonata_coord_norm", "grid")
     if coord_norm == "scene" and backbone != "sonata":
         raise Refused(f'sonata_coord_norm "scene" has no meaning for point_backbone "{backbone}"; remove it')
@@ -174,6 +180,9 @@ def check_scenescript(point: dict) -> int:
 
 def check_sonata(point: dict) -> int:
     stages = len(point["enc_depths"])
+    for key, public in (("stride", [2] * (stages - 1)), ("enc_patch_size", [1024] * stages)):
+        if point[key] is None:
+            point[key] = public
     for key in ("enc_channels", "enc_num_head", "enc_patch_size", "stride"):
         expected = stages - (key == "stride")
         if len(point[key]) != expected:
@@ -185,7 +194,7 @@ def check_sonata(point: dict) -> int:
         if wide != int(wide) or wide < 1:
             raise Refused(f"config key point_config.mlp_ratio is {point['mlp_ratio']:g}; it makes {wide:g} of {channels} "
                           "channels, expected a whole number")
-    return stages - 1
+    return math.prod(point["stride"]).bit_length() - 1
 
 
 def check_divides(channels: int, parts: int, what: str, into: str):
@@ -288,7 +297,7 @@ def scenescript(x: Tensor, cells: Tensor, weights: Weights, widths: list[int]) -
     x = conv_block(x, sparse.neighbours(cells, 7, "x"), net.below("stem.0"))
     x = res_block(x, sparse.neighbours(cells, 3, "x"), net.below("stem.1"))
     for i in range(len(widths) - 1):
-        parents, _ = sparse.halve(cells)
+        parents, _ = sparse.coarsen(cells, 2)
         x, cells = conv_block(x, sparse.children(cells, parents), net.below(f"blocks.{i}.0")), parents
         around = sparse.neighbours(cells, 3, "x")
         for j in (1, 2):
@@ -315,7 +324,7 @@ def sonata(x: Tensor, cells: Tensor, weights: Weights, point: dict, kind: str) -
     x = sparse.gelu(weights.layer_norm("embedding.stem.norm", weights.linear("embedding.stem.linear", x)))
     for stage, depth in enumerate(point["enc_depths"]):
         if stage:
-            x, cells = pooling(x, cells, weights.below(f"enc.enc{stage}.down"))
+            x, cells = pooling(x, cells, point["stride"][stage - 1], weights.below(f"enc.enc{stage}.down"))
         around = sparse.neighbours(cells, 3, "z")  # the weight's axes are x, y, z, and the last varies fastest
         sequences = [sparse.z_order_codes(cells, order).argsort() for order in point["order"]]
         for i in range(depth):
@@ -324,8 +333,8 @@ def sonata(x: Tensor, cells: Tensor, weights: Weights, point: dict, kind: str) -
     return x, cells
 
 
-def pooling(x: Tensor, cells: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
-    parents, row = sparse.halve(cells)
+def pooling(x: Tensor, cells: Tensor, stride: int, weights: Weights) -> tuple[Tensor, Tensor]:
+    parents, row = sparse.coarsen(cells, stride)
     x = sparse.pool_max(weights.linear("proj", x), row, len(parents))
     return sparse.gelu(weights.layer_norm("norm.0", x)), parents
 
@@ -394,10 +403,11 @@ def check_cells(grid: Tensor, num_bins: int):
     """Raises Refused unless grid [M,3] is what voxelize gives: in 0 .. num_bins-1, each cell once, in order."""
     if not len(grid):
         raise Refused("grid has no rows; encode_points needs at least one occupied cell")
-    outside = (grid < 0) | (grid >= num_bins)
+    last, reason = min((num_bins - 1, "num_bins - 1"), ((1 << sparse.AXIS_BITS) - 1, "codes have 63 bits"))
+    outside = (grid < 0) | (grid > last)
     if outside.any():
         row, axis = outside.nonzero()[0].tolist()
-        raise Refused(f"grid[{row}, {axis}] is {grid[row, axis].item()}, expected 0 to {num_bins - 1} (num_bins - 1)")
+        raise Refused(f"grid[{row}, {axis}] is {grid[row, axis].item()}, expected 0 to {last} ({reason})")
     key = sparse.keys(grid)
     wrong = (key[1:] <= key[:-1]).nonzero().flatten()
     if len(wrong):

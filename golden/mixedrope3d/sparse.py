@@ -51,9 +51,9 @@ def children(cells: Tensor, parents: Tensor) -> Tensor:
     return find(cells, 2 * parents[:, None] + offsets(2, "z"))
 
 
-def halve(cells: Tensor) -> tuple[Tensor, Tensor]:
-    """floor(cell / 2) of all cells, each once and in order [N,3], and the new row of each old cell [M]."""
-    parents, row = torch.unique(cells >> 1, dim=0, return_inverse=True)
+def coarsen(cells: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+    """floor(cell / stride) of all cells, each once and in order [N,3], and the new row of each old cell [M]."""
+    parents, row = torch.unique(cells // stride, dim=0, return_inverse=True)
     return parents, row
 
 

@@ -87,7 +87,7 @@ class Operators(unittest.TestCase):
             grid = cells(self.r, 100, largest + 1)
             grid = torch.unique(torch.cat([grid, torch.full((1, 3), largest)]), dim=0)
             x, kernel = self.r(len(grid), 5), self.r(8, 5, 4)
-            parents, row = sparse.halve(grid)
+            parents, row = sparse.coarsen(grid, 2)
             distinct = {tuple(c // 2 for c in cell) for cell in grid.tolist()}
             self.assertEqual(parents.tolist(), [list(cell) for cell in sorted(distinct)])
             self.assertEqual(parents[row].tolist(), (grid // 2).tolist())
@@ -186,7 +186,7 @@ class Operators(unittest.TestCase):
     def test_maximum_over_tokens_that_meet(self):
         grid = cells(self.r, 100, 6)
         x = self.r(len(grid), 3, shift=-5)  # all negative: a maximum that starts from 0 shows
-        parents, row = sparse.halve(grid)
+        parents, row = sparse.coarsen(grid, 2)
         meeting: dict[tuple, list] = {}
         for cell, values in zip(grid.tolist(), x.tolist()):
             meeting.setdefault(tuple(c // 2 for c in cell), []).append(values)
@@ -210,12 +210,12 @@ class Operators(unittest.TestCase):
         assert_close(self, got[:, 3::6], torch.sin(math.pi * v[:, :1] * frequencies))
 
     def test_positions_by_grid_and_by_scene(self):
-        grid = torch.tensor([[0, 3, 5], [4, 3, 2], [8, 3, 9]])
+        grid = torch.tensor([[0, 3, 5], [4, 3, 5], [8, 3, 6]])  # extents 8, 0 and 1
         by_grid = encoders.encoder_config({**SONATA, "num_bins": 80}, None)
         self.assertEqual(by_grid.reduced_grid_size, 20)
         assert_close(self, encoders.positions(grid, by_grid, F64), grid.double() / 19)
         by_scene = encoders.encoder_config({**SONATA, "sonata_coord_norm": "scene"}, None)
-        expected = [[0, 0, 3 / 7], [0.5, 0, 0], [1, 0, 1]]
+        expected = [[0, 0, 0], [0.5, 0, 0], [1, 0, 1]]
         assert_close(self, encoders.positions(grid, by_scene, F64), torch.tensor(expected, dtype=F64))
 
 
@@ -282,7 +282,7 @@ def slow_sonata(grid, x, t, point):
             name = f"{net}enc.enc{stage}.down."
             x, meeting = linear(name + "proj", x), {}
             for place, row in zip(places, x):
-                meeting.setdefault(tuple(c // 2 for c in place), []).append(row)
+                meeting.setdefault(tuple(c // point["stride"][stage - 1] for c in place), []).append(row)
             places = sorted(meeting)
             x = erf_gelu(norm(name + "norm.0", torch.stack([torch.stack(meeting[p]).amax(0) for p in places])))
         channels, heads = x.shape[1], point["enc_num_head"][stage]
@@ -352,8 +352,9 @@ class Networks(unittest.TestCase):
 
     def test_sonata_cell_by_cell(self):
         for count, size, changes in ((150, 16, {}), (100, 15, {"sonata_coord_norm": "scene", "projector": "linear"}),
-                                     (10, 20, {}), (1, 20, {}), (1, 20, {"sonata_coord_norm": "scene"})):
-            given = {**SONATA, **changes}
+                                     (10, 20, {}), (1, 20, {}), (90, 16, {"downsamplings": 3, "stride": [1, 8]}), (1, 20, {"sonata_coord_norm": "scene"})):
+            point = {**SONATA["point_config"], "stride": changes.pop("stride", [2, 2])}
+            given = {**SONATA, **changes, "point_config": point}
             grid = cells(self.r, count, size)
             x, t = self.r(len(grid), 6), encoder_tensors(self.r, given)
             got, coords = self.run_whole(given, grid, x, t)
@@ -388,6 +389,10 @@ class Networks(unittest.TestCase):
         self.assertEqual(shapes["point_backbone.enc.enc3.block11.mlp.0.fc1.weight"], [1536, 384])
         self.assertEqual(shapes["point_backbone.input_proj.weight"], [512, 575])
         self.assertNotIn("point_backbone.enc.enc0.down.proj.weight", shapes)
+        self.assertEqual((config.point["stride"], config.point["enc_patch_size"]), ([2] * 4, [1024] * 5))
+        two = {"enc_depths": [1, 1], "enc_channels": [4, 4], "enc_num_head": [1, 1]}
+        point = encoders.encoder_config({"hidden_size": 8, "projector": "linear", "point_config": two}, "sonata").point
+        self.assertEqual((point["stride"], point["enc_patch_size"]), ([2], [1024, 1024]))
 
     def test_every_tensor_and_input_matters(self):
         for given in (SCENESCRIPT, SONATA):
@@ -551,7 +556,8 @@ class Refusals(unittest.TestCase):
             ("sonata_coord_norm .*no meaning", {**SCENESCRIPT, "sonata_coord_norm": "scene"}),
             ("downsamplings is 4.*2 times", {**SONATA, "num_bins": 80, "downsamplings": 4}),
             ("num_bins 42 does not divide", {**SONATA, "num_bins": 42}),
-            ("num_bins is 4194304", {**SONATA, "num_bins": 1 << 22}),
+            ("pre_norm is false, expected true", with_point(SONATA, pre_norm=False)),
+            ("qk_scale is 0.5, expected null", with_point(SONATA, qk_scale=0.5)),
             ("reduced_grid_size is 1", {**SONATA, "reduced_grid_size": 1}),
         ):
             given = {k: v for k, v in given.items() if v is not ...}
@@ -560,6 +566,16 @@ class Refusals(unittest.TestCase):
         self.refuse('"encoder" is "scenescript", but .*"sonata"', encoder="scenescript")
         self.refuse('"encoder" is "ptv3", expected', encoder="ptv3")
         self.ask({**SONATA, "sonata_coord_norm": "scene", "reduced_grid_size": 1})
+        self.ask(with_point(SONATA, pre_norm=True, qk_scale=None, qkv_bias=True))
+
+    def test_cells_whose_codes_would_not_fit(self):
+        large = {**SONATA, "num_bins": 1 << 22}
+        for index, words in (((1 << 21) - 1, None), (1 << 21, r"grid\[0, 2\] is 2097152, expected 0 to 2097151 .*63 bits")):
+            cell = torch.tensor([[0, 0, index]])
+            if words:
+                self.refuse(words, large, cell, self.x[:1])
+            else:
+                self.ask(large, cell, self.x[:1])
 
 
 if __name__ == "__main__":
