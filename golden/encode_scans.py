@@ -158,7 +158,7 @@ def main():
     for failure in failures:
         print(failure, file=sys.stderr)
     if not done:
-        print(f"nothing was encoded: no scan and encoder fit {arguments.only}", file=sys.stderr)
+        print(f"nothing was encoded: no scan that is here fits {arguments.only}", file=sys.stderr)
         return 1
     return 2 if failures else 0
 

@@ -7,8 +7,8 @@ Where encoders.md leaves a choice, this is what is chosen here:
   misspelt or, like `pre_norm` false, ask for another network. `stride` may hold any powers of two: coordinates are
   floor-divided by them, and 2^downsamplings is their product. `mlp_ratio` may be any number that makes mlp_ratio·C whole.
   Block i uses `order` number i mod len(order).
-* `point_backbone`, `projector` and `hidden_size` have no default. Metadata `encoder` may stand for `point_backbone`; where
-  both are given they must agree.
+* `projector` is `linear` by default, `mlp` is hidden_size wide inside; `point_backbone` and `hidden_size` have no default.
+  Metadata `encoder` may stand for `point_backbone`; where both are given they must agree.
 * The grid that Fourier features are scaled by is `reduced_grid_size`, else num_bins / 2^(the encoder's downsamplings);
   `downsamplings`, where given, must be the encoder's.
 * SceneScript's bottleneck is Linear(c→2c), GroupNorm, ReLU, Linear(2c→embed_channels), c the last of `conv_layers`.
@@ -62,7 +62,7 @@ def power_of_two(value):
 
 SIZES = list_of(integer(1), "integers of at least 1")
 BACKBONE, PROJECTOR, NORM = choice("scenescript", "sonata"), choice("linear", "mlp"), choice("grid", "scene")
-# The first three have no default, and null stands for that.
+# The first two have no default here, and null stands for that.
 KEYS = {"point_backbone": BACKBONE, "point_config": mapping, "projector": PROJECTOR, "sonata_coord_norm": NORM}
 
 # key -> (public value, checker); None: one public value for each stage, filled in by check_sonata
@@ -132,11 +132,9 @@ class EncoderConfig:
 def encoder_config(config: dict, encoder: str | None) -> EncoderConfig:
     """The configuration of an `encode_points` request, whose keys of spec.md are checked; `encoder` is its metadata of that
     name. Raises Refused."""
-    absent = {key for key in ("point_backbone", "point_config", "projector") if config.get(key, ...) is None}
+    absent = {key for key in ("point_backbone", "point_config") if config.get(key, ...) is None}
     given = checked({key: value for key, value in config.items() if key not in CHECKERS.keys() | absent}, KEYS, 2)
     backbone = named_backbone(given.get("point_backbone"), encoder)
-    if "projector" not in given:
-        raise Refused('config lacks projector: encode_points needs it ("linear" or "mlp") and it has no default')
     table = POINT_CONFIG[backbone]
     point = {key: default for key, (default, _) in table.items()}
     # One letter, because public configurations hold keys of a decoder, too, and dec_depths is two from enc_depths.
@@ -152,7 +150,7 @@ def encoder_config(config: dict, encoder: str | None) -> EncoderConfig:
         raise Refused(f'sonata_coord_norm "scene" has no meaning for point_backbone "{backbone}"; remove it')
     if coord_norm == "grid" and options.reduced_grid_size == 1:
         raise Refused("reduced_grid_size is 1: Fourier features divide by reduced_grid_size - 1 = 0")
-    return EncoderConfig(backbone, point, given["projector"], options.need("hidden_size", "encode_points"),
+    return EncoderConfig(backbone, point, given.get("projector", PROJECTOR.default), options.need("hidden_size", "encode_points"),
                          options.num_bins, options.reduced_grid_size, coord_norm)
 
 

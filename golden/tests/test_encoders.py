@@ -472,6 +472,7 @@ class Refusals(unittest.TestCase):
             self.ask({k: v for k, v in given.items() if k != "point_backbone"}, encoder=given["point_backbone"],
                      weights=self.paths[given["point_backbone"]])
             self.ask({k: v for k, v in given.items() if k != "downsamplings"})
+        self.ask({k: v for k, v in SCENESCRIPT.items() if k != "projector"})
         self.ask({**SONATA, "num_bins": 40.0, "downsamplings": 2.0, "point_config": {**SONATA["point_config"], "mlp_ratio": 2.0,
                   "stride": [2.0, 2], "dec_depths": [1], "drop_path": 0.3}})
 
@@ -545,7 +546,7 @@ class Refusals(unittest.TestCase):
             ("twice the last .* is 4, which does not divide into 8", with_point(SCENESCRIPT, conv_layers=[4, 8, 2])),
             ("input_channels is true", with_point(SCENESCRIPT, input_channels=True)),
             ("lacks point_backbone", {**SONATA, "point_backbone": ...}),
-            ("lacks projector", {**SONATA, "projector": ...}), ("lacks projector", {**SONATA, "projector": None}),
+            ("projector is null, expected one of", {**SONATA, "projector": None}),
             ("lacks hidden_size", {**SONATA, "hidden_size": ...}),
             ('point_backbone is "ptv3", expected one of "scenescript", "sonata"', {**SONATA, "point_backbone": "ptv3"}),
             ('projector is "Linear", expected', {**SONATA, "projector": "Linear"}),
