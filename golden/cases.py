@@ -218,19 +218,19 @@ FOURIER = 63  # positional features of a token
 
 
 def encoder_weights(cfg):
-    """Recipes of all tensors of a point encoder and its projector. Activations stay near 1 and attention sees about twenty
-    of 1024 tokens; every bias is far from 0 and every norm's weight differs from 1, so that each of them shows."""
+    """Recipes of all tensors of a point encoder and its projector (docs/generator.md). Activations stay near 1, attention is
+    neither flat nor one-hot, no bias is 0 and no norm's weight 1, so that each of them shows."""
     point, tensors = cfg["point_config"], {}
 
     def vector(name, size):
-        tensors[name] = normal(size, scale=0.3)
+        tensors[name] = heavy(size, scale=0.1)
 
     def linear(name, c_in, c_out, rms=1):
         tensors[name + ".weight"] = heavy(c_out, c_in, scale=rounded(rms / (2.27 * math.sqrt(c_in))))
         vector(name + ".bias", c_out)
 
     def norm(name, channels):
-        tensors[name + ".weight"] = uniform(0.5, 1.5, channels)
+        tensors[name + ".weight"] = uniform(0.2, 2, channels)
         vector(name + ".bias", channels)
 
     def kernel_scale(k, c_in):
@@ -274,7 +274,7 @@ def encoder_weights(cfg):
                 linear(block + "cpe.1", c, c)
                 norm(block + "cpe.2", c)
                 norm(block + "norm1.0", c)
-                linear(block + "attn.qkv", c, 3 * c, rms=1.4)
+                linear(block + "attn.qkv", c, 3 * c, rms=1.5)
                 linear(block + "attn.proj", c, c)
                 norm(block + "norm2.0", c)
                 linear(block + "mlp.0.fc1", c, wide)
@@ -282,10 +282,10 @@ def encoder_weights(cfg):
     linear(net + "input_proj", embed + FOURIER, embed)
     hidden = cfg["hidden_size"]
     if cfg["projector"] == "linear":
-        linear("point_proj", embed, hidden)
+        linear("point_proj", embed, hidden, rms=0.1)
     else:
         linear("point_proj.0", embed, hidden)
-        linear("point_proj.2", hidden, hidden)
+        linear("point_proj.2", hidden, hidden, rms=0.1)
     return tensors
 
 
