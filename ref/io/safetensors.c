@@ -12,9 +12,6 @@
 #include "json.h"
 #include "parts.h"
 
-#define MAX_HEADER 100000000
-#define ALIGNMENT 8
-
 /* ---- reading ---- */
 
 /* A tensor's place in the data section, as its header entry gives it. */
@@ -185,9 +182,9 @@ static mr3d_status parse(const void *bytes, size_t size, bool in_place, mr3d_bun
   uint64_t header_size = 0;
   for (int i = 7; i >= 0; i--)
     header_size = header_size << 8 | file[i];
-  if (header_size > MAX_HEADER)
+  if (header_size > MR3D_SAFETENSORS_MAX_HEADER)
     return mr3d_fail(error, MR3D_FORMAT, "header length %llu is above the limit of %d; is this a safetensors file?",
-                     (unsigned long long)header_size, MAX_HEADER);
+                     (unsigned long long)header_size, MR3D_SAFETENSORS_MAX_HEADER);
   if (header_size > size - 8)
     return mr3d_fail(error, MR3D_FORMAT, "header length is %llu, but only %zu bytes follow: the file is cut short",
                      (unsigned long long)header_size, size - 8);
@@ -277,8 +274,7 @@ static bool add_numbers(cJSON *object, const char *key, const int64_t *numbers, 
   return array != NULL;
 }
 
-/* The header as text: metadata, then the tensors in bundle order. begin[i] is where tensor i goes. */
-static char *header_text(const mr3d_bundle *bundle, const int64_t *begin, mr3d_error *error) {
+char *mr3d_safetensors_header(const mr3d_bundle *bundle, const int64_t *begin, mr3d_error *error) {
   mr3d_fail(error, MR3D_IO, "out of memory for the header"); /* what is wrong unless something else is */
   cJSON *header = cJSON_CreateObject();
   bool good = header != NULL;
@@ -311,7 +307,7 @@ mr3d_status mr3d_safetensors_parts(const mr3d_bundle *bundle, struct iovec **par
   int64_t *begin = mr3d_allocate(count, sizeof *begin), data_size = 0;
   struct iovec *made = mr3d_allocate(count + 1, sizeof *made);
   int n = 1;
-  for (size_t element = ALIGNMENT; element > 0; element /= 2)
+  for (size_t element = MR3D_SAFETENSORS_ALIGNMENT; element > 0; element /= 2)
     for (int i = 0; i < count; i++) {
       const mr3d_tensor *tensor = mr3d_bundle_at(bundle, i);
       if (mr3d_dtype_size(tensor->dtype) != element)
@@ -325,12 +321,12 @@ mr3d_status mr3d_safetensors_parts(const mr3d_bundle *bundle, struct iovec **par
 
   mr3d_status status = MR3D_OK;
   mr3d_error problem = {0};
-  char *text = header_text(bundle, begin, &problem);
-  const size_t length = text != NULL ? strlen(text) : 0, header_size = (length + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+  char *text = mr3d_safetensors_header(bundle, begin, &problem);
+  const size_t length = text != NULL ? strlen(text) : 0, header_size = (length + MR3D_SAFETENSORS_ALIGNMENT - 1) / MR3D_SAFETENSORS_ALIGNMENT * MR3D_SAFETENSORS_ALIGNMENT;
   if (text == NULL)
     status = mr3d_fail(error, problem.status, "%s", problem.message);
-  else if (header_size > MAX_HEADER)
-    status = mr3d_fail(error, MR3D_INVALID, "header of %zu bytes is above the format's limit of %d", header_size, MAX_HEADER);
+  else if (header_size > MR3D_SAFETENSORS_MAX_HEADER)
+    status = mr3d_fail(error, MR3D_INVALID, "header of %zu bytes is above the format's limit of %d", header_size, MR3D_SAFETENSORS_MAX_HEADER);
   else {
     unsigned char *start = mr3d_allocate((long long)(8 + header_size), 1);
     for (int i = 0; i < 8; i++)
@@ -372,20 +368,26 @@ mr3d_status mr3d_safetensors_serialize(const mr3d_bundle *bundle, void **bytes, 
 }
 
 mr3d_status mr3d_safetensors_save(const char *path, const mr3d_bundle *bundle, mr3d_error *error) {
+  if (!is_gzip_name(path)) { /* from where the tensors lie: a model would be in memory twice */
+    struct iovec *parts;
+    int n_parts;
+    size_t total;
+    if (mr3d_safetensors_parts(bundle, &parts, &n_parts, &total, error) != MR3D_OK)
+      return mr3d_fail_in(error, "%s", path);
+    const mr3d_status status = mr3d_write_parts(path, parts, n_parts, error);
+    mr3d_safetensors_parts_free(&parts);
+    return status;
+  }
   void *bytes, *packed;
   size_t size, packed_size;
   mr3d_status status = mr3d_safetensors_serialize(bundle, &bytes, &size, error);
   if (status != MR3D_OK)
     return mr3d_fail_in(error, "%s", path);
-  if (is_gzip_name(path)) {
-    status = mr3d_gzip(bytes, size, &packed, &packed_size, error);
-    free(bytes);
-    if (status != MR3D_OK)
-      return mr3d_fail_in(error, "%s", path);
-    bytes = packed;
-    size = packed_size;
-  }
-  status = mr3d_write_file(path, bytes, size, error);
+  status = mr3d_gzip(bytes, size, &packed, &packed_size, error);
   free(bytes);
+  if (status != MR3D_OK)
+    return mr3d_fail_in(error, "%s", path);
+  status = mr3d_write_file(path, packed, packed_size, error);
+  free(packed);
   return status;
 }

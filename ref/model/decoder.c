@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../base/product.h"
 #include "mr3d/trace.h"
 
 /* Rows of the head converted at a time: 2048 x 896 doubles stay near a processor's last cache level. */
@@ -66,6 +67,27 @@ static mr3d_call_state state_of(const mr3d_config *config, const mr3d_kv_cache *
                            .past_key = in->L ? past->key : NULL, .past_value = in->L ? past->value : NULL};
 }
 
+/* What the call was given, beside its rows: masks, positions, points. */
+static void trace_call(const mr3d_context *of_model, const mr3d_block_in *in) {
+  if (!of_model->tracer) return;
+  const mr3d_points *points = &in->points;
+  if (in->mask.key_mask) mr3d_trace(of_model, "attention_mask", MR3D_I64, 2, (int64_t[]){in->B, in->mask.M}, in->mask.key_mask);
+  if (points->mask) {
+    mr3d_trace(of_model, "point_token_mask", MR3D_BOOL, 2, (int64_t[]){in->B, in->q}, points->mask);
+    mr3d_trace(of_model, "point_coords", MR3D_F64, 3, (int64_t[]){in->B, points->N, 3}, points->coords);
+  }
+  if (points->counts) mr3d_trace(of_model, "point_counts", MR3D_I64, 1, (int64_t[]){in->B}, points->counts);
+  int64_t *positions = mr3d_allocate(in->q, sizeof *positions);
+  for (int64_t i = 0; i < in->q; i++) positions[i] = in->L + i;
+  mr3d_trace(of_model, "position_ids", MR3D_I64, 2, (int64_t[]){in->position_rows ? in->position_rows : 1, in->q}, in->position_rows ? in->position_ids : positions);
+  free(positions);
+}
+
+/* A few rows read all weights and compute little: what is stored narrow is widened within the product then. Other operators, and emulated ones, want binary64. */
+static bool may_be_stored(const mr3d_context *context, int64_t rows) {
+  return rows <= MR3D_FEW_ROWS && context->op == &mr3d_reference_operators && context->arithmetic == NULL;
+}
+
 /**
  * Decoder (spec.md 5, 6): x_0 = embeddings, x_{n+1} = decoder_layer_n(x_n), hidden = rmsnorm(x_last).
  *
@@ -87,13 +109,14 @@ mr3d_status mr3d_decoder_forward(const mr3d_context *context, const mr3d_decoder
   mr3d_status status = MR3D_OK;
   mr3d_context of_layer = *context, of_model = *context;
   of_model.layer = MR3D_TRACE_MODEL;
+  trace_call(&of_model, in);
   mr3d_trace(&of_model, "inputs_embeds", MR3D_F64, 3, (int64_t[]){in->B, in->q, config->hidden_size}, x);
   mr3d_trace(&of_model, "cache_length", MR3D_I64, 1, (int64_t[]){1}, &in->L);
   if (watch && watch->start) state.done = watch->start(watch->user, &state);
   for (int n = (int)state.done; n < n_layers && status == MR3D_OK; n++) {
     of_layer.layer = n;
     mr3d_layer_weights layer = {0};
-    status = mr3d_weights_layer(decoder->weights, config, decoder->sizes, n, decoder->has_points, &layer, error);
+    status = mr3d_weights_layer(decoder->weights, config, decoder->sizes, n, decoder->has_points, may_be_stored(context, rows), &layer, error);
     if (status != MR3D_OK) break;
     mr3d_block_in layer_in = *in;
     layer_in.hidden = x;
@@ -125,18 +148,21 @@ mr3d_status mr3d_decoder_forward(const mr3d_context *context, const mr3d_decoder
 
 /**
  * Logits (spec.md 6): logits[b,i,t] = sum_j hidden[b, q - keep + i, j] head[t,j], the head being the embedding where tied.
- * The head is read in blocks of rows, so that a vocabulary of 151936 x 896 needs no copy in binary64.
+ * The head is read in blocks of rows, so that a vocabulary of 151936 x 896 needs no copy in binary64; a few rows use it as it is stored. Left as they are where no one reads them.
  */
 mr3d_status mr3d_decoder_logits(const mr3d_context *context, const mr3d_decoder *decoder, int64_t B, int64_t q, int64_t keep, const double *hidden,
                                 double *logits, mr3d_error *error) {
   const int64_t V = decoder->ends.head->shape[0], n = decoder->config->hidden_size, rows = B * keep;
+  if (decoder->watch && decoder->watch->wants_logits && !decoder->watch->wants_logits(decoder->watch->user)) return MR3D_OK;
   double *kept = mr3d_allocate(rows * n, sizeof *kept), *buffer = mr3d_allocate(HEAD_ROWS * n, sizeof *buffer);
   double *block = mr3d_allocate(rows * HEAD_ROWS, sizeof *block);
   for (int64_t b = 0; b < B && keep > 0; b++)
     memcpy(kept + b * keep * n, hidden + (b * q + q - keep) * n, (size_t)(keep * n) * sizeof *kept);
 
   mr3d_status status = MR3D_OK;
-  for (int64_t first = 0; first < V && rows > 0 && status == MR3D_OK; first += HEAD_ROWS) {
+  const bool as_stored = may_be_stored(context, rows) && mr3d_weights_usable_as_stored(decoder->weights, decoder->ends.head);
+  if (as_stored) context->op->linear(context, &(mr3d_linear_in){.rows = rows, .in = n, .out = V, .x = kept, .stored = decoder->ends.head}, logits);
+  for (int64_t first = 0; !as_stored && first < V && rows > 0 && status == MR3D_OK; first += HEAD_ROWS) {
     const int64_t count = V - first < HEAD_ROWS ? V - first : HEAD_ROWS;
     const double *head;
     status = mr3d_weights_rows(decoder->weights, decoder->ends.head, first, count, buffer, &head, error);

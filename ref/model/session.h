@@ -40,6 +40,7 @@ struct mr3d_server {
   mr3d_arithmetic arithmetic;
   bool emulate, with_scale, init_missing;
   uint64_t init_seed;
+  const mr3d_tracer *tracer;
   const mr3d_watch *watch;
   int threads;
   uint32_t kept;

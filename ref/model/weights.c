@@ -23,6 +23,7 @@ struct mr3d_weights {
   int uses;
   double **converted; /* by index in `tensors`; NULL: not kept */
   bool *checked;      /* every value is finite */
+  int64_t *checked_rows; /* of those from the first on; mr3d_weights_rows */
 };
 
 /* Memory for a tensor that is made anew at each use. */
@@ -116,6 +117,7 @@ static void close_weights(mr3d_weights **link) {
   mr3d_checkpoint_free(&weights->checkpoint);
   free(weights->converted);
   free(weights->checked);
+  free(weights->checked_rows);
   free(weights->path);
   free(weights->key);
   free(weights);
@@ -129,9 +131,19 @@ void mr3d_weights_cache_free(mr3d_weights_cache **cache) {
   *cache = NULL;
 }
 
+/* The sizes of a generated point encoder. */
+static void add_encoder(const mr3d_config *config, char *key, size_t size) {
+  const mr3d_point_config *c = &config->point_config;
+  const mr3d_stages *const lists[] = {&c->conv_layers, &c->enc_depths, &c->enc_channels};
+  size_t used = (size_t)snprintf(key, size, " encoder %d %d %lld %lld %lld %.17g", (int)config->point_backbone, (int)config->projector, (long long)c->input_channels,
+                                 (long long)c->embed_channels, (long long)c->in_channels, c->mlp_ratio);
+  for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
+    for (int64_t s = 0; s < lists[i]->count; s++) used += (size_t)snprintf(key + used, size - used, "%s%lld", s ? "," : " ", (long long)lists[i]->at[s]);
+}
+
 /* What tells two openings of one path apart, beside the files. Ownership: the caller's. */
 static char *key_of(const mr3d_weights_source *source) {
-  const size_t size = strlen(source->path) + 512;
+  const size_t size = strlen(source->path) + 2048;
   char *key = mr3d_allocate((long long)size, 1);
   const bool generated = mr3d_is_generated(source->path);
   const mr3d_config *c = source->config;
@@ -143,6 +155,7 @@ static char *key_of(const mr3d_weights_source *source) {
              (long long)c->intermediate_size, (long long)c->num_hidden_layers, (long long)c->num_attention_heads, (long long)c->num_key_value_heads,
              (long long)c->head_dim, (long long)c->vocab_size, c->tie_word_embeddings, (int)c->strategy, c->spatial_ratio, c->rope_mixed_3d, c->learned_per_axis,
              c->learned_axial_weights, (int)c->rope_3d_kind, c->rope_theta_3d);
+  if (generated && source->encoder) add_encoder(c, key + strlen(key), size - strlen(key));
   return key;
 }
 
@@ -163,7 +176,7 @@ static mr3d_status open_parts(const mr3d_weights_source *source, mr3d_checkpoint
   if (mr3d_is_generated(source->path)) {
     mr3d_generated_name name;
     mr3d_status status = mr3d_generated_name_parse(source->path, &name, error);
-    if (status == MR3D_OK) status = mr3d_generated_model(&name, source->config, source->tier, drawn, error);
+    if (status == MR3D_OK) status = (source->encoder ? mr3d_generated_encoder : mr3d_generated_model)(&name, source->config, source->tier, drawn, error);
     return status == MR3D_OK ? MR3D_OK : mr3d_fail_in(error, "%s", source->path);
   }
   MR3D_TRY(mr3d_checkpoint_open(source->path, checkpoint, error));
@@ -216,6 +229,7 @@ mr3d_status mr3d_weights_open(mr3d_weights_cache *cache, const mr3d_weights_sour
   add_tensors(weights->tensors, drawn.tensors);
   weights->converted = mr3d_allocate(mr3d_bundle_count(weights->tensors), sizeof *weights->converted);
   weights->checked = mr3d_allocate(mr3d_bundle_count(weights->tensors), sizeof *weights->checked);
+  weights->checked_rows = mr3d_allocate(mr3d_bundle_count(weights->tensors), sizeof *weights->checked_rows);
   cache->opened = weights;
   *out = mr3d_weights_share(weights);
   return MR3D_OK;
@@ -300,8 +314,7 @@ static mr3d_status in_file(const mr3d_weights *weights, const char *tensor, mr3d
   return mr3d_fail_in(error, "weights %s", weights->checkpoint.n_files ? mr3d_checkpoint_file_of(&weights->checkpoint, tensor) : weights->path);
 }
 
-/* A whole tensor in binary64. *temporary: the caller's to give_spare, or NULL. */
-static mr3d_status tensor_values(mr3d_weights *weights, const mr3d_tensor *tensor, const double **values, double **temporary, mr3d_error *error) {
+mr3d_status mr3d_weights_values(mr3d_weights *weights, const mr3d_tensor *tensor, mr3d_held_tensors *held, const double **values, mr3d_error *error) {
   int i = index_of(weights, tensor);
   int64_t count = mr3d_tensor_count(tensor), bytes = count * (int64_t)sizeof(double);
   const double *found = is_direct(tensor) ? tensor->data : weights->converted[i];
@@ -323,9 +336,23 @@ static mr3d_status tensor_values(mr3d_weights *weights, const mr3d_tensor *tenso
     weights->converted[i] = fresh;
     fresh = NULL;
   }
+  if (fresh) {
+    held->cache = weights->cache;
+    held->values[held->count] = fresh;
+    held->elements[held->count++] = count;
+  }
   *values = found;
-  *temporary = fresh;
   return MR3D_OK;
+}
+
+void mr3d_held_tensors_release(mr3d_held_tensors *held) {
+  for (int i = 0; i < held->count; i++) give_spare(held->cache, held->values[i], held->elements[i]);
+  held->count = 0;
+}
+
+/* How many rows from the first on are known to be finite; NULL: the tensor is a view of another. */
+static int64_t *checked_rows_of(const mr3d_weights *weights, const mr3d_tensor *tensor) {
+  return mr3d_bundle_find(weights->tensors, tensor->name) == tensor ? &weights->checked_rows[index_of(weights, tensor)] : NULL;
 }
 
 mr3d_status mr3d_weights_rows(mr3d_weights *weights, const mr3d_tensor *tensor, int64_t first, int64_t count, double *buffer, const double **values,
@@ -334,9 +361,19 @@ mr3d_status mr3d_weights_rows(mr3d_weights *weights, const mr3d_tensor *tensor, 
   mr3d_tensor rows = {.name = tensor->name, .dtype = tensor->dtype, .rank = 2, .shape = {count, columns}};
   *values = is_direct(tensor) ? (const double *)tensor->data + first * columns : buffer;
   if (!is_direct(tensor)) make_rows(weights, tensor, first, count, buffer);
+  int64_t *checked = checked_rows_of(weights, tensor);
+  if (checked && first + count <= *checked) return MR3D_OK;
   char label[160];
   snprintf(label, sizeof label, "rows %lld .. of %.100s, ", (long long)first, tensor->name);
-  return in_file(weights, tensor->name, mr3d_check_finite(label, &rows, *values, error), error);
+  MR3D_TRY(in_file(weights, tensor->name, mr3d_check_finite(label, &rows, *values, error), error));
+  if (checked && first <= *checked) *checked = first + count;
+  return MR3D_OK;
+}
+
+bool mr3d_weights_usable_as_stored(const mr3d_weights *weights, const mr3d_tensor *tensor) {
+  const int64_t *checked = checked_rows_of(weights, tensor);
+  const bool finite = checked && (weights->checked[index_of(weights, tensor)] || (tensor->rank == 2 && *checked == tensor->shape[0]));
+  return finite && tensor->data && is_aligned(tensor) && !is_direct(tensor);
 }
 
 static mr3d_status find_tensor(mr3d_weights *weights, const char *name, const char *shape, mr3d_sizes *sizes, const mr3d_tensor **found, mr3d_error *error) {
@@ -423,14 +460,21 @@ mr3d_status mr3d_weights_check(mr3d_weights *weights, const mr3d_config *config,
   return complete ? MR3D_OK : report_missing(weights, config->num_hidden_layers, sizes, missing, error);
 }
 
-void mr3d_layer_weights_free(mr3d_layer_weights *layer) {
-  for (int i = 0; i < layer->n_temporary; i++) give_spare(layer->cache, layer->temporary[i], layer->elements[i]);
-  layer->n_temporary = 0;
+void mr3d_layer_weights_free(mr3d_layer_weights *layer) { mr3d_held_tensors_release(&layer->held); }
+
+/* Where a slot's tensor goes in a layer as it is stored; 0: nowhere, it is no matrix. */
+static size_t stored_field(size_t field) {
+#define PAIR(name) {offsetof(mr3d_layer, name##_weight), offsetof(mr3d_layer, name##_stored)}
+  static const size_t fields[][2] = {PAIR(q), PAIR(k), PAIR(v), PAIR(o), PAIR(gate), PAIR(up), PAIR(down)};
+#undef PAIR
+  for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
+    if (fields[i][0] == field) return fields[i][1];
+  return 0;
 }
 
-mr3d_status mr3d_weights_layer(mr3d_weights *weights, const mr3d_config *config, mr3d_sizes *sizes, int64_t index, bool has_points, mr3d_layer_weights *out,
-                               mr3d_error *error) {
-  mr3d_layer_weights loaded = {.cache = weights->cache};
+mr3d_status mr3d_weights_layer(mr3d_weights *weights, const mr3d_config *config, mr3d_sizes *sizes, int64_t index, bool has_points, bool may_be_stored,
+                               mr3d_layer_weights *out, mr3d_error *error) {
+  mr3d_layer_weights loaded = {0};
   for (int i = 0; i < MR3D_N_LAYER_SLOTS; i++) {
     const mr3d_slot *slot = &mr3d_layer_slots[i];
     char name[128];
@@ -438,19 +482,67 @@ mr3d_status mr3d_weights_layer(mr3d_weights *weights, const mr3d_config *config,
     if (!is_needed(slot, config, has_points)) continue;
     const mr3d_tensor *tensor;
     const double *values = NULL;
-    double *temporary = NULL;
     mr3d_status status = find_tensor(weights, name, slot->shape, sizes, &tensor, error);
-    if (status == MR3D_OK) status = tensor_values(weights, tensor, &values, &temporary, error);
+    if (status == MR3D_OK && may_be_stored && stored_field(slot->field) && !weights->converted[index_of(weights, tensor)] && mr3d_weights_usable_as_stored(weights, tensor)) {
+      memcpy((char *)&loaded.layer + stored_field(slot->field), &tensor, sizeof tensor);
+      continue;
+    }
+    if (status == MR3D_OK) status = mr3d_weights_values(weights, tensor, &loaded.held, &values, error);
     if (status != MR3D_OK) {
       mr3d_layer_weights_free(&loaded);
       return status;
-    }
-    if (temporary) {
-      loaded.elements[loaded.n_temporary] = mr3d_tensor_count(tensor);
-      loaded.temporary[loaded.n_temporary++] = temporary;
     }
     memcpy((char *)&loaded.layer + slot->field, &values, sizeof values);
   }
   *out = loaded;
   return MR3D_OK;
+}
+
+/* ---- the point encoder ---- */
+
+/* The size of an axis of a tensor of two, or 0. */
+static int64_t shown(const mr3d_weights *weights, const char *name, int axis) {
+  const mr3d_tensor *tensor = mr3d_bundle_find(weights->tensors, name);
+  return tensor && tensor->rank == 2 ? tensor->shape[axis] : 0;
+}
+
+/* "point_backbone.input_proj.bias [512], ... and 7 more": what is missing of the list. */
+static int list_missing(const mr3d_weights *weights, const mr3d_bundle *expected, char text[600]) {
+  int missing = 0;
+  size_t used = 0;
+  for (int i = 0; i < mr3d_bundle_count(expected); i++) {
+    const mr3d_tensor *tensor = mr3d_bundle_at(expected, i);
+    char shape[96];
+    if (mr3d_bundle_find(weights->tensors, tensor->name)) continue;
+    if (++missing > 5) continue;
+    mr3d_shape_text(tensor->rank, tensor->shape, shape);
+    used += (size_t)snprintf(text + used, 600 - used, "%s%s %s", used ? ", " : "", tensor->name, shape);
+  }
+  if (missing > 5) snprintf(text + used, 600 - used, " and %d more", missing - 5);
+  return missing;
+}
+
+static mr3d_status check_tensor(const mr3d_weights *weights, const mr3d_tensor *expected, mr3d_error *error) {
+  const mr3d_tensor *tensor = mr3d_bundle_find(weights->tensors, expected->name);
+  char is[96], must[96];
+  mr3d_status status = mr3d_kind_check_type(MR3D_KIND_WEIGHT, MR3D_FP64, expected->name, tensor, error);
+  if (status == MR3D_OK && strcmp(mr3d_shape_text(tensor->rank, tensor->shape, is), mr3d_shape_text(expected->rank, expected->shape, must)) != 0)
+    status = mr3d_fail(error, MR3D_INVALID, "%s has shape %s, expected %s: what point_config, projector and hidden_size say", expected->name, is, must);
+  return in_file(weights, expected->name, status, error);
+}
+
+mr3d_status mr3d_weights_check_encoder(mr3d_weights *weights, const mr3d_config *config, mr3d_projector_widths *widths, mr3d_error *error) {
+  const bool mlp = config->projector == MR3D_PROJECTOR_MLP;
+  const int64_t hidden = config->hidden_size > 0 ? config->hidden_size : shown(weights, mlp ? "point_proj.2.weight" : "point_proj.weight", 0);
+  const int64_t inner = mlp ? shown(weights, "point_proj.0.weight", 0) : hidden;
+  char list[600];
+  *widths = (mr3d_projector_widths){inner ? inner : hidden, hidden};
+  mr3d_bundle *expected = mr3d_encoder_tensors(config, widths->inner, hidden);
+  const int missing = list_missing(weights, expected, list);
+  mr3d_status status = MR3D_OK;
+  if (missing)
+    status = mr3d_fail(error, MR3D_INVALID, "weights %s: %d of %d tensors of the point encoder are missing: %s", weights->path, missing, mr3d_bundle_count(expected), list);
+  for (int i = 0; i < mr3d_bundle_count(expected) && status == MR3D_OK; i++) status = check_tensor(weights, mr3d_bundle_at(expected, i), error);
+  mr3d_bundle_free(&expected);
+  return status;
 }

@@ -5,6 +5,7 @@
 
 #include "../base/product.h"
 #include "mr3d/ops.h"
+#include "mr3d/trace.h"
 
 enum { QUERY_TILE = 64 }; /* queries of one head worked on together; any number gives the same bits */
 
@@ -12,6 +13,11 @@ enum { QUERY_TILE = 64 }; /* queries of one head worked on together; any number 
 typedef struct roundings {
   mr3d_rounder score_noise, score, softmax_noise, probability, probability_input, context_noise, context;
 } roundings;
+
+/** Statistics of each query's scores over its visible keys, [B,H,q]; NULL where nobody traces them. A query without visible keys has zeros. */
+typedef struct statistics {
+  double *max, *mean, *lse;
+} statistics;
 
 /** The keys that matter to some query of a tile: all up to the last one visible. */
 static int64_t last_visible(const bool *visible, int64_t queries, int64_t K) {
@@ -45,8 +51,27 @@ static void softmax(const bool *visible, int64_t keys, const roundings *r, int64
   mr3d_round_row(&r->probability_input, batch, head, row, keys, s);
 }
 
+/** max, mean and log(sum of exp(s)) of one query's scores s. */
+static void take_statistics(const statistics *to, int64_t at, const bool *visible, int64_t keys, const double *s) {
+  double max = -INFINITY, sum = 0, total = 0;
+  int64_t n = 0;
+  for (int64_t j = 0; j < keys; j++)
+    if (visible[j]) {
+      max = fmax(max, s[j]);
+      total += s[j];
+      n++;
+    }
+  for (int64_t j = 0; j < keys; j++)
+    if (visible[j])
+      sum += exp(s[j] - max);
+  to->max[at] = n ? max : 0;
+  to->mean[at] = n ? total / (double)n : 0;
+  to->lse[at] = n ? max + log(sum) : 0;
+}
+
 /** Queries first .. first+queries-1 of one head. */
-static void attend(const mr3d_attention_in *in, const roundings *r, int64_t b, int64_t h, int64_t first, int64_t queries, double *y) {
+static void attend(const mr3d_attention_in *in, const roundings *r, const statistics *traced, int64_t b, int64_t h, int64_t first, int64_t queries,
+                   double *y) {
   const int64_t D = in->D, K = in->K, kv = (b * in->G + h / (in->H / in->G)) * K * D;
   const bool *visible = in->visible + (b * in->q + first) * K;
   const int64_t keys = last_visible(visible, queries, K);
@@ -65,6 +90,8 @@ static void attend(const mr3d_attention_in *in, const roundings *r, int64_t b, i
     for (int64_t j = 0; j < keys; j++)
       s[j] = s[j] / sqrt((double)D);
     mr3d_round_row(&r->score, b, h, first + i, keys, s);
+    if (traced->max != NULL)
+      take_statistics(traced, (b * in->H + h) * in->q + first + i, visible + i * K, keys, s);
     softmax(visible + i * K, keys, r, b, h, first + i, s);
   }
 
@@ -99,6 +126,8 @@ static double *rounded_copy(const mr3d_context *context, int64_t B, int64_t head
  * max and sums over visible keys, each sum in index order. A query without visible keys gives zeros. Requires: H is a multiple of G; values are
  * finite, behind hidden keys too (their products are +-0 and change no sum).
  *
+ * Traced: max, mean and log(sum of exp(s)) of a query's visible scores, scores_max, scores_mean and scores_lse.
+ *
  * Emulated: product inputs, scores, probabilities and the context are stored; both products accumulate with noise; each exponential is off by a
  * relative ua (1 + |s - max|). Error: mr3d_attention_scale with u = ua = 2^-53.
  */
@@ -118,12 +147,24 @@ void mr3d_attention(const mr3d_context *context, const mr3d_attention_in *in, do
   r.probability_input.on = r.probability_input.on && r.probability.on; /* kept wide into the product */
   r.score_noise.equal_columns = r.softmax_noise.equal_columns = r.probability_input.equal_columns = true;
 
+  const int64_t rows = in->B * in->H * in->q, shape[3] = {in->B, in->H, in->q};
+  statistics traced = {NULL, NULL, NULL};
+  if (mr3d_trace_wanted(context, "scores_max") || mr3d_trace_wanted(context, "scores_mean") || mr3d_trace_wanted(context, "scores_lse"))
+    traced = (statistics){mr3d_allocate(rows, sizeof(double)), mr3d_allocate(rows, sizeof(double)), mr3d_allocate(rows, sizeof(double))};
   const int64_t tiles = (in->q + QUERY_TILE - 1) / QUERY_TILE;
 #pragma omp parallel for num_threads(mr3d_thread_count(context->threads)) schedule(dynamic)
   for (int64_t task = 0; task < in->B * in->H * tiles; task++) {
     const int64_t first = task % tiles * QUERY_TILE, left = in->q - first;
-    attend(&rounded, &r, task / tiles / in->H, task / tiles % in->H, first, left < QUERY_TILE ? left : QUERY_TILE, y);
+    attend(&rounded, &r, &traced, task / tiles / in->H, task / tiles % in->H, first, left < QUERY_TILE ? left : QUERY_TILE, y);
   }
+  if (traced.max != NULL) {
+    mr3d_trace(context, "scores_max", MR3D_F64, 3, shape, traced.max);
+    mr3d_trace(context, "scores_mean", MR3D_F64, 3, shape, traced.mean);
+    mr3d_trace(context, "scores_lse", MR3D_F64, 3, shape, traced.lse);
+  }
+  free(traced.max);
+  free(traced.mean);
+  free(traced.lse);
   for (int i = 0; i < 3; i++)
     free(copies[i]);
 }

@@ -95,6 +95,18 @@ static const hostile table[] = {
   {"lib", "open-socket", 2, "failed", "crash", "kept from it"},
   {"lib", "write-file", 2, "failed", "crash", "kept from it"},
   {"lib", "start-process", 2, "failed", "crash", "kept from it"},
+  {"exec", "stop-suite", 2, "failed", "crash", "kept from it"},
+  {"exec", "kill-suite", 2, "failed", "crash", "kept from it"},
+  {"exec", "trace-suite", 2, "failed", "crash", "kept from it"},
+  {"exec", "limit-suite", 2, "failed", "crash", "kept from it"},
+  {"exec", "join-suite", 2, "failed", "crash", "kept from it"},
+  {"exec", "freeze-suite", 2, "failed", "crash", "kept from it"},
+  {"exec", "read-goldens", 2, "failed", "crash", "kept from it"},
+  {"exec", "replace-program", 2, "failed", "crash", "kept from it"},
+  {"exec", "write-scratch", 2, "failed", "crash", "kept from it"},
+  {"exec", "see-terminals", 2, "failed", "crash", "kept from it"},
+  {"exec", "nest-users", 2, "failed", "crash", "kept from it"},
+  {"exec", "long-header", 2, "failed", "malformed", "larger than any answer needs"},
   {"exec", "leave-child", 2, "failed", "crash", "killed by signal 6"},
   /* odd, but no mistake: protocol.md counts the first as skipped, and what is left behind or printed harms nobody */
   {"exec", "unsupported", 0, "skipped", "unsupported", "as asked"},
@@ -151,6 +163,9 @@ static int check(const char *door, enum surroundings surroundings) {
     setenv("MR3D_GOLDEN", folder, 1);
     int nothing = open("/dev/null", O_WRONLY);
     dup2(nothing, 1);
+    char own[16];
+    snprintf(own, sizeof own, "%d", (int)getpid());
+    setenv("MR3D_HOSTILE_SUITE", own, 1);
     if (surroundings == NO_NAMESPACES && !forbid_namespaces()) _exit(126);
     if (chdir(work) == 0)
       execl(getenv("MR3D"), "mr3d", "check", "--backend", spec, "--tier", "fp32", "--timeout", "1.5", "--memory", "128", "--json", json, "--quiet",
@@ -300,14 +315,16 @@ static void one_that_cannot_start_ends_the_run_with_status_1(void **state) {
 
 static void what_isolation_forbids_works_without_it(void **state) {
   (void)state;
-  const char *const freed[] = {"read-goldens", "open-socket"}; /* so that these rows fail where nothing keeps a plug-in from it */
-  for (int i = 0; i < 2; i++) {
+  static const struct {
+    const char *door, *what;
+  } freed[] = {{"lib", "read-goldens"}, {"lib", "open-socket"}, {"exec", "read-goldens"}, {"exec", "limit-suite"}, {"exec", "write-scratch"}, {"exec", "see-terminals"}}; /* so that these rows fail where nothing keeps a backend from it */
+  for (size_t i = 0; i < sizeof freed / sizeof *freed; i++) {
     outcome got;
-    make_cases(freed[i]);
-    int status = check("lib", FREE);
+    make_cases(freed[i].what);
+    int status = check(freed[i].door, FREE);
     read_report(&got);
-    if (status != 0) fail_msg("%s: %d, %s", freed[i], status, got.told);
-    assert_nothing_left(freed[i]);
+    if (status != 0) fail_msg("%s: %s: %d, %s", freed[i].door, freed[i].what, status, got.told);
+    assert_nothing_left(freed[i].what);
   }
 }
 
@@ -327,6 +344,18 @@ static void without_namespaces_the_other_layers_keep_a_plugin_in(void **state) {
     if (!strstr(got.missing, "process namespace") || strstr(got.missing, "Landlock")) fail_msg("missing: %s", got.missing);
     assert_nothing_left(table[i].what);
   }
+}
+
+static void without_namespaces_a_command_runs_and_the_report_says_what_is_missing(void **state) {
+  (void)state;
+  outcome got;
+  make_cases("nothing");
+  int status = check("exec", NO_NAMESPACES);
+  if (status == 126) skip();
+  read_report(&got);
+  assert_int_equal(status, 0);
+  assert_non_null(strstr(got.missing, "process namespace"));
+  assert_nothing_left("without namespaces");
 }
 
 /** Kills the program in the middle of a run. */
@@ -370,6 +399,8 @@ int main(void) {
   static char names[N_ROWS][64];
   int n = 0;
   make_folder(folder), make_folder(scratch), make_folder(work);
+  int terminal = posix_openpt(O_RDWR | O_NOCTTY); /* one that could be seen */
+  if (terminal >= 0) grantpt(terminal), unlockpt(terminal);
   for (int i = 0; i < N_ROWS; i++) {
     snprintf(names[i], sizeof names[i], "%s: %s", table[i].door, table[i].what);
     tests[n++] = (struct CMUnitTest){names[i], judge_row, NULL, NULL, (void *)&table[i]};
@@ -377,6 +408,7 @@ int main(void) {
   tests[n++] = (struct CMUnitTest)cmocka_unit_test(one_that_cannot_start_ends_the_run_with_status_1);
   tests[n++] = (struct CMUnitTest)cmocka_unit_test(what_isolation_forbids_works_without_it);
   tests[n++] = (struct CMUnitTest)cmocka_unit_test(without_namespaces_the_other_layers_keep_a_plugin_in);
+  tests[n++] = (struct CMUnitTest)cmocka_unit_test(without_namespaces_a_command_runs_and_the_report_says_what_is_missing);
   tests[n++] = (struct CMUnitTest)cmocka_unit_test(nothing_survives_a_suite_that_is_killed);
   int failed = _cmocka_run_group_tests("hostile backends", tests, (size_t)n, NULL, NULL);
   remove_folder(folder), remove_folder(scratch), remove_folder(work);

@@ -1,4 +1,6 @@
 /** Traces: each point is what its name says, since the operators behind it give what the next point holds, bit for bit. */
+#include <math.h>
+
 #include "fixture.h"
 #include "mr3d/trace.h"
 
@@ -128,16 +130,125 @@ static void each_point_is_what_the_operator_before_it_gives(void **state) {
   assert_memory_equal(point("model.final_norm")->data, reals(a, "hidden"), Q * HIDDEN * sizeof(double));
   assert_memory_equal(point("model.logits")->data, reals(a, "logits"), Q * V * sizeof(double));
   assert_int_equal(*(const int64_t *)point("model.cache_length")->data, 0);
-  for (const char *const *p = mr3d_trace_layer_points(); *p; p++) {
-    char name[64];
-    snprintf(name, sizeof name, "0.%s", *p);
-    point(name);
+  mr3d_bundle_free(&a);
+  mr3d_server_free(&server);
+}
+
+/* A decode step that the caller gives a mask of its text alone, after a prefill of Q tokens. */
+static mr3d_bundle *decode_traced(const char *globs) {
+  mr3d_bundle *r = request("decode", CONFIG);
+  mr3d_bundle_set(r, "session", "s");
+  mr3d_bundle_set(r, "trace", globs);
+  add_integers(r, "input_ids", (int64_t[]){7}, 2, (int64_t[]){1, 1});
+  add_filled(r, "attention_mask", 1, SHAPE(1, Q - POINTS + 1));
+  return r;
+}
+
+/* All points of a layer and of the model, with the shapes that the table promises; of the call's inputs those in the list. */
+static void has_all_points(const mr3d_trace_sizes *sizes, const char *inputs) {
+  for (int place = 0; place < MR3D_TRACE_N_PLACES; place++)
+    for (const mr3d_trace_point *p = mr3d_trace_points((mr3d_trace_place)place); p->name; p++) {
+      char name[64], full[80];
+      int64_t shape[MR3D_MAX_RANK];
+      snprintf(name, sizeof name, "%s.%s", place == MR3D_TRACE_OF_LAYER ? "1" : "model", p->name);
+      snprintf(full, sizeof full, "trace.%s", name);
+      if (place == MR3D_TRACE_OF_CALL && !strstr(inputs, p->name)) {
+        assert_null(mr3d_bundle_find(traced, full));
+        continue;
+      }
+      const mr3d_tensor *t = point(name);
+      assert_int_equal(t->dtype, p->dtype);
+      assert_int_equal(t->rank, mr3d_trace_shape(p, sizes, shape));
+      for (int i = 0; i < t->rank; i++)
+        if (t->shape[i] != shape[i]) fail_msg("%s has size %d of %d, expected %d", name, (int)t->shape[i], i, (int)shape[i]);
+      assert_ptr_equal(mr3d_trace_point_named(place == MR3D_TRACE_OF_LAYER, p->name), p);
+    }
+}
+
+static void prefill_and_decode_have_every_point_in_its_shape(void **state) {
+  (void)state;
+  mr3d_server *server = new_server();
+  mr3d_bundle *first = answer(server, prefill_traced("*"));
+  mr3d_trace_sizes sizes = {.B = 1, .q = Q, .L = 0, .T = Q, .M = Q, .N = POINTS, .P = 1, .k = Q, .H = H, .G = G, .D = D, .C = HIDDEN, .I = INTERMEDIATE, .V = V};
+  traced = first;
+  has_all_points(&sizes, "attention_mask point_token_mask point_coords");
+  assert_memory_equal(point("1.key_cache")->data, point("1.key_rotated")->data, G * Q * D * sizeof(double));
+  mr3d_bundle *second = answer(server, decode_traced("*"));
+  sizes.q = sizes.k = sizes.T = 1, sizes.L = Q, sizes.M = Q - POINTS + 1;
+  traced = second;
+  has_all_points(&sizes, "attention_mask input_ids");
+  assert_int_equal(*(const int64_t *)point("model.position_ids")->data, Q);
+  assert_int_equal(*(const int64_t *)point("1.position_ids")->data, Q);
+  assert_int_equal(((const int64_t *)point("1.cache_length")->data)[0], Q);
+  assert_int_equal(((const int64_t *)point("1.cache_length")->data)[1], Q + 1);
+  for (int64_t g = 0; g < G; g++) { /* the cache is what the prefill had, and the new token behind it */
+    const double *cache = (const double *)point("1.key_cache")->data + g * (Q + 1) * D, *value = (const double *)point("1.value_cache")->data + g * (Q + 1) * D;
+    assert_memory_equal(cache + Q * D, (const double *)point("1.key_rotated")->data + g * D, D * sizeof *cache);
+    assert_memory_equal(value + Q * D, (const double *)point("1.value")->data + g * D, D * sizeof *cache);
+    assert_memory_equal(cache, (const double *)mr3d_bundle_find(first, "trace.1.key_rotated")->data + g * Q * D, Q * D * sizeof *cache);
+    assert_memory_equal(value, (const double *)mr3d_bundle_find(first, "trace.1.value")->data + g * Q * D, Q * D * sizeof *cache);
   }
-  for (const char *const *p = mr3d_trace_model_points(); *p; p++) {
-    char name[64];
-    snprintf(name, sizeof name, "model.%s", *p);
-    point(name);
-  }
+  mr3d_bundle_free(&first), mr3d_bundle_free(&second);
+  mr3d_server_free(&server);
+}
+
+static void scores_are_those_of_visible_keys(void **state) {
+  (void)state;
+  mr3d_server *server = new_server();
+  mr3d_bundle *a = answer(server, prefill_traced("1.*"));
+  traced = a;
+  const double *query = point("1.query_rotated")->data, *key = point("1.key_cache")->data;
+  const bool *visible = point("1.visible")->data;
+  for (int64_t h = 0; h < H; h++)
+    for (int64_t i = 0; i < Q; i++) {
+      double max = -INFINITY, sum = 0, total = 0;
+      int n = 0;
+      for (int64_t j = 0; j < Q; j++) {
+        double score = 0;
+        for (int64_t d = 0; d < D; d++) score += query[(h * Q + i) * D + d] * key[(h / (H / G) * Q + j) * D + d];
+        score /= 4; /* the root of D */
+        if (!visible[i * Q + j]) continue;
+        max = fmax(max, score), total += score, sum += exp(score), n++;
+      }
+      assert_int_equal(n, i + 1);
+      assert_true(fabs(((const double *)point("1.scores_max")->data)[h * Q + i] - max) < 1e-13);
+      assert_true(fabs(((const double *)point("1.scores_mean")->data)[h * Q + i] - total / n) < 1e-13);
+      assert_true(fabs(((const double *)point("1.scores_lse")->data)[h * Q + i] - log(sum)) < 1e-13);
+    }
+  mr3d_bundle_free(&a);
+  mr3d_server_free(&server);
+}
+
+typedef struct listener {
+  int taken;
+  char last[64];
+} listener;
+
+static bool wants_norms(void *user, const char *name) {
+  (void)user;
+  return strstr(name, "norm") != NULL;
+}
+
+static void count_taken(void *user, const mr3d_tensor *point_taken) {
+  listener *l = user;
+  l->taken++;
+  snprintf(l->last, sizeof l->last, "%s", point_taken->name);
+}
+
+/* What a server is given to hear points with takes them as they come; a request that asks for its own gets those. */
+static void a_servers_tracer_takes_points_that_no_answer_holds(void **state) {
+  (void)state;
+  listener heard = {0};
+  const mr3d_tracer tracer = {&heard, wants_norms, count_taken};
+  mr3d_server *server = mr3d_server_new(&(mr3d_server_options){.tracer = &tracer});
+  mr3d_bundle *a = answer(server, prefill_traced(NULL));
+  assert_int_equal(heard.taken, 2 * LAYERS + 1);
+  assert_string_equal(heard.last, "model.final_norm");
+  assert_int_equal(mr3d_bundle_count(a), 2);
+  mr3d_bundle_free(&a);
+  a = answer(server, decode_traced("0.query"));
+  assert_int_equal(heard.taken, 2 * LAYERS + 1);
+  assert_non_null(mr3d_bundle_find(a, "trace.0.query"));
   mr3d_bundle_free(&a);
   mr3d_server_free(&server);
 }
@@ -182,6 +293,9 @@ static int clean(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(each_point_is_what_the_operator_before_it_gives),
+      cmocka_unit_test(prefill_and_decode_have_every_point_in_its_shape),
+      cmocka_unit_test(scores_are_those_of_visible_keys),
+      cmocka_unit_test(a_servers_tracer_takes_points_that_no_answer_holds),
       cmocka_unit_test(only_what_was_asked_for_comes_and_nothing_else_changes),
       cmocka_unit_test(a_point_that_does_not_exist_is_refused_with_those_that_do),
   };

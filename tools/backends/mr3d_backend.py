@@ -18,17 +18,21 @@ Every method that bears the name of an operator is announced to the suite, at ev
 returns is the answer. Raise Refused for a request that must not be answered and Unsupported for an exception to what
 was announced. Any other exception is answered as an error too, and its traceback goes to stderr, the backend's log.
 NaN and infinity are refused here, before a method is called (not in `points`, whose rows without a return are dropped).
+A backend that sets `traces = True` may be asked for what passes between its operators (docs/protocol.md, "Traces"): it calls
+`request.trace("3.query_rotated", tensor)` for each point that it has, "model.logits" for what belongs to no layer, and those
+that the request asks for go into the answer. `request.wants(point)` says beforehand whether one is worth computing.
 Save yours beside this file, or a copy of this file beside yours, and judge it with
 
     mr3d check --backend "exec:python tools/backends/mine.py"
 """
 
+import fnmatch
 import json
 import os
 import struct
 import sys
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import safetensors
@@ -64,12 +68,23 @@ class Request:
     config: dict
     meta: dict[str, str]  # all of the frame's metadata; `session`, `weights` and the like stand here
     tensors: dict
+    traced: dict = field(default_factory=dict)  # what `trace` was called with
+
+    def wants(self, point: str) -> bool:
+        """Whether the request asks for a point, "3.query_rotated" or "model.logits"."""
+        return any(fnmatch.fnmatchcase(point, glob) for glob in self.meta.get("trace", "").split(","))
+
+    def trace(self, point: str, tensor):
+        """Puts a point into the answer, if the request asks for it. A tensor that changes afterwards must be copied."""
+        if self.wants(point):
+            self.traced["trace." + point] = tensor
 
 
 class Backend:
     name = "unnamed"
     version = "0"
     tiers: tuple[str, ...] = ("fp32",)
+    traces = False  # whether prefill and decode call request.trace
     keeps: tuple[str, ...] = ()  # promises: "scores", "probabilities", "products" stay in binary32 at every tier
 
     def ops(self) -> list[str]:
@@ -176,6 +191,8 @@ def make_request(backend: Backend, meta: dict[str, str], tensors: list) -> Reque
         raise Unsupported(f'op "{meta["op"]}" is not among {", ".join(backend.ops())}')
     if meta["tier"] not in backend.tiers:
         raise Unsupported(f'tier "{meta["tier"]}" is not among {", ".join(backend.tiers)}')
+    if "trace" in meta and not backend.traces:
+        raise Unsupported("this backend gives no traces (metadata \"trace\")")
     for name, t in tensors:
         check_finite(name, t["dtype"], t["data"])
     arrays = {name: backend.read_tensor(t["dtype"], t["shape"], t["data"]) for name, t in tensors}
@@ -185,7 +202,8 @@ def make_request(backend: Backend, meta: dict[str, str], tensors: list) -> Reque
 def reply(backend: Backend, meta: dict[str, str], tensors: list) -> tuple[dict[str, str], dict]:
     """(metadata, tensors) of the frame that answers a request."""
     try:
-        answer = backend.answer(make_request(backend, meta, tensors))
+        request = make_request(backend, meta, tensors)
+        answer = {**backend.answer(request), **request.traced}
         return {"type": "answer"}, {name: backend.write_tensor(tensor) for name, tensor in answer.items()}
     except Refused as reason:
         return {"type": "error", "message": str(reason)}, {}
@@ -206,6 +224,7 @@ def converse(backend: Backend, stdin, stdout, max_frame: int):
         if kind == "hello":
             write_frame(stdout, {"type": "hello", "name": backend.name, "version": backend.version,
                                  "ops": json.dumps(backend.ops()), "tiers": json.dumps(list(backend.tiers)),
+                                 **({"traces": "1"} if backend.traces else {}),
                                  **{kept: "fp32" for kept in backend.keeps}}, {})
         elif kind == "request" and "id" in meta:
             answer_meta, outputs = reply(backend, meta, tensors)

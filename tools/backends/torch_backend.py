@@ -11,12 +11,13 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "golden"))
+sys.path[:0] = [str(Path(__file__).resolve().parents[2] / "golden"), str(Path(__file__).resolve().parents[1])]
 
 import torch
 import transformers
 from mixedrope3d import answer
 from mr3d_backend import MAX_FRAME, Backend, Refused, Request, Unsupported, serve
+from trace_torch import Tracer
 
 TIERS = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 TYPES = {"BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "U16": torch.uint16, "I16": torch.int16,
@@ -26,7 +27,22 @@ TYPES = {"BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "U16": torch.u
 NAMES = {dtype: name for name, dtype in TYPES.items()}
 
 
+class Server(answer.Server):
+    """One arithmetic, with the model's points handed to the request that is being answered."""
+
+    traced: Request | None = None
+
+    def _run(self, session, **arguments):
+        if self.traced is None:
+            return super()._run(session, **arguments)
+        request = self.traced
+        with Tracer(session.model, lambda step, layer, point, tensor: request.trace(f"{layer}.{point}", tensor.clone()),
+                    lambda step, layer, point: request.wants(f"{layer}.{point}")):
+            return super()._run(session, **arguments)
+
+
 class TorchBackend(Backend):
+    traces = True
     version = f"torch {torch.__version__}, transformers {transformers.__version__}"
 
     def __init__(self, attention: str, tiers: list[str]):
@@ -35,14 +51,16 @@ class TorchBackend(Backend):
         self.servers = {}
         for tier in tiers:
             kind = "eager_prescaled" if (attention, tier) == ("eager", "fp16") else attention
-            self.servers[tier] = answer.Server(TIERS[tier], tier == "fp64", kind, sessions)
+            self.servers[tier] = Server(TIERS[tier], tier == "fp64", kind, sessions)
 
     def ops(self) -> list[str]:
         return list(answer.OPS)
 
     def answer(self, request: Request) -> dict[str, torch.Tensor]:
+        server = self.servers[request.tier]
+        server.traced = request if "trace" in request.meta else None
         try:
-            return self.servers[request.tier].answer(request.op, request.config, request.meta, request.tensors)
+            return server.answer(request.op, request.config, request.meta, request.tensors)
         except answer.Refused as reason:
             raise Refused(str(reason)) from reason
         except answer.Unsupported as reason:

@@ -1,6 +1,7 @@
 #include "backend_kind.h"
 #include "words.h"
 
+#include <link.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -70,28 +71,104 @@ static mr3d_status find_mutant(const char *name, const mr3d_mutant **mutant, mr3
   return status;
 }
 
-/** "slug/name" or "slug/name+slug/name". */
+/** The layer behind "slug/name@"; -1 where there is no '@'. */
+static mr3d_status find_layer(const mr3d_mutant *mutant, const char *at, int64_t *layer, mr3d_error *error) {
+  *layer = -1;
+  if (!at) return MR3D_OK;
+  if (!at[1] || strlen(at) > 10 || at[1 + strspn(at + 1, "0123456789")]) return mr3d_fail(error, MR3D_INVALID, "\"%.40s\" behind a mutant: expected @ and the number of a layer", at);
+  *layer = atoll(at + 1);
+  mr3d_mutant_server *server = mr3d_mutant_server_new_at(mutant, *layer, &(mr3d_server_options){.threads = 1});
+  if (!server) return mr3d_fail(error, MR3D_INVALID, "%s/%s is no mistake of a single layer", mutant->slug, mutant->name);
+  mr3d_mutant_server_free(&server);
+  return MR3D_OK;
+}
+
+/** "slug/name", "slug/name@layer" or "slug/name+slug/name". */
 static mr3d_status open_mutant(mr3d_backend *backend, const char *names, mr3d_error *error) {
   const mr3d_mutant *mutant = NULL, *also = NULL;
-  const char *plus = strchr(names, '+');
+  const char *plus = strchr(names, '+'), *at = plus ? NULL : strchr(names, '@');
   char *first = copy(names);
-  if (plus) first[plus - names] = 0;
+  int64_t layer = -1;
+  if (plus || at) first[(plus ? plus : at) - names] = 0;
   mr3d_status status = find_mutant(first, &mutant, error);
   free(first);
+  if (status == MR3D_OK) status = find_layer(mutant, at, &layer, error);
   if (status == MR3D_OK && plus) status = find_mutant(plus + 1, &also, error);
   if (status == MR3D_OK && also && !mr3d_mutants_combine(mutant, also))
     status = mr3d_fail(error, MR3D_INVALID, "mutants %s/%s and %s/%s replace the same operator, or hang: one backend cannot have both", mutant->slug, mutant->name,
                        also->slug, also->name);
-  if (status == MR3D_OK) mr3d_backend_open_builtin(backend, false, mutant, also);
+  if (status == MR3D_OK) mr3d_backend_open_builtin(backend, false, mutant, also, layer);
+  return status;
+}
+
+/* ---- a command behind mr3d-host, which confines it ---- */
+
+typedef struct command_line {
+  int n;
+  char **words; /* its own, NULL-terminated */
+} command_line;
+
+static void add_word(command_line *line, const char *word) {
+  char **words = realloc(line->words, (size_t)(line->n + 2) * sizeof *words);
+  if (!words) abort();
+  line->words = words;
+  line->words[line->n++] = copy(word);
+  line->words[line->n] = NULL;
+}
+
+static void add_kept(command_line *line, const char *path) {
+  for (int i = 1; i < line->n; i++)
+    if (strcmp(line->words[i], path) == 0) return;
+  add_word(line, "--keep");
+  add_word(line, path);
+}
+
+/** The folder that a program or library of this process lies in. */
+static int add_folder_of(struct dl_phdr_info *object, size_t size, void *user) {
+  (void)size;
+  char *path = realpath(*object->dlpi_name ? object->dlpi_name : "/proc/self/exe", NULL), *slash = path ? strrchr(path, '/') : NULL;
+  if (slash && slash > path) {
+    *slash = 0;
+    add_kept(user, path);
+  }
+  free(path);
+  return 0;
+}
+
+static mr3d_status open_confined(mr3d_backend *backend, const char *host, char **command, mr3d_error *error) {
+  char path[4096], answers[4096];
+  mr3d_status status = mr3d_process_find(command[0], path, error);
+  if (status != MR3D_OK) return status;
+  command_line line = {0};
+  add_word(&line, host);
+  if (backend->options.hidden && snprintf(answers, sizeof answers, "%s/set", backend->options.hidden) < (int)sizeof answers) {
+    char *hidden = realpath(answers, NULL);
+    if (hidden) add_word(&line, "--hide"), add_word(&line, hidden);
+    free(hidden);
+  }
+  add_kept(&line, host);
+  dl_iterate_phdr(add_folder_of, &line);
+  for (const char *const *kept = backend->options.kept; kept && *kept; kept++) add_kept(&line, *kept);
+  add_word(&line, "--confine");
+  add_word(&line, path);
+  for (char **word = command + 1; *word; word++) add_word(&line, *word);
+  status = mr3d_backend_open_exec(backend, line.words, MR3D_FRONT_CONFINED, error);
+  if (status != MR3D_OK && error) {
+    mr3d_error said = *error;
+    mr3d_fail(error, status, "%.850s (it sees no processes, users and terminals but its own: if it needs them, as sudo does, run it with --no-isolation)", said.message);
+  }
+  mr3d_words_free(&line.words);
   return status;
 }
 
 static mr3d_status open_command(mr3d_backend *backend, const char *command, mr3d_error *error) {
-  char **words;
+  char **words, *host = backend->options.no_isolation ? NULL : mr3d_backend_find_host();
   mr3d_status status = mr3d_words_split(command, &words, error);
-  if (status != MR3D_OK) return status;
-  status = mr3d_backend_open_exec(backend, words, false, error);
-  mr3d_words_free(&words);
+  if (status == MR3D_OK) {
+    status = host ? open_confined(backend, host, words, error) : mr3d_backend_open_exec(backend, words, MR3D_FRONT_COMMAND, error);
+    mr3d_words_free(&words);
+  }
+  free(host);
   return status;
 }
 
@@ -104,8 +181,8 @@ mr3d_status mr3d_backend_open(const char *spec, const mr3d_backend_options *opti
 
   const char *rest;
   mr3d_status status;
-  if (strcmp(spec, "builtin:reference") == 0) mr3d_backend_open_builtin(backend, false, NULL, NULL), status = MR3D_OK;
-  else if (strcmp(spec, "builtin:emulated") == 0) mr3d_backend_open_builtin(backend, true, NULL, NULL), status = MR3D_OK;
+  if (strcmp(spec, "builtin:reference") == 0) mr3d_backend_open_builtin(backend, false, NULL, NULL, -1), status = MR3D_OK;
+  else if (strcmp(spec, "builtin:emulated") == 0) mr3d_backend_open_builtin(backend, true, NULL, NULL, -1), status = MR3D_OK;
   else if ((rest = after(spec, "mutant:"))) status = open_mutant(backend, rest, error);
   else if ((rest = after(spec, "exec:"))) status = open_command(backend, rest, error);
   else if ((rest = after(spec, "dir:"))) status = mr3d_backend_open_dir(backend, rest, error);

@@ -22,7 +22,8 @@ typedef struct mr3d_backend_options {
   mr3d_weights_cache *weights;   /**< for builtin: and mutant:, shared with the judge; may be NULL */
   bool no_isolation;             /**< exec: and lib: keep the caller's rights and limits (docs/writing-a-backend.md, "Isolation") */
   uint64_t memory;               /**< for lib:, bytes; 0: three quarters of the machine's */
-  const char *hidden;            /**< for lib:, a folder that it must not see; may be NULL; borrowed until mr3d_backend_close */
+  const char *hidden;            /**< the golden set's folder, which lib: must not see, nor exec: its set/; may be NULL; borrowed until mr3d_backend_close */
+  const char *const *kept;       /**< files and folders that exec: must not write, since the suite reads them; NULL at the end; may be NULL; borrowed by mr3d_backend_open */
 } mr3d_backend_options;
 
 /** What a backend said of itself in its hello. Strings and arrays belong to the backend. */
@@ -32,6 +33,7 @@ typedef struct mr3d_backend_info {
   const char *const *ops;
   const mr3d_tier *tiers;
   uint32_t kept; /**< what it promises (promises.h) */
+  bool traces;   /**< it answers metadata `trace` of a prefill or decode (docs/protocol.md, "Traces") */
   /** What it is kept from, and what could not be had and why: each a list joined by "; ", "" where there is nothing to say. */
   const char *protections, *missing_protections;
 } mr3d_backend_info;

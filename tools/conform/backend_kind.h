@@ -20,10 +20,13 @@ struct mr3d_backend {
 
 /* Each fills ask, close, state and info of a backend whose options are set; on failure they leave nothing to free. */
 
-/** `emulates`: in the tier's own arithmetic. Requires: the mutants, if two, combine. NULL: no mistake. */
-void mr3d_backend_open_builtin(mr3d_backend *, bool emulates, const mr3d_mutant *mutant, const mr3d_mutant *also);
-/** Takes a copy of the words. `is_host`: the suite's own host, which sends a frame about its protections first where it is isolated. */
-mr3d_status mr3d_backend_open_exec(mr3d_backend *, char *const argv[], bool is_host, mr3d_error *);
+/** `emulates`: in the tier's own arithmetic. Requires: the mutants, if two, combine; one with a `layer` (-1: all) can be in a single one. NULL: no mistake. */
+void mr3d_backend_open_builtin(mr3d_backend *, bool emulates, const mr3d_mutant *mutant, const mr3d_mutant *also, int64_t layer);
+/** What argv[0] of a process is. The suite's own host sends a frame about its protections first, where it isolates. */
+typedef enum mr3d_front { MR3D_FRONT_COMMAND, MR3D_FRONT_CONFINED, MR3D_FRONT_PLUGIN } mr3d_front;
+
+/** Takes a copy of the words. */
+mr3d_status mr3d_backend_open_exec(mr3d_backend *, char *const argv[], mr3d_front, mr3d_error *);
 mr3d_status mr3d_backend_open_dir(mr3d_backend *, const char *path, mr3d_error *);
 mr3d_status mr3d_backend_open_lib(mr3d_backend *, const char *path, mr3d_error *);
 
@@ -37,5 +40,7 @@ void mr3d_backend_protect(mr3d_backend *, const char *active, const char *missin
 /** The path of a program that belongs to the suite, malloc'ed, or NULL: $MR3D_HOST, the build tree, or libexec, as seen from the running
  * program. */
 char *mr3d_backend_find_host(void);
+/** What to say where it was not found: "was not found ...; set MR3D_HOST to its path". */
+const char *mr3d_backend_no_host(void);
 
 #endif

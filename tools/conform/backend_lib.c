@@ -1,6 +1,6 @@
 /* lib:PATH.so: a C plug-in (mr3d/backend.h) in the suite's own host process, which speaks frames like any other command. */
 #include <errno.h>
-#include <limits.h>
+#include <linux/limits.h> /* PATH_MAX; <limits.h> would be the one beside this file */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,7 +16,7 @@
 /* Upwards from the running program: the build tree has it in tools/conform/host, an installation in libexec/mr3d. */
 char *mr3d_backend_find_host(void) {
   const char *named = getenv("MR3D_HOST");
-  if (named && *named) return strdup(named);
+  if (named && *named) return realpath(named, NULL);
   static const char *const places[] = {"mr3d-host", "conform/host/mr3d-host", "tools/conform/host/mr3d-host",
                                        MR3D_LIBEXECDIR "/mr3d/mr3d-host"};
   char folder[PATH_MAX];
@@ -37,6 +37,12 @@ char *mr3d_backend_find_host(void) {
   return NULL;
 }
 
+const char *mr3d_backend_no_host(void) {
+  const char *named = getenv("MR3D_HOST");
+  return named && *named ? "is not where MR3D_HOST says: unset it or name its path"
+                         : "was not found beside this program nor in its build tree or " MR3D_LIBEXECDIR "/mr3d; set MR3D_HOST to its path";
+}
+
 static mr3d_status open_host(mr3d_backend *backend, char *host, char *plugin, mr3d_error *error) {
   const mr3d_backend_options *options = &backend->options;
   char threads[16], memory[32], *hidden = options->hidden ? realpath(options->hidden, NULL) : NULL, *words[10];
@@ -52,7 +58,7 @@ static mr3d_status open_host(mr3d_backend *backend, char *host, char *plugin, mr
     if (hidden) words[n++] = hide, words[n++] = hidden;
   }
   words[n++] = plugin, words[n] = NULL;
-  mr3d_status status = mr3d_backend_open_exec(backend, words, true, error);
+  mr3d_status status = mr3d_backend_open_exec(backend, words, MR3D_FRONT_PLUGIN, error);
   if (status != MR3D_OK && !options->no_isolation && error) {
     mr3d_error said = *error;
     mr3d_fail(error, status, "%.850s (it is isolated: if it needs a GPU, the network, processes or files to write to, run it with --no-isolation)", said.message);
@@ -67,10 +73,7 @@ mr3d_status mr3d_backend_open_lib(mr3d_backend *backend, const char *path, mr3d_
   char *host = mr3d_backend_find_host();
   mr3d_status status;
   if (!host) {
-    status = mr3d_fail(error, MR3D_IO,
-                       "mr3d-host, which loads plug-ins, was not found beside this program nor in its build tree or %s/mr3d; "
-                       "set MR3D_HOST to its path",
-                       MR3D_LIBEXECDIR);
+    status = mr3d_fail(error, MR3D_IO, "mr3d-host, which loads plug-ins, %s", mr3d_backend_no_host());
   } else {
     status = open_host(backend, host, whole, error);
   }

@@ -123,7 +123,7 @@ static void *listen_always(void *user) {
   }
 }
 
-/* Takes the descriptor over. */
+/* Takes the descriptor over. NULL: there is no thread to be had. */
 static mr3d_log *log_start(int fd) {
   mr3d_log *log = mr3d_allocate(1, sizeof *log);
   log->fd = fd;
@@ -132,12 +132,17 @@ static mr3d_log *log_start(int fd) {
   sigset_t all, before; /* the program's signals are for its own threads */
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
-  if (pthread_create(&log->thread, NULL, listen_always, log) != 0) abort();
+  const int reason = pthread_create(&log->thread, NULL, listen_always, log);
   pthread_sigmask(SIG_SETMASK, &before, NULL);
-  return log;
+  if (reason == 0) return log;
+  pthread_mutex_destroy(&log->lock);
+  close(fd), close(log->stop);
+  free(log);
+  return NULL;
 }
 
 static void log_end(mr3d_log *log) {
+  if (!log) return;
   uint64_t one = 1;
   while (write(log->stop, &one, sizeof one) < 0 && errno == EINTR) {}
   pthread_join(log->thread, NULL);
@@ -229,8 +234,7 @@ static bool executable(const char *path) {
   return stat(path, &s) == 0 && S_ISREG(s.st_mode) && access(path, X_OK) == 0;
 }
 
-/* The program's path as execvp would find it, found before the fork so that what is wrong can be said. */
-static mr3d_status locate(const char *name, char path[4096], mr3d_error *error) {
+mr3d_status mr3d_process_find(const char *name, char path[4096], mr3d_error *error) {
   if (strchr(name, '/')) {
     if (snprintf(path, 4096, "%s", name) >= 4096) return mr3d_fail(error, MR3D_IO, "the command's path is too long");
     if (executable(path)) return MR3D_OK;
@@ -304,7 +308,7 @@ static void close_both(int pair[2]) {
     if (pair[i] >= 0) close(pair[i]);
 }
 
-void mr3d_process_protections(bool limits, char active[512], char missing[512]) {
+void mr3d_process_protections(bool limits, bool own_user, char active[512], char missing[512]) {
   bool adopts = prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0, closed = !MR3D_SANITIZED && limits && prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) == 0;
   snprintf(active, 512, "process group of its own; no inherited descriptors%s", adopts ? "; its children end with it" : "");
   snprintf(missing, 512, "%s", adopts ? "" : "its children end with it: this process cannot adopt them");
@@ -312,12 +316,12 @@ void mr3d_process_protections(bool limits, char active[512], char missing[512]) 
   size_t n = strlen(list);
   if (limits)
     snprintf(list + n, 512 - n, "%sthe suite's memory closed to it%s", n ? "; " : "",
-             closed ? geteuid() == 0 ? " (but not to root's capabilities)" : "" : ": the suite is built with a sanitizer");
+             closed ? geteuid() == 0 && !own_user ? " (but not to root's capabilities)" : "" : ": the suite is built with a sanitizer");
 }
 
 mr3d_status mr3d_process_start(char *const argv[], int threads, bool limits, mr3d_process **process, mr3d_error *error) {
   char path[4096], given[sizeof THREADS_VARIABLE + 12] = "";
-  if (locate(argv[0], path, error) != MR3D_OK) return error ? error->status : MR3D_IO;
+  if (mr3d_process_find(argv[0], path, error) != MR3D_OK) return error ? error->status : MR3D_IO;
 
   prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); /* also where this process was forked from the one that said so in mr3d_process_protections */
   int in[2] = {-1, -1}, out[2] = {-1, -1}, err[2] = {-1, -1}, report[2] = {-1, -1};
@@ -358,6 +362,10 @@ mr3d_status mr3d_process_start(char *const argv[], int threads, bool limits, mr3
   p->watch = (int)syscall(SYS_pidfd_open, pid, 0);
 #endif
   remember(p);
+  if (!p->log) {
+    mr3d_process_end(&p, 0);
+    return mr3d_fail(error, MR3D_IO, "could not start a thread that reads what %s writes to stderr: the system's limit of processes and threads is reached", argv[0]);
+  }
   *process = p;
   return MR3D_OK;
 }

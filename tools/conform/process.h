@@ -29,12 +29,15 @@ void mr3d_words_free(char ***words);
 
 /**
  * What else holds for each process that is started, each list joined by "; ": its own group, and no descriptor but three; its children end with it
- * where the system lets this process adopt them; with `limits` this process's own memory is closed to it.
+ * where the system lets this process adopt them; with `limits` this process's own memory is closed to it, to root's only in a user namespace (`own_user`).
  */
-void mr3d_process_protections(bool limits, char active[512], char missing[512]);
+void mr3d_process_protections(bool limits, bool own_user, char active[512], char missing[512]);
+
+/** The path of a program, searched in PATH where its name holds no slash. Errors: not found, not executable. */
+mr3d_status mr3d_process_find(const char *name, char path[4096], mr3d_error *error);
 
 /**
- * Starts argv[0] (searched in PATH where it holds no slash) in the caller's working directory and environment, where OMP_NUM_THREADS is `threads` unless that
+ * Starts argv[0] (as mr3d_process_find finds it) in the caller's working directory and environment, where OMP_NUM_THREADS is `threads` unless that
  * is 0, with no descriptor but stdin, stdout and stderr, default signal handling, and a process group of its own; `limits` as in mr3d_process_protections.
  * On Linux the child is killed when the *thread* that started it ends, so that nothing is left behind when the suite is killed.
  * Errors: command not found, not executable, the system's reason.

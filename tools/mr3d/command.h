@@ -21,6 +21,7 @@ extern const mr3d_command mr3d_commands[];
 int mr3d_command_check(int argc, char **argv);
 int mr3d_command_eval(int argc, char **argv);
 int mr3d_command_compare(int argc, char **argv);
+int mr3d_command_drift(int argc, char **argv);
 int mr3d_command_export(int argc, char **argv);
 int mr3d_command_list(int argc, char **argv);
 int mr3d_command_explain(int argc, char **argv);
@@ -29,6 +30,11 @@ int mr3d_command_sensitivity(int argc, char **argv);
 int mr3d_command_golden(int argc, char **argv);
 int mr3d_command_bench(int argc, char **argv);
 int mr3d_command_run(int argc, char **argv);
+int mr3d_command_certify(int argc, char **argv);
+int mr3d_command_verify(int argc, char **argv);
+int mr3d_command_merge(int argc, char **argv);
+int mr3d_command_keygen(int argc, char **argv);
+int mr3d_command_sign(int argc, char **argv);
 int mr3d_command_scene(int argc, char **argv);
 
 typedef enum mr3d_option_kind {

@@ -72,7 +72,7 @@ static mr3d_status read_scan(mr3d_run *r, mr3d_error *error) {
     mr3d_run_say_number(r, "dropped", (double)r->cells.dropped);
     mr3d_run_say_number(r, "cells", (double)r->cells.M);
     mr3d_run_say_number(r, "point_tokens", (double)r->tokens.N);
-    mr3d_run_trace(r, "point_coords", 0, &(mr3d_tensor){"", MR3D_I64, 2, {r->tokens.N, 3}, r->tokens.coords});
+    if (!r->weights) mr3d_run_trace(r, "point_coords", 0, &(mr3d_tensor){"", MR3D_I64, 2, {r->tokens.N, 3}, r->tokens.coords});
     mr3d_run_trace(r, "grid", 0, &(mr3d_tensor){"", MR3D_I64, 2, {r->cells.M, 3}, r->cells.grid});
   }
   mr3d_bundle_free(&scan);
@@ -152,22 +152,29 @@ static mr3d_status splice_prompt(mr3d_run *r, mr3d_error *error) {
   mr3d_run_say_number(r, "text_tokens", (double)r->T);
   mr3d_run_say_number(r, "spliced_tokens", (double)r->splice.S);
   mr3d_run_trace(r, "input_ids", 0, &(mr3d_tensor){"", MR3D_I64, 2, {1, r->T}, r->ids});
+  if (r->weights) return MR3D_OK; /* each request has its own */
   mr3d_run_trace(r, "point_token_mask", 0, &(mr3d_tensor){"", MR3D_BOOL, 2, {1, r->splice.S}, r->splice.point_token_mask});
   mr3d_run_trace(r, "attention_mask", 0, &(mr3d_tensor){"", MR3D_I64, 2, {1, r->splice.S}, r->splice.attention_mask});
   return MR3D_OK;
 }
 
-static mr3d_status run_stages(mr3d_run *r, mr3d_error *error) {
+mr3d_status mr3d_run_read_inputs(mr3d_run *r, mr3d_error *error) {
   mr3d_status status = read_config(r, error);
   if (!status) status = read_scan(r, error);
   if (!status && r->prompt) status = read_ids(r, "--prompt", r->prompt, &r->ids, &r->T, error);
   if (!status && r->forced_by) status = read_forced(r, error);
   if (r->steps < 0) r->steps = 8;
-  if (!status && r->prompt) status = splice_prompt(r, error);
+  return !status && r->prompt ? splice_prompt(r, error) : status;
+}
+
+static mr3d_status run_stages(mr3d_run *r, mr3d_error *error) {
+  mr3d_status status = r->trace_path ? mr3d_safetensors_writer_open(r->trace_path, &r->trace, error) : MR3D_OK;
+  if (!status) status = mr3d_run_read_inputs(r, error);
   if (!status) status = mr3d_run_trace_check(r, error);
+  if (!status && !r->weights) status = mr3d_run_trace_inputs(r, error);
   if (!status && r->weights) status = mr3d_run_generate(r, error);
-  if (!status && r->trace) status = mr3d_safetensors_save(r->trace_path, r->trace, error);
-  return status;
+  const mr3d_status written = mr3d_safetensors_writer_close(&r->trace, !status, error);
+  return status ? status : written;
 }
 
 int mr3d_command_run(int argc, char **argv) {
@@ -179,8 +186,8 @@ int mr3d_command_run(int argc, char **argv) {
       {"--data", "DIR", MR3D_OPTION_TEXT, &r.data, "the data folder (default: $MR3D_DATA)"},
       {"--weights", "PATH", MR3D_OPTION_TEXT, &r.weights, "a checkpoint's folder, its index, a safetensors file, or generated:SEED; go on to prefill and greedy decode"},
       {"--init-missing", "SEED", MR3D_OPTION_GIVEN_SEED, &r.init_missing, "draw the learned rotary parameters that the checkpoint lacks, as in a fresh model"},
-      {"--features", "FILE", MR3D_OPTION_TEXT, &r.features_path, "safetensors holding `features` [tokens,hidden]; without it they are drawn by --seed"},
-      {"--seed", "N", MR3D_OPTION_SEED, &r.seed, "for drawn features (default 0)"},
+      {"--features", "FILE", MR3D_OPTION_TEXT, &r.features_path, "safetensors holding `features` [tokens,hidden], in place of the point encoder's"},
+      {"--seed", "N", MR3D_OPTION_SEED, &r.seed, "for features that are drawn, where the configuration names no point_backbone (default 0)"},
       {"--steps", "N", MR3D_OPTION_COUNT, &r.steps, "decode steps (default 8, or as many as --teacher-forced has ids)"},
       {"--teacher-forced", "IDS", MR3D_OPTION_TEXT, &r.forced_by, "feed decode steps with these ids instead of the greedy ones: 17,4,99 or FILE.json:NAME"},
       {"--chunk", "N", MR3D_OPTION_COUNT, &r.chunk, "send the prompt in prefill requests of at most N tokens each (default: in one)"},
@@ -193,8 +200,8 @@ int mr3d_command_run(int argc, char **argv) {
   const mr3d_usage usage = {
       .line = "mr3d run --scan FILE.ply [--prompt NAME [--weights PATH --config FILE]] [OPTION ...]",
       .text = "Runs the binary64 reference as far as it is given something to run on: the scan to occupied cells and point tokens; with a\n"
-              "prompt, the splice; with weights, prefill and greedy decoding with the caller's text-only mask. A checkpoint's folder brings its\n"
-              "own config.json; with generated:SEED the weights are drawn as they are needed, and nothing is on disk.\n"};
+              "prompt, the splice; with weights, the point encoder, prefill and greedy decoding with the caller's text-only mask. A checkpoint's\n"
+              "folder brings its own config.json; with generated:SEED the weights are drawn as they are needed, and nothing is on disk.\n"};
   int n = 0;
   const int parsed = mr3d_options_parse(&usage, options, argc, argv, &n);
   if (parsed >= 0) return parsed;
@@ -207,7 +214,6 @@ int mr3d_command_run(int argc, char **argv) {
   if (r.points && !r.trace_path) return mr3d_complain("--points goes with --trace FILE: where should the tensors go?");
   r.data = mr3d_find_data(r.data);
   r.said = cJSON_CreateObject();
-  if (r.trace_path) r.trace = mr3d_bundle_new();
 
   mr3d_error error = {0};
   const mr3d_status status = run_stages(&r, &error);
@@ -220,7 +226,6 @@ int mr3d_command_run(int argc, char **argv) {
   mr3d_voxelize_free(&r.cells);
   mr3d_token_coords_free(&r.tokens);
   mr3d_splice_free(&r.splice);
-  mr3d_bundle_free(&r.trace);
   mr3d_weights_release(&r.model);
   mr3d_weights_cache_free(&r.cache);
   cJSON_Delete(r.said);

@@ -4,32 +4,9 @@
 #include <unistd.h>
 
 #include "case_internal.h"
-#include "mr3d/random.h"
 #include "mr3d/safetensors.h"
 #include "mr3d/server.h"
 #include "run_parts.h"
-
-/** features [N,hidden]: from --features, or drawn by --seed. */
-static mr3d_status find_features(mr3d_run *r, int64_t hidden, double *features, mr3d_error *error) {
-  const int64_t N = r->tokens.N;
-  if (!r->features_path) {
-    mr3d_tensor drawn = {"features", MR3D_F64, 2, {N, hidden}, features};
-    mr3d_random_draw(&(mr3d_draw){.dist = MR3D_NORMAL, .scale = 0.02}, mr3d_stream_named(r->seed, "run/features"), &drawn);
-    MR3D_SAY(r, "features drawn by seed %" PRIu64 ": not an encoder's; give --features FILE for real ones\n", r->seed);
-    return MR3D_OK;
-  }
-  mr3d_bundle *file = NULL;
-  mr3d_status status = mr3d_safetensors_open(r->features_path, 0, &file, error);
-  if (status) return status;
-  const mr3d_tensor *given = mr3d_bundle_find(file, "features");
-  char shape[96];
-  if (!given || given->rank != 2 || given->shape[0] != N || given->shape[1] != hidden || !mr3d_dtype_is_float(given->dtype))
-    status = mr3d_fail(error, MR3D_INVALID, "%s: expected a floating tensor features [%" PRId64 ",%" PRId64 "] (tokens of the scan, hidden size of the weights), found %s", r->features_path,
-                       N, hidden, given ? mr3d_shape_text(given->rank, given->shape, shape) : "none of that name");
-  else mr3d_tensor_to_double(given, features);
-  mr3d_bundle_free(&file);
-  return status;
-}
 
 /** The names of the drawn tensors behind those of a checkpoint: on the terminal the first and the last, in JSON all. */
 static void say_initialised(mr3d_run *r) {
@@ -44,7 +21,7 @@ static void say_initialised(mr3d_run *r) {
 }
 
 /** Opens --weights as the server will, and finds the embedding. */
-static mr3d_status open_weights(mr3d_run *r, mr3d_error *error) {
+mr3d_status mr3d_run_open_weights(mr3d_run *r, mr3d_error *error) {
   const mr3d_weights_source source = {
       .path = r->weights, .config = &r->config, .tier = MR3D_FP64, .init_missing = r->init_missing.given ? &r->init_missing.seed : NULL};
   r->cache = mr3d_weights_cache_new();
@@ -63,12 +40,11 @@ static mr3d_status open_weights(mr3d_run *r, mr3d_error *error) {
   return MR3D_OK;
 }
 
-/** embeds [S,hidden]: rows of model.embed_tokens.weight for text, features for points. */
-static mr3d_status embed(mr3d_run *r, double *rows, mr3d_error *error) {
+/** embeds [S,hidden]: rows of model.embed_tokens.weight for text, features [N,hidden] for points. */
+mr3d_status mr3d_run_embed(mr3d_run *r, const double *features, double *rows, mr3d_error *error) {
   const mr3d_tensor *table = r->ends.embed_tokens;
   const int64_t V = table->shape[0], hidden = table->shape[1], S = r->splice.S;
-  double *features = mr3d_allocate(r->tokens.N * hidden, sizeof *features);
-  mr3d_status status = find_features(r, hidden, features, error);
+  mr3d_status status = MR3D_OK;
   for (int64_t s = 0; s < S && !status; s++) {
     const int64_t from = r->splice.source[s];
     const double *row = from < 0 ? features + (-1 - from) * hidden : NULL;
@@ -77,7 +53,6 @@ static mr3d_status embed(mr3d_run *r, double *rows, mr3d_error *error) {
     else if (from >= 0) status = mr3d_weights_rows(r->model, table, r->ids[from], 1, rows + s * hidden, &row, error);
     if (!status && row != rows + s * hidden) memcpy(rows + s * hidden, row, (size_t)hidden * sizeof *rows);
   }
-  free(features);
   return status;
 }
 
@@ -94,6 +69,7 @@ typedef struct generation {
   mr3d_run_resume resume;
   double *embeds;  /* [S,hidden] */
   int64_t *tokens; /* [steps + 1]: the greedy ones */
+  int64_t traced;  /* the step that points are of; -1: nothing is traced, a checkpoint knows what it holds */
 } generation;
 
 static mr3d_bundle *new_request(const mr3d_run *r, const char *op) {
@@ -107,17 +83,31 @@ static mr3d_bundle *new_request(const mr3d_run *r, const char *op) {
 
 static int64_t start(void *user, const mr3d_call_state *call) { return mr3d_run_resume_start(&((generation *)user)->resume, call); }
 
+static bool wants_logits(void *user) {
+  const generation *g = user;
+  return !mr3d_run_resume_knows(&g->resume, g->resume.step);
+}
+
 static void layer_done(void *user, const mr3d_call_state *call) {
   generation *g = user;
   mr3d_run_progress_layer(&g->progress, call);
   mr3d_run_resume_layer_done(&g->resume, call);
 }
 
+static void part_done(void *user, int64_t done, int64_t parts) { mr3d_run_progress_part(&((generation *)user)->progress, done, parts); }
+
+static bool wants_point(void *user, const char *name) {
+  const generation *g = user;
+  return g->traced >= 0 && mr3d_run_trace_wants(g->run, g->traced, name);
+}
+
+static void take_point(void *user, const mr3d_tensor *point) { mr3d_run_trace_take(((generation *)user)->run, ((generation *)user)->traced, point); }
+
 /** Asks the reference, keeps what the trace wants, gives the greedy token of the last row; of what a checkpoint knows only the session's growth is wanted. */
 static mr3d_status ask(generation *g, mr3d_bundle *request, int64_t step, int64_t *token, mr3d_error *error) {
   mr3d_bundle *answer = NULL;
   const bool known = mr3d_run_resume_knows(&g->resume, step);
-  if (!known) mr3d_run_trace_request(g->run, step, request);
+  g->traced = known ? -1 : step;
   g->resume.step = step;
   const mr3d_status status = mr3d_server_answer(g->server, request, &answer, error);
   mr3d_run_progress_end(&g->progress);
@@ -125,7 +115,6 @@ static mr3d_status ask(generation *g, mr3d_bundle *request, int64_t step, int64_
   if (!known) {
     mr3d_run_trace(g->run, "hidden", step, mr3d_bundle_find(answer, "hidden"));
     mr3d_run_trace(g->run, "logits", step, mr3d_bundle_find(answer, "logits"));
-    mr3d_run_trace_answer(g->run, step, answer);
     double greedy;
     mr3d_greedy_tokens(mr3d_bundle_find(answer, "logits"), &greedy);
     *token = (int64_t)greedy;
@@ -181,7 +170,7 @@ static mr3d_status prefill(generation *g, int64_t index, mr3d_error *error) {
     mr3d_bundle_borrow(request, "point_token_mask", MR3D_BOOL, 2, (int64_t[]){1, p.q}, r->splice.point_token_mask + p.first);
     mr3d_bundle_borrow(request, "point_coords", MR3D_I64, 2, (int64_t[]){p.n_points, 3}, r->tokens.coords + 3 * p.first_point);
   }
-  mr3d_run_trace(r, "inputs_embeds", index, mr3d_bundle_find(request, "inputs_embeds"));
+  for (int i = 0; i < mr3d_bundle_count(request); i++) mr3d_run_trace(r, mr3d_bundle_at(request, i)->name, index, mr3d_bundle_at(request, i));
   MR3D_SAY(r, "prefill  q = %" PRId64 ", L = %" PRId64 ": attention_mask of %" PRId64 " columns\n", p.q, p.first, columns);
   mr3d_run_progress_begin(&g->progress, "prefill", r->splice.S - p.first);
   const mr3d_status status = ask(g, request, index, &g->tokens[0], error);
@@ -198,7 +187,7 @@ static mr3d_status decode(generation *g, int64_t step, mr3d_error *error) {
   *(int64_t *)mr3d_bundle_add(request, "input_ids", MR3D_I64, 2, (int64_t[]){1, 1})->data = fed;
   int64_t *mask = mr3d_bundle_add(request, "attention_mask", MR3D_I64, 2, (int64_t[]){1, columns})->data;
   for (int64_t i = 0; i < columns; i++) mask[i] = 1;
-  mr3d_run_trace(r, "input_ids", index, mr3d_bundle_find(request, "input_ids"));
+  for (int i = 0; i < mr3d_bundle_count(request); i++) mr3d_run_trace(r, mr3d_bundle_at(request, i)->name, index, mr3d_bundle_at(request, i));
   MR3D_SAY(r, "decode   q = 1, L = %" PRId64 ": caller's mask of %" PRId64 " columns, extended by %" PRId64 " ones to %" PRId64 " keys; token %" PRId64 "\n", L, columns,
            L + 1 - columns, L + 1, fed);
   char label[48];
@@ -224,23 +213,32 @@ static void say_resumed(mr3d_run *r, const mr3d_run_resume *resume) {
            r->config.num_hidden_layers);
   mr3d_run_say_number(r, "resumed_step", (double)resume->found_step);
   mr3d_run_say_number(r, "resumed_layer", (double)resume->found_layer);
-  if (r->trace) mr3d_bundle_setf(r->trace, "resumed", "step %" PRId64 ", layer %" PRId64, resume->found_step, resume->found_layer);
+  char where[64];
+  snprintf(where, sizeof where, "step %" PRId64 ", layer %" PRId64, resume->found_step, resume->found_layer);
+  if (r->trace) mr3d_safetensors_writer_set(r->trace, "resumed", where);
 }
 
 /** Prefill over the spliced sequence, then decode steps (spec.md sections 4, 5). */
 mr3d_status mr3d_run_generate(mr3d_run *r, mr3d_error *error) {
-  mr3d_status status = open_weights(r, error);
+  mr3d_status status = mr3d_run_open_weights(r, error);
   if (!status) status = check_pieces(r, error);
   if (!status) status = mr3d_run_trace_fits(r, error);
+  if (!status) status = mr3d_run_trace_inputs(r, error);
   if (status) return status;
   generation g = {.run = r,
                   .progress = {.on = isatty(STDERR_FILENO), .run = r},
                   .embeds = mr3d_allocate(r->splice.S * r->ends.embed_tokens->shape[1], sizeof *g.embeds),
                   .tokens = mr3d_allocate(r->steps + 1, sizeof *g.tokens)};
-  const mr3d_watch watch = {.user = &g, .start = start, .layer_done = layer_done};
+  const mr3d_watch watch = {.user = &g, .start = start, .layer_done = layer_done, .wants_logits = wants_logits, .part_done = part_done};
+  const mr3d_tracer tracer = {.user = &g, .wants = wants_point, .take = take_point};
   g.server = mr3d_server_new(&(mr3d_server_options){
-      .threads = 0, .weights = r->cache, .init_missing = r->init_missing.given, .init_seed = r->init_missing.seed, .watch = &watch});
-  status = embed(r, g.embeds, error);
+      .threads = 0, .weights = r->cache, .init_missing = r->init_missing.given, .init_seed = r->init_missing.seed, .watch = &watch, .tracer = r->trace ? &tracer : NULL});
+  const int64_t hidden = r->ends.embed_tokens->shape[1];
+  double *features = mr3d_allocate(r->tokens.N * hidden, sizeof *features);
+  status = mr3d_run_features(r, g.server, &g.progress, hidden, features, error);
+  mr3d_run_progress_end(&g.progress);
+  if (!status) status = mr3d_run_embed(r, features, g.embeds, error);
+  free(features);
   if (!status) status = mr3d_run_resume_open(&g.resume, r, g.embeds, g.tokens, error);
   if (!status && g.resume.found) say_resumed(r, &g.resume);
   for (int64_t i = 0; i < mr3d_run_prefills(r) && !status; i++) status = prefill(&g, i, error);

@@ -2,8 +2,11 @@
 #include "run_parts.h"
 
 #include <fnmatch.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/statvfs.h>
 
+#include "../drift/digest.h"
 #include "mr3d/trace.h"
 
 /* The steps that have a point: the first, each prefill request, all. */
@@ -14,8 +17,9 @@ static const struct {
   const char *name;
   own_when when;
   bool needs_prompt, needs_weights;
-} own_points[] = {{"grid", AT_START, false, false},           {"point_coords", AT_START, false, false},  {"input_ids", ALWAYS, true, false},
-                  {"point_token_mask", AT_START, true, false}, {"attention_mask", AT_START, true, false}, {"inputs_embeds", AT_PREFILL, true, true},
+} own_points[] = {{"grid", AT_START, false, false},           {"point_coords", AT_PREFILL, false, false},  {"input_ids", ALWAYS, true, false},
+                  {"point_token_mask", AT_PREFILL, true, false}, {"attention_mask", ALWAYS, true, false}, {"features", AT_START, true, true},
+                  {"inputs_embeds", AT_PREFILL, true, true},
                   {"hidden", AT_PREFILL, true, true},          {"logits", ALWAYS, true, true}};
 #define N_OWN_POINTS ((int)(sizeof own_points / sizeof *own_points))
 
@@ -51,12 +55,15 @@ static bool wants(const mr3d_run *r, int64_t step, const char *name) {
   return false;
 }
 
-static bool matches_a_name(const glob *g, const char *layer, const char *const *points) {
+static bool matches_name(const glob *g, const char *layer, const char *point) {
   char name[128];
-  for (; *points; points++) {
-    snprintf(name, sizeof name, "%s.%s", layer, *points);
-    if (fnmatch(g->point, name, 0) == 0) return true;
-  }
+  snprintf(name, sizeof name, "%s.%s", layer, point);
+  return fnmatch(g->point, name, 0) == 0;
+}
+
+static bool matches_a_point(const glob *g, const char *layer, mr3d_trace_place place) {
+  for (const mr3d_trace_point *point = mr3d_trace_points(place); point->name; point++)
+    if (matches_name(g, layer, point->name)) return true;
   return false;
 }
 
@@ -66,9 +73,16 @@ static bool matches_decoder(const mr3d_run *r, const glob *g) {
   for (int64_t layer = 0; layer < r->config.num_hidden_layers; layer++) {
     char number[24];
     snprintf(number, sizeof number, "%" PRId64, layer);
-    if (matches_a_name(g, number, mr3d_trace_layer_points())) return true;
+    if (matches_a_point(g, number, MR3D_TRACE_OF_LAYER)) return true;
   }
-  return matches_a_name(g, "model", mr3d_trace_model_points());
+  return matches_a_point(g, "model", MR3D_TRACE_OF_MODEL) || matches_a_point(g, "model", MR3D_TRACE_OF_CALL);
+}
+
+/* Whether it names a point that the encoder passes: before step 0's request. */
+static bool matches_encoder(const mr3d_run *r, const glob *g) {
+  for (const char *const *point = mr3d_trace_encoder_points(); mr3d_run_encodes(r) && *point; point++)
+    if (matches_name(g, "encoder", *point)) return true;
+  return false;
 }
 
 static bool is_there(const mr3d_run *r, int i, int64_t step) {
@@ -78,18 +92,29 @@ static bool is_there(const mr3d_run *r, int i, int64_t step) {
 
 static bool matches_own(const mr3d_run *r, const glob *g, int64_t step) {
   for (int i = 0; i < N_OWN_POINTS; i++) {
-    if (is_there(r, i, step) && matches_a_name(g, "model", (const char *const[]){own_points[i].name, NULL})) return true;
+    if (is_there(r, i, step) && matches_name(g, "model", own_points[i].name)) return true;
   }
   return false;
+}
+
+static void list_place(mr3d_trace_place place, char *text, size_t size) {
+  for (const mr3d_trace_point *point = mr3d_trace_points(place); point->name; point++) {
+    bool own = false; /* already in the list */
+    for (int i = 0; i < N_OWN_POINTS && place != MR3D_TRACE_OF_LAYER; i++) own |= strcmp(point->name, own_points[i].name) == 0;
+    if (!own) snprintf(text + strlen(text), size - strlen(text), " %s", point->name);
+  }
 }
 
 static void list_points(const mr3d_run *r, char *text, size_t size) {
   snprintf(text, size, "model has");
   for (int i = 0; i < N_OWN_POINTS; i++) snprintf(text + strlen(text), size - strlen(text), " %s", own_points[i].name);
-  for (const char *const *point = mr3d_trace_model_points(); r->weights && *point; point++)
-    if (strcmp(*point, "inputs_embeds") != 0 && strcmp(*point, "logits") != 0) snprintf(text + strlen(text), size - strlen(text), " %s", *point);
-  if (r->weights) snprintf(text + strlen(text), size - strlen(text), "; a layer (0 .. %" PRId64 ") has", r->config.num_hidden_layers - 1);
-  for (const char *const *point = mr3d_trace_layer_points(); r->weights && *point; point++) snprintf(text + strlen(text), size - strlen(text), " %s", *point);
+  if (!r->weights) return;
+  list_place(MR3D_TRACE_OF_CALL, text, size);
+  list_place(MR3D_TRACE_OF_MODEL, text, size);
+  snprintf(text + strlen(text), size - strlen(text), "; a layer (0 .. %" PRId64 ") has", r->config.num_hidden_layers - 1);
+  list_place(MR3D_TRACE_OF_LAYER, text, size);
+  if (mr3d_run_encodes(r)) snprintf(text + strlen(text), size - strlen(text), "; encoder has");
+  for (const char *const *point = mr3d_trace_encoder_points(); mr3d_run_encodes(r) && *point; point++) snprintf(text + strlen(text), size - strlen(text), " %s", *point);
 }
 
 mr3d_status mr3d_run_trace_check(const mr3d_run *r, mr3d_error *error) {
@@ -100,9 +125,9 @@ mr3d_status mr3d_run_trace_check(const mr3d_run *r, mr3d_error *error) {
   bool any = false;
   for (const char *list = r->points; next_glob(&list, &g); any = true) {
     bool found = false;
-    for (int64_t step = 0; step < steps && !found; step++) found = is_step(&g, step) && (matches_own(r, &g, step) || matches_decoder(r, &g));
+    for (int64_t step = 0; step < steps && !found; step++) found = is_step(&g, step) && (matches_own(r, &g, step) || matches_decoder(r, &g) || (step == 0 && matches_encoder(r, &g)));
     if (found) continue;
-    char known[700];
+    char known[1000];
     list_points(r, known, sizeof known);
     return mr3d_fail(error, MR3D_INVALID, "--points: \"%.60s%s%.60s\" matches nothing; expected globs of STEP.LAYER.POINT, such as 0.17.query_rotated. Steps are 0 .. %" PRId64 "; %s", g.step,
                      *g.point ? "." : "", g.point, steps - 1, known);
@@ -112,45 +137,50 @@ mr3d_status mr3d_run_trace_check(const mr3d_run *r, mr3d_error *error) {
 
 /* ---- what a trace takes ---- */
 
-/* Bytes of a point of a layer, or of the model. */
-static int64_t point_bytes(const mr3d_run *r, mr3d_run_sizes call, const char *point) {
-  static const char *const of_query[] = {"query", "query_rotated", "context"}, *const of_key[] = {"key", "key_rotated", "value"}, *const wide[] = {"gate", "up", "gated"};
-  const mr3d_tensor *gate = mr3d_bundle_find(mr3d_weights_tensors(r->model), "model.layers.0.mlp.gate_proj.weight");
-  const int64_t word = sizeof(double), D = r->config.head_dim;
-  for (int i = 0; i < 3; i++) {
-    if (strcmp(point, of_query[i]) == 0) return word * call.q * r->config.num_attention_heads * D;
-    if (strcmp(point, of_key[i]) == 0) return word * call.q * r->config.num_key_value_heads * D;
-    if (strcmp(point, wide[i]) == 0) return word * call.q * (gate ? gate->shape[0] : 0);
-  }
-  if (strcmp(point, "visible") == 0) return call.q * call.K;
-  if (strcmp(point, "cache_length") == 0) return word;
-  return word * (strcmp(point, "logits") == 0 ? r->ends.head->shape[0] : call.q * r->ends.embed_tokens->shape[1]);
-}
-
-static int64_t wanted_bytes(const mr3d_run *r, int64_t step, mr3d_run_sizes call, const char *layer, const char *const *points) {
-  int64_t bytes = 0;
+/* Bytes of what --points asks of a call at one layer, or of the model, of one place. */
+static int64_t wanted_bytes(const mr3d_run *r, int64_t step, const mr3d_trace_sizes *call, const char *layer, mr3d_trace_place place) {
+  int64_t bytes = 0, shape[MR3D_MAX_RANK];
   char name[128];
-  for (; *points; points++) {
-    snprintf(name, sizeof name, "%s.%s", layer, *points);
-    if (wants(r, step, name)) bytes += point_bytes(r, call, *points);
+  for (const mr3d_trace_point *point = mr3d_trace_points(place); point->name; point++) {
+    snprintf(name, sizeof name, "%s.%s", layer, point->name);
+    if (!wants(r, step, name)) continue;
+    int64_t count = (int64_t)mr3d_dtype_size(point->dtype);
+    const int rank = mr3d_trace_shape(point, call, shape);
+    for (int i = 0; i < rank; i++) count *= shape[i];
+    bytes += count;
   }
   return bytes;
 }
 
 mr3d_status mr3d_run_trace_fits(const mr3d_run *r, mr3d_error *error) {
   int64_t bytes = 0;
+  const mr3d_tensor *gate = mr3d_bundle_find(mr3d_weights_tensors(r->model), "model.layers.0.mlp.gate_proj.weight");
+  mr3d_trace_sizes call = {.B = 1, .P = 1, .k = 1, .H = r->config.num_attention_heads, .G = r->config.num_key_value_heads, .D = r->config.head_dim,
+                           .C = r->ends.embed_tokens->shape[1], .I = gate ? gate->shape[0] : 0, .V = r->ends.head->shape[0]};
   for (int64_t step = 0; r->points && step < mr3d_run_requests(r); step++) {
     char number[24];
-    const mr3d_run_sizes call = mr3d_run_request_sizes(r, step);
+    const mr3d_run_sizes sizes = mr3d_run_request_sizes(r, step);
+    call.q = sizes.q;
+    call.L = sizes.K - sizes.q;
+    call.M = sizes.K;
+    call.N = r->tokens.N;
     for (int64_t layer = 0; layer < r->config.num_hidden_layers; layer++) {
       snprintf(number, sizeof number, "%" PRId64, layer);
-      bytes += wanted_bytes(r, step, call, number, mr3d_trace_layer_points());
+      bytes += wanted_bytes(r, step, &call, number, MR3D_TRACE_OF_LAYER);
     }
-    bytes += wanted_bytes(r, step, call, "model", mr3d_trace_model_points());
+    bytes += wanted_bytes(r, step, &call, "model", MR3D_TRACE_OF_MODEL);
   }
-  if (bytes <= MR3D_RUN_TRACE_BYTES) return MR3D_OK;
-  return mr3d_fail(error, MR3D_INVALID, "--points %.80s asks for a trace of %.1f GiB, gathered in memory; at most %.0f GiB are possible: choose fewer steps, layers or points", r->points,
-                   (double)bytes / 0x1p30, (double)MR3D_RUN_TRACE_BYTES / 0x1p30);
+  struct statvfs disk;
+  char folder[4096];
+  snprintf(folder, sizeof folder, "%s", r->trace_path ? r->trace_path : ".");
+  char *slash = strrchr(folder, '/');
+  if (slash) slash[slash == folder] = 0;
+  else strcpy(folder, ".");
+  if (!r->points || statvfs(folder, &disk) != 0) return MR3D_OK;
+  const double free_bytes = (double)disk.f_bavail * (double)disk.f_frsize;
+  if ((double)bytes <= free_bytes) return MR3D_OK;
+  return mr3d_fail(error, MR3D_INVALID, "--points %.80s asks for a trace of %.1f GiB, and %.200s has room for %.1f GiB: choose fewer steps, layers or points", r->points, (double)bytes / 0x1p30,
+                   folder, free_bytes / 0x1p30);
 }
 
 /* ---- taking ---- */
@@ -158,7 +188,7 @@ mr3d_status mr3d_run_trace_fits(const mr3d_run *r, mr3d_error *error) {
 static void keep(mr3d_run *r, int64_t step, const char *point, const mr3d_tensor *tensor) {
   char name[160];
   snprintf(name, sizeof name, "%" PRId64 ".%s", step, point);
-  if (!mr3d_bundle_find(r->trace, name)) mr3d_bundle_copy(r->trace, name, tensor);
+  if (!mr3d_safetensors_writer_has(r->trace, name)) mr3d_safetensors_writer_add(r->trace, name, tensor);
 }
 
 void mr3d_run_trace(mr3d_run *r, const char *point, int64_t step, const mr3d_tensor *tensor) {
@@ -167,17 +197,33 @@ void mr3d_run_trace(mr3d_run *r, const char *point, int64_t step, const mr3d_ten
   if (r->trace && tensor && (!r->points || wants(r, step, name))) keep(r, step, name, tensor);
 }
 
-void mr3d_run_trace_answer(mr3d_run *r, int64_t step, const mr3d_bundle *answer) {
-  for (int i = 0; r->trace && i < mr3d_bundle_count(answer); i++) {
-    const mr3d_tensor *tensor = mr3d_bundle_at(answer, i);
-    if (strncmp(tensor->name, "trace.", 6) == 0) keep(r, step, tensor->name + 6, tensor);
-  }
+bool mr3d_run_trace_wants(const mr3d_run *r, int64_t step, const char *name) {
+  return r->trace && (r->points ? wants(r, step, name) : strncmp(name, "encoder.", 8) == 0);
 }
 
-void mr3d_run_trace_request(const mr3d_run *r, int64_t step, mr3d_bundle *request) {
-  char globs[MR3D_TRACE_GLOBS] = "";
-  glob g;
-  for (const char *list = r->points ? r->points : ""; next_glob(&list, &g);)
-    if (is_step(&g, step) && matches_decoder(r, &g)) strcat(strcat(globs, *globs ? "," : ""), g.point); /* shorter than --points, which fits */
-  if (*globs) mr3d_bundle_set(request, "trace", globs);
+void mr3d_run_trace_take(mr3d_run *r, int64_t step, const mr3d_tensor *tensor) { keep(r, step, tensor->name, tensor); }
+
+/* ---- where the values come from ---- */
+
+static char *whole_path(const char *path) {
+  char *resolved = realpath(path, NULL);
+  return resolved ? resolved : strdup(path);
+}
+
+mr3d_status mr3d_run_trace_inputs(mr3d_run *r, mr3d_error *error) {
+  if (!r->trace) return MR3D_OK;
+  mr3d_safetensors_writer_set(r->trace, "trace", MR3D_TRACE_FORMAT);
+  mr3d_safetensors_writer_set(r->trace, "producer", "mr3d run " MR3D_VERSION);
+  mr3d_safetensors_writer_set(r->trace, "tier", "fp64");
+  mr3d_safetensors_writer_set(r->trace, "config", r->config_text);
+  if (r->prompt) mr3d_safetensors_writer_set(r->trace, "prompt", r->prompt);
+  if (!r->weights) return MR3D_OK;
+  char *path = mr3d_weights_files(r->model) ? whole_path(r->weights) : strdup(r->weights);
+  mr3d_safetensors_writer_set(r->trace, "weights", path);
+  free(path);
+  mr3d_error failed = {0};
+  char *digests = mr3d_digest_weights(r->model, &failed);
+  if (digests) mr3d_safetensors_writer_set(r->trace, "weights_sha256", digests);
+  free(digests);
+  return failed.status ? mr3d_fail(error, failed.status, "%s", failed.message) : MR3D_OK;
 }

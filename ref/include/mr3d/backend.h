@@ -84,6 +84,14 @@ typedef struct mr3d_backend_reply {
   int (*unsupported)(struct mr3d_backend_reply *, const char *message);
 
   void *host; /**< the host's; leave it alone */
+
+  /**
+   * Traces (docs/protocol.md, "Traces"), for plug-ins whose table sets `traces`: a point is "3.query_rotated", or "model.logits" for what belongs to no
+   * layer. `wants` says whether the request asks for it; `trace` copies the values of one that it asks for into the answer, and does nothing with any other.
+   * Both are new: check that struct_size reaches behind them, as in tools/backends/f32/call.c.
+   */
+  int (*wants)(struct mr3d_backend_reply *, const char *point);
+  void (*trace)(struct mr3d_backend_reply *, const char *point, const char *dtype, int32_t rank, const int64_t *shape, const void *values);
 } mr3d_backend_reply;
 
 /**
@@ -121,6 +129,8 @@ typedef struct mr3d_backend_plugin {
    * "Promises"): names with blanks between them, of scores, probabilities, products. NULL: nothing is promised.
    */
   const char *keeps;
+  /** Optional: 1 where prefill and decode call reply->trace; requests for traces are else answered as unsupported. */
+  int32_t traces;
 } mr3d_backend_plugin;
 
 #if defined(__GNUC__)

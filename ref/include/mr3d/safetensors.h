@@ -38,6 +38,25 @@ mr3d_status mr3d_safetensors_serialize(const mr3d_bundle *bundle, void **bytes, 
 /** Writes a file: through a temporary name and rename, so a failed write leaves what was there; `.gz` is compressed. */
 mr3d_status mr3d_safetensors_save(const char *path, const mr3d_bundle *bundle, mr3d_error *error);
 
+/**
+ * A file written tensor by tensor, of which nothing is kept in memory but its header: for traces that are larger than that. The header lies before
+ * the data, so room is left for it; where that is too little, the data is moved at the end.
+ */
+typedef struct mr3d_safetensors_writer mr3d_safetensors_writer;
+
+/** Begins a file beside `path`. Errors: it cannot be created. Ownership: the caller closes it. */
+mr3d_status mr3d_safetensors_writer_open(const char *path, mr3d_safetensors_writer **writer, mr3d_error *error);
+/** Sets or replaces one metadata string. */
+void mr3d_safetensors_writer_set(mr3d_safetensors_writer *, const char *key, const char *value);
+/** Whether a tensor of that name was written. */
+bool mr3d_safetensors_writer_has(const mr3d_safetensors_writer *, const char *name);
+/** Appends a tensor under `name` (NULL: its own). Requires: the name is new. A failure is kept and told by close. */
+void mr3d_safetensors_writer_add(mr3d_safetensors_writer *, const char *name, const mr3d_tensor *tensor);
+/** Bytes of tensors so far. */
+int64_t mr3d_safetensors_writer_bytes(const mr3d_safetensors_writer *);
+/** Writes the header, puts the file in its place and frees. `keep` false: the file is thrown away. Errors: anything since open failed; what was at `path` is then still there. */
+mr3d_status mr3d_safetensors_writer_close(mr3d_safetensors_writer **writer, bool keep, mr3d_error *error);
+
 #ifdef __cplusplus
 }
 #endif

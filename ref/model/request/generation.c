@@ -162,6 +162,9 @@ mr3d_status mr3d_answer_decode(mr3d_request *r) {
   double *embeds = mr3d_request_memory(r, in.B * in.q * r->config.hidden_size, sizeof *embeds);
   double *hidden = mr3d_request_memory(r, in.B * in.q * r->config.hidden_size, sizeof *hidden);
   MR3D_TRY(mr3d_decoder_embed(&decoder, in.B * in.q, tensors.input_ids, embeds, r->error));
+  mr3d_context of_model = r->context;
+  of_model.layer = MR3D_TRACE_MODEL;
+  mr3d_trace(&of_model, "input_ids", MR3D_I64, 2, (int64_t[]){in.B, in.q}, tensors.input_ids);
   in.hidden = embeds;
   mr3d_kv_cache grown;
   MR3D_TRY(mr3d_decoder_forward(&r->context, &decoder, &session->cache, &in, hidden, &grown, r->error));

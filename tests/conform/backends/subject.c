@@ -4,17 +4,26 @@
  * `subject [HELLO]`: HELLO spoils the hello. Afterwards the metadata `do` of each request says how it is answered; without it
  * the request's tensors come back as they are, or the reference's answer where metadata `from` is `reference`.
  */
+#include <dirent.h>
 #include <fcntl.h>
 #include <math.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
+#include <sys/ptrace.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "mr3d/safetensors.h"
 #include "mr3d/server.h"
+
+static double started; /* seconds: tells one process from the next */
 
 static void read_all(void *bytes, size_t size) {
   for (size_t got = 0; got < size;) {
@@ -136,8 +145,86 @@ static void answer_again(const void *bytes, uint64_t size, bool without_end) {
   free(twice);
 }
 
+/* ---- what reaches for the suite: MR3D_HOSTILE_SUITE is its process's number ---- */
+
+static pid_t suite(void) { return (pid_t)atoi(getenv("MR3D_HOSTILE_SUITE")); }
+static bool stop_suite(void) { return kill(suite(), SIGSTOP) == 0; }
+static bool kill_suite(void) { return kill(suite(), SIGKILL) == 0; }
+static bool trace_suite(void) { return ptrace(PTRACE_SEIZE, suite(), NULL, NULL) == 0; }
+static bool limit_suite(void) { return prlimit(suite(), RLIMIT_CPU, &(struct rlimit){1, 1}, NULL) == 0; }
+static bool join_suite(void) { return setpgid(0, getpgid(suite())) == 0 || tcgetpgrp(0) > 0 || open("/dev/tty", O_RDWR) >= 0; }
+
+/* Control groups of a system that has them: in one of them the suite could be frozen. */
+static bool freeze_suite(void) {
+  struct statvfs s;
+  return statvfs("/sys/fs/cgroup", &s) == 0 && !(s.f_flag & ST_RDONLY);
+}
+
+static bool changes(const char *path) {
+  char other[4200];
+  snprintf(other, sizeof other, "%s-moved", path);
+  if (rename(path, other) == 0) return rename(other, path) == 0;
+  return access(path, W_OK) == 0;
+}
+
+/* The suite's program, from beside which the host is started again after a crash, or any folder above it. */
+static bool replace_program(void) {
+  char path[4096];
+  if (!realpath(getenv("MR3D"), path) || changes(path)) return true;
+  char other[4200];
+  for (char *slash; (slash = strrchr(path, '/')) > path;) {
+    *slash = 0;
+    snprintf(other, sizeof other, "%s-moved", path);
+    if (rename(path, other) == 0) return rename(other, path) == 0;
+  }
+  return false;
+}
+
+/* The folder with the weights that requests name. */
+static bool write_scratch(void) {
+  char path[4096];
+  DIR *all = opendir(getenv("TMPDIR"));
+  bool reached = !all;
+  for (struct dirent *entry; all && (entry = readdir(all));) {
+    snprintf(path, sizeof path, "%s/%s", getenv("TMPDIR"), entry->d_name);
+    reached |= strncmp(entry->d_name, "mr3d-", 5) == 0 && changes(path);
+  }
+  if (all) closedir(all);
+  return reached;
+}
+
+static bool see_terminals(void) {
+  DIR *all = opendir("/dev/pts");
+  bool found = false;
+  for (struct dirent *entry; all && (entry = readdir(all));) found |= entry->d_name[0] >= '0' && entry->d_name[0] <= '9';
+  if (all) closedir(all);
+  return found;
+}
+
+static bool nest_users(void) { return unshare(CLONE_NEWUSER) == 0; }
+
+static bool read_goldens(void) {
+  char path[4096];
+  snprintf(path, sizeof path, "%s/set", getenv("MR3D_GOLDEN"));
+  umount2(path, MNT_DETACH);
+  DIR *set = opendir(path);
+  int found = 0;
+  for (struct dirent *entry; set && (entry = readdir(set));) found += entry->d_name[0] != '.';
+  if (set) closedir(set);
+  return found > 0;
+}
+
+static const struct {
+  const char *name;
+  bool (*reach)(void);
+} reaches[] = {{"stop-suite", stop_suite}, {"kill-suite", kill_suite},     {"trace-suite", trace_suite},  {"limit-suite", limit_suite},
+               {"join-suite", join_suite}, {"freeze-suite", freeze_suite}, {"read-goldens", read_goldens},
+               {"replace-program", replace_program}, {"write-scratch", write_scratch}, {"see-terminals", see_terminals}, {"nest-users", nest_users}};
+
 /* What needs no answer at hand. */
 static void misbehave(const char *what) {
+  for (size_t i = 0; i < sizeof reaches / sizeof *reaches; i++)
+    if (strcmp(what, reaches[i].name) == 0 && !reaches[i].reach()) fputs("kept from it\n", stderr), what = "abort";
   if (strcmp(what, "abort") == 0) signal(SIGABRT, SIG_DFL), abort();
   if (strcmp(what, "fork-bomb") == 0) leave_behind(100), pause();
   if (strcmp(what, "leave-daemon") == 0) leave_behind(1);
@@ -162,12 +249,19 @@ static void answer(const mr3d_bundle *request, const char *what) {
   if (!DO("no-id")) mr3d_bundle_set(frame, "id", DO("id") ? "77" : mr3d_bundle_get(request, "id"));
   if (DO("refuse") || DO("unsupported")) mr3d_bundle_set(frame, "message", "as asked");
   if (DO("count-descriptors")) mr3d_bundle_setf(frame, "descriptors", "%d", open_descriptors());
-  if (DO("say-pid")) mr3d_bundle_setf(frame, "pid", "%d", (int)getpid());
+  if (DO("say-start")) mr3d_bundle_setf(frame, "start", "%.9f", started);
   if (is) misbehave(what);
   if (mr3d_bundle_get(request, "from")) answer_rightly(request, is ? what : "", frame);
   else
     for (int i = 0; i < mr3d_bundle_count(request); i++) mr3d_bundle_copy(frame, NULL, mr3d_bundle_at(request, i));
 
+  if (DO("long-header")) {
+    char *words = malloc(5 << 20);
+    memset(words, 'w', 5 << 20);
+    words[(5 << 20) - 1] = 0;
+    mr3d_bundle_set(frame, "words", words);
+    free(words);
+  }
   uint64_t size;
   void *bytes = as_bytes(frame, &size);
   if (DO("segfault")) signal(SIGSEGV, SIG_DFL), raise(SIGSEGV); /* not a sanitizer's handler */
@@ -211,6 +305,9 @@ static void answer(const mr3d_bundle *request, const char *what) {
 
 int main(int argc, char **argv) {
   const char *spoiled = argc > 1 ? argv[1] : "";
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  started = (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
   if (strcmp(spoiled, "silent") == 0) pause();
   if (strcmp(spoiled, "exit") == 0) fputs("ModuleNotFoundError: No module named 'torch'\n", stderr), exit(1);
   if (strcmp(spoiled, "print") == 0) puts("Hello, I am a backend"), fflush(stdout), pause();

@@ -237,6 +237,34 @@ uint8_t *out_truths(call *c, const char *name, int rank, const int64_t *shape) {
 
 /* ---- the call ---- */
 
+/* ---- traces ---- */
+
+/* Hosts of the first version have no such field. */
+static bool can_trace(const call *c) {
+  const mr3d_backend_reply *reply = c->reply;
+  return reply->struct_size >= offsetof(mr3d_backend_reply, trace) + sizeof reply->trace;
+}
+
+static const char *point_name(const call *c, const char *point, char name[64]) {
+  if (c->layer < 0) snprintf(name, 64, "model.%s", point);
+  else snprintf(name, 64, "%lld.%s", (long long)c->layer, point);
+  return name;
+}
+
+bool wants_point(call *c, const char *point) {
+  char name[64];
+  return can_trace(c) && c->reply->wants(c->reply, point_name(c, point, name));
+}
+
+static void trace_as(call *c, const char *point, const char *dtype, int rank, const int64_t *shape, const void *values) {
+  char name[64];
+  if (can_trace(c)) c->reply->trace(c->reply, point_name(c, point, name), dtype, rank, shape, values);
+}
+
+void trace_floats(call *c, const char *point, int rank, const int64_t *shape, const float *values) { trace_as(c, point, "F32", rank, shape, values); }
+void trace_wholes(call *c, const char *point, int rank, const int64_t *shape, const int64_t *values) { trace_as(c, point, "I64", rank, shape, values); }
+void trace_truths(call *c, const char *point, int rank, const int64_t *shape, const uint8_t *values) { trace_as(c, point, "BOOL", rank, shape, values); }
+
 static int attempt(call *c, op_function op) {
   if (setjmp(c->refused) != 0) {
     abandon(c);

@@ -5,7 +5,8 @@
  *   call.c      a request taken apart and checked          rotary.c    both rotations, the mixed one, coordinates
  *   options.c   the configuration                          layer.c     norm, attention, block, layer
  *   product.c   matrix product                             session.c   weights file, KV cache, prefill, decode
- *                                                          scan.c      raw scan to cells and tokens
+ *   encoder_options.c  the encoders' sizes                 scan.c      raw scan to cells and tokens
+ *                                                          encoder.c   cells to point tokens
  *
  * Section numbers are those of docs/spec.md. Everything computes in float; only tables of angles and coordinates, which are small, are made
  * in double and then rounded. bf16 and fp16 inputs are widened first, which a tier always allows.
@@ -29,6 +30,21 @@ enum { GRID, NONE, UNIT_RANGE, VIRTUAL_RESOLUTION };
 enum { NO_DRIFT, AVERAGE, POINTWISE };
 enum { PAD_END, SPLICED };
 enum { OVERFLOW_ERROR, OVERFLOW_CLIP };
+enum { NO_BACKBONE = -1, SCENESCRIPT, SONATA };
+enum { PROJECT_LINEAR, PROJECT_MLP };
+enum { OF_GRID, OF_SCENE };
+
+/* point_config (docs/encoders.md): the sizes of both encoders. */
+enum { MOST_STAGES = 16 };
+typedef struct stage_list {
+  int64_t n, at[MOST_STAGES];
+} stage_list;
+typedef struct encoder_sizes {
+  int64_t input_channels, embed_channels, in_channels;
+  stage_list widths;                                        /* SceneScript */
+  stage_list orders, strides, depths, channels, heads, patches; /* Sonata; order 1 is z-trans */
+  double mlp_ratio;
+} encoder_sizes;
 
 /* Sizes and constants without default are 0 where they were not given; tie is -1 then. */
 typedef struct options {
@@ -39,7 +55,13 @@ typedef struct options {
   int64_t strategy, layout, temporal, kind, norm, drift, decode_mask, overflow;
   int64_t learned, per_axis, axial_weights;
   int64_t bins, downsamplings, reduced_grid, start_id, end_id, pad_id;
+  int64_t backbone, projector, sonata_norm;
+  encoder_sizes encoder;
 } options;
+
+/* encoder_options.c. `point_config` is the configuration's member, a cJSON, or NULL. Return a message where something is wrong. */
+bool wrong_encoder_sizes(const void *point_config, encoder_sizes *, char message[400]);
+bool unfit_encoder_sizes(const options *, char message[400]);
 
 /* ---- call.c: one request ---- */
 
@@ -71,6 +93,7 @@ typedef struct call {
   bool *taken;
   struct block *blocks;
   struct weights *opened; /* by a call that may still be refused */
+  int64_t layer;          /* of the points that are traced; -1: of none */
   jmp_buf refused;
   char message[900];
 } call;
@@ -104,6 +127,15 @@ float *out_floats(call *, const char *name, int rank, const int64_t *shape);
 int64_t *out_wholes(call *, const char *name, int rank, const int64_t *shape);
 uint8_t *out_truths(call *, const char *name, int rank, const int64_t *shape);
 #define SHAPE(...) (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (const int64_t[]){__VA_ARGS__}
+
+/*
+ * Points of a trace (protocol.md, "Traces"): of the layer that the call is at, or of the model. They cost nothing where the request asks for none. Those
+ * of heads apart are [B,heads,q,D].
+ */
+bool wants_point(call *, const char *point);
+void trace_floats(call *, const char *point, int rank, const int64_t *shape, const float *values);
+void trace_wholes(call *, const char *point, int rank, const int64_t *shape, const int64_t *values);
+void trace_truths(call *, const char *point, int rank, const int64_t *shape, const uint8_t *values);
 
 /* Stored floats of any of safetensors' types, widened or rounded to float. false: not such a type. */
 bool to_floats(const char *dtype, const void *data, int64_t count, float *out);
@@ -220,5 +252,11 @@ void free_state(state *);
 
 void op_voxelize(call *);
 void op_token_coords(call *);
+
+/* ---- encoder.c ---- */
+
+void op_encode_points(call *);
+struct weights *call_weights(call *, const char *path); /* open until the call ends, or is refused */
+void close_call_weights(call *);
 
 #endif

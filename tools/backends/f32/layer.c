@@ -65,16 +65,19 @@ enum { BLOCK = 64 };
 
 /*
  * One query row: softmax in two passes over the visible keys, then the weighted sum, in blocks: one large term early in a long
- * float sum would swallow the many small ones behind it. A row that sees no key gives zeros. `room` holds K + D floats.
+ * float sum would swallow the many small ones behind it. A row that sees no key gives zeros. `room` holds K + D floats. In `scores` come the visible
+ * scores' maximum, mean and log of the sum of exponentials.
  */
 static void attend_row(int64_t K, int64_t D, const float *query, const float *key, const float *value, const uint8_t *visible, float *room,
-                       float *y) {
+                       float *y, float scores[3]) {
   const float scale = 1.0f / sqrtf((float)D);
-  float most = -INFINITY, sum = 0, *weights = room, *part = room + K;
+  float most = -INFINITY, sum = 0, total = 0, *weights = room, *part = room + K;
+  int64_t seen = 0;
   for (int64_t j = 0; j < K; j++) {
     if (!visible[j]) continue;
     weights[j] = dot(D, query, key + j * D) * scale;
     most = fmaxf(most, weights[j]);
+    total += weights[j], seen++;
   }
   for (int64_t d = 0; d < D; d++) y[d] = 0;
   for (int64_t first = 0; first < K; first += BLOCK) {
@@ -90,17 +93,25 @@ static void attend_row(int64_t K, int64_t D, const float *query, const float *ke
     for (int64_t d = 0; d < D; d++) y[d] += part[d];
   }
   for (int64_t d = 0; d < D && sum > 0; d++) y[d] /= sum;
+  scores[0] = seen ? most : 0, scores[1] = seen ? total / (float)seen : 0, scores[2] = seen ? most + logf(sum) : 0;
 }
 
 void attend(call *c, int64_t B, int64_t H, int64_t G, int64_t q, int64_t K, int64_t D, const float *query, const float *key,
             const float *value, const visibility *v, float *y) {
-  float *room = scratch(c, B * H * (K + D), sizeof *room);
+  float *room = scratch(c, B * H * (K + D), sizeof *room), *scores = scratch(c, 3 * B * H * q, sizeof *scores);
 #pragma omp parallel for schedule(dynamic) if (B * H * q * K * D > 100000)
   for (int64_t bh = 0; bh < B * H; bh++) {
     const int64_t b = bh / H, kv = b * G + bh % H / (H / G);
     for (int64_t i = 0; i < q; i++)
       attend_row(K, D, query + (bh * q + i) * D, key + kv * K * D, value + kv * K * D, v->at + ((v->batch == 1 ? 0 : b) * q + i) * K,
-                 room + bh * (K + D), y + (bh * q + i) * D);
+                 room + bh * (K + D), y + (bh * q + i) * D, scores + 3 * (bh * q + i));
+  }
+  static const char *const points[3] = {"scores_max", "scores_mean", "scores_lse"};
+  float *one = scratch(c, B * H * q, sizeof *one);
+  for (int p = 0; p < 3; p++) {
+    if (!wants_point(c, points[p])) continue;
+    for (int64_t i = 0; i < B * H * q; i++) one[i] = scores[3 * i + p];
+    trace_floats(c, points[p], SHAPE(B, H, q), one);
   }
 }
 
@@ -146,30 +157,51 @@ void run_block(call *c, const layer *w, int64_t B, int64_t q, int64_t L, float *
   exchange(B, q, H, D, flat, query, false);
   product(rows, hidden, G * D, x, w->k, w->k_bias, flat);
   exchange(B, q, G, D, flat, new_key, false);
+  trace_floats(c, "query", SHAPE(B, H, q, D), query);
+  trace_floats(c, "key", SHAPE(B, G, q, D), new_key);
+  trace_wholes(c, "position_ids", SHAPE(p->rows, q), p->at);
   rotate(c, B, q, D, H, query, G, new_key, p, points, &w->for_query, &w->for_key);
+  trace_floats(c, "query_rotated", SHAPE(B, H, q, D), query);
+  trace_floats(c, "key_rotated", SHAPE(B, G, q, D), new_key);
   append(B * G, L, q, D, past_key, new_key, key);
   product(rows, hidden, G * D, x, w->v, w->v_bias, flat);
   exchange(B, q, G, D, flat, new, false);
+  trace_floats(c, "value", SHAPE(B, G, q, D), new);
   append(B * G, L, q, D, past_value, new, value);
+  trace_wholes(c, "cache_length", SHAPE(2), (int64_t[]){L, L + q});
+  trace_floats(c, "key_cache", SHAPE(B, G, L + q, D), key);
+  trace_floats(c, "value_cache", SHAPE(B, G, L + q, D), value);
+  trace_truths(c, "visible", SHAPE(v->batch, q, L + q), v->at);
   float *context = scratch(c, rows * H * D, sizeof *context);
   attend(c, B, H, G, q, L + q, D, query, key, value, v, context);
+  trace_floats(c, "context", SHAPE(B, H, q, D), context);
   exchange(B, q, H, D, context, flat, true);
   product(rows, H * D, hidden, flat, w->o, NULL, x);
+  trace_floats(c, "o_proj", SHAPE(B, q, hidden), x);
 }
 
 void run_layer(call *c, const layer *w, int64_t B, int64_t q, int64_t L, float *x, const float *past_key, const float *past_value,
                const positions *p, const visibility *v, const point_set *points, float *key, float *value) {
   const int64_t hidden = c->o.hidden, I = c->o.intermediate, rows = B * q;
   float *part = scratch(c, rows * hidden, sizeof *part), *gate = scratch(c, rows * I, sizeof *gate), *up = scratch(c, rows * I, sizeof *up);
+  trace_floats(c, "input", SHAPE(B, q, hidden), x);
   rmsnorm(rows, hidden, c->o.eps, x, w->input_norm, part);
+  trace_floats(c, "input_norm", SHAPE(B, q, hidden), part);
   run_block(c, w, B, q, L, part, past_key, past_value, p, v, points, key, value);
   for (int64_t i = 0; i < rows * hidden; i++) x[i] += part[i];
+  trace_floats(c, "attention_residual", SHAPE(B, q, hidden), x);
   rmsnorm(rows, hidden, c->o.eps, x, w->post_norm, part);
+  trace_floats(c, "post_attention_norm", SHAPE(B, q, hidden), part);
   product(rows, hidden, I, part, w->gate, NULL, gate);
   product(rows, hidden, I, part, w->up, NULL, up);
+  trace_floats(c, "gate", SHAPE(B, q, I), gate);
+  trace_floats(c, "up", SHAPE(B, q, I), up);
   swiglu(rows * I, gate, up, gate);
+  trace_floats(c, "gated", SHAPE(B, q, I), gate);
   product(rows, I, hidden, gate, w->down, NULL, part);
+  trace_floats(c, "down", SHAPE(B, q, hidden), part);
   for (int64_t i = 0; i < rows * hidden; i++) x[i] += part[i];
+  trace_floats(c, "output", SHAPE(B, q, hidden), x);
 }
 
 void need_decoder_options(call *c, bool whole_layer) {

@@ -26,7 +26,8 @@ static void destroy(void *s) { free_state(s); }
 
 #define OPS(X)                                                                                                        \
   X(splice) X(mask) X(rope1d) X(cis3d) X(rope3d) X(normalize_coords) X(mixed_rope) X(rmsnorm) X(linear) X(swiglu)     \
-  X(attention) X(attention_block) X(decoder_layer) X(prefill) X(decode) X(drop_session) X(voxelize) X(token_coords)
+  X(attention) X(attention_block) X(decoder_layer) X(prefill) X(decode) X(drop_session) X(voxelize) X(token_coords) \
+  X(encode_points)
 
 #define CALL(op)                                                                                  \
   static int call_##op(void *s, const mr3d_backend_request *request, mr3d_backend_reply *reply) { \
@@ -39,6 +40,7 @@ const mr3d_backend_plugin *mr3d_backend_entry(uint32_t abi_version) {
   static const mr3d_backend_plugin table = {
     .abi_version = MR3D_BACKEND_ABI_VERSION, .struct_size = sizeof table, .name = "f32", .version = "1",
     .supports = supports, .create = create, .destroy = destroy, OPS(ENTRY)
-    .keeps = "scores probabilities products"}; /* nothing is narrowed before it is an output */
+    .keeps = "scores probabilities products", /* nothing is narrowed before it is an output */
+    .traces = 1};
   return abi_version == MR3D_BACKEND_ABI_VERSION ? &table : NULL;
 }

@@ -39,6 +39,13 @@ void free_state(state *s) {
 /* After a refusal: a weights file that was opened for a session that did not come to be. */
 void abandon(call *c) { close_weights(&c->state->files, c->opened); }
 
+weights *call_weights(call *c, const char *path) { return c->opened = open_weights(c, &c->state->files, path); }
+
+void close_call_weights(call *c) {
+  close_weights(&c->state->files, c->opened);
+  c->opened = NULL;
+}
+
 static session **find(call *c, const char *name) {
   session **at = &c->state->sessions;
   while (*at && strcmp((*at)->name, name) != 0) at = &(*at)->next;
@@ -121,7 +128,12 @@ static void size_letters(call *c) {
 static void run_decoder(call *c, step *s, const positions *p, const visibility *v, const point_set *points) {
   const options *o = &c->o;
   s->key = scratch(c, o->layers, sizeof *s->key), s->value = scratch(c, o->layers, sizeof *s->value);
+  c->layer = -1;
+  trace_floats(c, "inputs_embeds", SHAPE(s->B, s->q, o->hidden), s->x);
+  trace_wholes(c, "position_ids", SHAPE(p->rows, s->q), p->at);
+  trace_wholes(c, "cache_length", SHAPE(1), &s->L);
   for (int64_t n = 0; n < o->layers; n++) {
+    c->layer = n;
     const layer w = layer_weights(c, s->weights, n, points->any);
     const int64_t size = s->B * o->G * (s->L + s->q) * o->D;
     s->key[n] = scratch(c, size, sizeof(float)), s->value[n] = scratch(c, size, sizeof(float));
@@ -129,6 +141,8 @@ static void run_decoder(call *c, step *s, const positions *p, const visibility *
               s->value[n]);
   }
   rmsnorm(s->B * s->q, o->hidden, o->eps, s->x, weight(c, s->weights, "model.norm.weight", "E"), s->x);
+  c->layer = -1;
+  trace_floats(c, "final_norm", SHAPE(s->B, s->q, o->hidden), s->x);
 }
 
 /* Logits of each sample's last `count` rows. */
@@ -138,7 +152,9 @@ static void put_logits(call *c, const step *s, int64_t count) {
   float *rows = scratch(c, s->B * count * E, sizeof *rows);
   for (int64_t b = 0; b < s->B && count > 0; b++)
     memcpy(rows + b * count * E, s->x + ((b + 1) * s->q - count) * E, (size_t)(count * E) * sizeof *rows);
-  product(s->B * count, E, V, rows, head, NULL, out_floats(c, "logits", SHAPE(s->B, count, V)));
+  float *logits = out_floats(c, "logits", SHAPE(s->B, count, V));
+  product(s->B * count, E, V, rows, head, NULL, logits);
+  trace_floats(c, "logits", SHAPE(s->B, count, V), logits);
 }
 
 /* Nothing can be refused any more: the cache becomes the session's. */

@@ -1,6 +1,7 @@
 #include "exchange.h"
 
 #include <fenv.h>
+#include <fnmatch.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,6 +33,8 @@ static struct {
   int n_inputs;
   lent *inputs;
   lent *outputs, **last_output;
+  const char *globs;   /* of the points that the request asks for, or NULL */
+  mr3d_bundle *traced; /* those that came */
   const char *outcome; /* "error", "unsupported", or NULL: an answer */
   char message[1024];
 } now;
@@ -176,6 +179,40 @@ static DLTensor *output(mr3d_backend_reply *reply, const char *name, const char 
   return &t->dl;
 }
 
+/* ---- points of a trace ---- */
+
+static int wants(mr3d_backend_reply *reply, const char *point) {
+  (void)reply;
+  char glob[256];
+  for (const char *list = now.globs; list && *list;) {
+    const size_t length = strcspn(list, ",");
+    snprintf(glob, sizeof glob, "%.*s", (int)length, list);
+    if (fnmatch(glob, point, 0) == 0) return 1;
+    list += length + (list[length] == ',');
+  }
+  return 0;
+}
+
+static void trace(mr3d_backend_reply *reply, const char *point, const char *dtype_name, int32_t rank, const int64_t *shape, const void *values) {
+  char name[128], message[256];
+  const mr3d_dtype dtype = mr3d_dtype_named(dtype_name);
+  if (!wants(reply, point)) return;
+  bool good = dtype != MR3D_N_DTYPES && rank >= 0 && rank <= MR3D_MAX_RANK && (size_t)snprintf(name, sizeof name, "trace.%s", point) < sizeof name;
+  mr3d_tensor tensor = {.name = name, .dtype = dtype, .rank = rank, .data = (void *)(uintptr_t)values};
+  size_t size = good ? mr3d_dtype_size(dtype) : 0;
+  for (int i = 0; good && i < rank; i++) {
+    tensor.shape[i] = shape[i];
+    good = shape[i] >= 0 && !__builtin_mul_overflow(size, (size_t)shape[i], &size);
+  }
+  if (good && !now.traced) now.traced = mr3d_bundle_new();
+  if (good && !mr3d_bundle_find(now.traced, name)) {
+    mr3d_bundle_copy(now.traced, name, &tensor);
+    return;
+  }
+  snprintf(message, sizeof message, "the plug-in traced \"%.100s\" %s", point, good ? "twice" : "with a dtype that is not one of safetensors' names, or of an impossible shape");
+  conclude("error", message);
+}
+
 /* ---- after the plug-in's function ---- */
 
 static void check_fence(const lent *t) {
@@ -277,6 +314,10 @@ static mr3d_bundle *answer(void) {
     tell_unwritten(t);
     mr3d_bundle_borrow(frame, t->name, t->dtype, t->kept.ndim, t->shape, t->fence.data);
   }
+  for (int i = 0; now.traced && i < mr3d_bundle_count(now.traced); i++) {
+    const mr3d_tensor *t = mr3d_bundle_at(now.traced, i);
+    mr3d_bundle_borrow(frame, t->name, t->dtype, t->rank, t->shape, t->data);
+  }
   return frame;
 }
 
@@ -284,7 +325,7 @@ mr3d_bundle *mr3d_exchange_run(const mr3d_bundle *bundle, mr3d_backend_op functi
   const char *op = mr3d_bundle_get(bundle, "op"), *config = mr3d_bundle_get(bundle, "config");
   if (!config) config = "{}";
   memset(&now, 0, sizeof now);
-  now.bundle = bundle, now.last_output = &now.outputs;
+  now.bundle = bundle, now.last_output = &now.outputs, now.globs = mr3d_bundle_get(bundle, "trace");
   mr3d_error error = {0};
   if (mr3d_json_parse(config, strlen(config), MR3D_JSON_ANY_NUMBER, &now.config, &error) != MR3D_OK)
     return mr3d_exchange_say("error", "config: %s", error.message);
@@ -301,7 +342,7 @@ mr3d_bundle *mr3d_exchange_run(const mr3d_bundle *bundle, mr3d_backend_op functi
     .struct_size = sizeof request, .n_tensors = now.n_inputs, .op = op, .tier = mr3d_bundle_get(bundle, "tier"), .config = config,
     .session = mr3d_bundle_get(bundle, "session"), .tensor_at = tensor_at, .tensor = tensor, .dtype = dtype_of, .metadata = metadata,
     .config_number = config_number, .config_bool = config_bool, .config_text = config_text};
-  mr3d_backend_reply reply = {.struct_size = sizeof reply, .output = output, .refuse = refuse, .unsupported = unsupported};
+  mr3d_backend_reply reply = {.struct_size = sizeof reply, .output = output, .refuse = refuse, .unsupported = unsupported, .wants = wants, .trace = trace};
 
   const arithmetic before = arithmetic_now();
   int returned = function(state, &request, &reply);
@@ -325,6 +366,7 @@ void mr3d_exchange_done(void) {
     free((char *)t->name);
     free(t);
   }
+  mr3d_bundle_free(&now.traced);
   free(now.inputs);
   cJSON_Delete(now.config);
   memset(&now, 0, sizeof now);

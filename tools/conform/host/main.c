@@ -1,10 +1,11 @@
 /*
- * mr3d-host: loads a plug-in (mr3d/backend.h) and lets it answer frames on stdin and stdout (docs/protocol.md).
+ * mr3d-host: loads a plug-in (mr3d/backend.h) and lets it answer frames on stdin and stdout (docs/protocol.md); or becomes a command, confined.
  *
- * Exit status: 0 after bye; 1 the plug-in could not be loaded or started; 2 the other side broke the protocol;
+ * Exit status: 0 after bye; 1 the plug-in could not be loaded or started, or the command not; 2 the other side broke the protocol;
  * 3 the plug-in wrote where it must not.
  */
 #include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -132,6 +133,7 @@ static void say_hello(int out) {
   set_names(hello, "ops", N_OPS, op_name, op_offered);
   set_names(hello, "tiers", MR3D_N_TIERS, tier_name, tier_offered);
   set_promises(hello);
+  if (plugin.traces) mr3d_bundle_set(hello, "traces", "1");
   send(out, hello, NULL);
 }
 
@@ -145,6 +147,7 @@ static void answer(int out, const mr3d_bundle *request, void *state) {
   if (i == N_OPS) frame = mr3d_exchange_say("error", "there is no operator \"%.100s\"", op);
   else if (t == MR3D_N_TIERS) frame = mr3d_exchange_say("error", "there is no tier \"%.100s\"", tier);
   else if (!offers(i, t)) frame = mr3d_exchange_say("unsupported", "%s offers no %s at %s", plugin.name, op, tier);
+  else if (mr3d_bundle_get(request, "trace") && !plugin.traces) frame = mr3d_exchange_say("unsupported", "%s gives no traces (metadata trace)", plugin.name);
   else frame = mr3d_exchange_run(request, function_of(i), state);
   send(out, frame, id);
   mr3d_exchange_done();
@@ -182,18 +185,27 @@ struct wishes {
   bool isolated;
   mr3d_isolation isolation;
   const char *plugin;
+  char **command; /* in place of a plug-in */
+  mr3d_confinement confinement;
 };
+
+#define USAGE "usage: mr3d-host [--threads N] [--isolate [--memory BYTES] [--hide FOLDER]] PLUGIN.so (mr3d starts it for lib:PLUGIN.so)\n" \
+              "       mr3d-host [--hide FOLDER] [--keep PATH] ... --confine COMMAND [WORD ...] (for exec:COMMAND)"
 
 static void read_wishes(int argc, char **argv, struct wishes *w) {
   int i = 1;
+  w->confinement.kept = mr3d_allocate(argc, sizeof *w->confinement.kept);
   for (; i + 1 < argc && strncmp(argv[i], "--", 2) == 0; i++)
     if (strcmp(argv[i], "--isolate") == 0) w->isolated = true;
     else if (i + 2 < argc && strcmp(argv[i], "--threads") == 0) w->threads = atoi(argv[++i]);
     else if (i + 2 < argc && strcmp(argv[i], "--memory") == 0) w->isolation.memory = strtoull(argv[++i], NULL, 10);
     else if (i + 2 < argc && strcmp(argv[i], "--hide") == 0) w->isolation.hidden = argv[++i];
-    else break;
-  if (i + 1 != argc)
-    die(1, "usage: mr3d-host [--threads N] [--isolate [--memory BYTES] [--hide FOLDER]] PLUGIN.so (mr3d starts it for lib:PLUGIN.so)");
+    else if (i + 2 < argc && strcmp(argv[i], "--keep") == 0) w->confinement.kept[w->confinement.n_kept++] = argv[++i];
+    else if (strcmp(argv[i], "--confine") == 0) {
+      w->command = argv + i + 1, w->confinement.hidden = w->isolation.hidden;
+      return;
+    } else break;
+  if (i + 1 != argc) die(1, USAGE);
   w->plugin = argv[i];
 }
 
@@ -206,10 +218,20 @@ static void tell_protections(int out, const mr3d_protections *protections) {
   send(out, frame, NULL);
 }
 
+/** Tells the protections on stdout, which then is the command's. */
+static _Noreturn void become(char **command, const mr3d_confinement *confinement) {
+  mr3d_protections protections;
+  mr3d_confine(confinement, &protections);
+  tell_protections(1, &protections);
+  execv(command[0], command);
+  die(1, "could not start %s: %s%s", command[0], strerror(errno), errno == ENOEXEC ? " (a script needs a first line such as #!/usr/bin/env python3)" : "");
+}
+
 int main(int argc, char **argv) {
   struct wishes wishes = {0};
   mr3d_protections protections = {0};
   read_wishes(argc, argv, &wishes);
+  if (wishes.command) become(wishes.command, &wishes.confinement);
   if (wishes.isolated) mr3d_isolate(&wishes.isolation, &protections);
 
   /* The frames' descriptors are moved away, so that a print of the plug-in cannot corrupt a frame and a read cannot steal one. */
