@@ -81,7 +81,7 @@ def golden(scan, encoder, tensors, outputs):
     metadata = {"scan": scan, "op": "encode_points", "config": json.dumps(ENCODERS[encoder]), "weights": set_name(encoder), "seed": "0",
                 "generator": generate.GENERATOR, **generate.LIBRARIES, "cells": str(len(tensors["grid"])),
                 "tokens": str(len(coords)), "coords_sha256": hashlib.sha256(coords.tobytes()).hexdigest()}
-    return generate.kept("features", outputs["features"], None), metadata
+    return generate.kept("features", outputs["features"], None, generate.Keeping()), metadata
 
 
 def parted(committed, fresh):
