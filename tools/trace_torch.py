@@ -112,7 +112,9 @@ def digest(tensor: torch.Tensor) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The hooks
+# The hooks. A compiled model breaks its graph at each of them, so that what lies between two points is compiled as one.
+
+unseen = torch._dynamo.disable  # by the compiler
 
 class Tracer:
     """Calls take(step, layer, point, tensor) for each point while it is entered; layer is a number or "model".
@@ -140,10 +142,9 @@ class Tracer:
             self.undo.append(rotary.register_forward_pre_hook(self._rotary, with_kwargs=True).remove)
         for n, layer in enumerate(self.decoder.layers):
             self._hook_layer(n, layer)
-        self.undo.append(self.decoder.norm.register_forward_hook(lambda m, i, out: self._model_point("final_norm", out)).remove)
-        head = getattr(self.model, "lm_head", None)
-        if head is not None:
-            self.undo.append(head.register_forward_hook(lambda m, i, out: self._model_point("logits", out)).remove)
+        for name, module in (("final_norm", self.decoder.norm), ("logits", getattr(self.model, "lm_head", None))):
+            if module is not None:
+                self.undo.append(module.register_forward_hook(unseen(partial(self._end_done, name))).remove)
         return self
 
     def __exit__(self, *exception):
@@ -152,6 +153,7 @@ class Tracer:
 
     # -- points -------------------------------------------------------------------------------------------------------
 
+    @unseen
     def point(self, layer, name: str, tensor):
         """Hands a point on; of several values within a step the first counts."""
         if not isinstance(tensor, torch.Tensor) or (self.step, layer, name) in self.seen or not self.wants(self.step, layer, name):
@@ -162,16 +164,21 @@ class Tracer:
     def _model_point(self, name, tensor):
         self.point("model", name, tensor)
 
+    def _end_done(self, name, module, args, out):
+        self._model_point(name, out)
+
     def heads_apart(self, x):
         """[B,q,heads·D] -> [B,heads,q,D]."""
         return x.view(*x.shape[:-1], -1, self.head_dim).transpose(1, 2) if x.dim() == 3 else x
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
+    @unseen
     def _outer_call(self, module, args, kwargs):
         """What only the outermost call is given: points."""
         self.points = {name: kwargs.get(name) for name in ("point_token_mask", "point_coords", "point_counts")}
 
+    @unseen
     def _call(self, module, args, kwargs):
         self.step += 1
         self.seen.clear()
@@ -186,6 +193,7 @@ class Tracer:
         self.given_points = getattr(self, "points", {})
         self.points = {}
 
+    @unseen
     def _rotary(self, module, args, kwargs):
         positions = kwargs.get("position_ids", args[1] if len(args) > 1 else None)
         if isinstance(positions, torch.Tensor) and positions.dim() == 2:
@@ -203,12 +211,14 @@ class Tracer:
     # -- layers -------------------------------------------------------------------------------------------------------
 
     def _hook_layer(self, n: int, layer):
+        @unseen
         def before(module, args, kwargs):
             hidden = args[0] if args else kwargs.get("hidden_states")
             if n == 0:
                 self._model_point("inputs_embeds", hidden)
             self.point(n, "input", hidden)
 
+        @unseen
         def after(module, args, out):
             self.point(n, "output", out[0] if isinstance(out, tuple) else out)
 
@@ -222,7 +232,7 @@ class Tracer:
                 continue
             if module is None:
                 continue
-            self.undo.append(module.register_forward_hook(partial(self._module_done, n, point)).remove)
+            self.undo.append(module.register_forward_hook(unseen(partial(self._module_done, n, point))).remove)
 
     def _module_done(self, n, point, module, args, out):
         shaped = lambda name, x: self.heads_apart(x) if name in HEADS and isinstance(x, torch.Tensor) else x
@@ -234,6 +244,7 @@ class Tracer:
         """Within attention's forward, the rotation, the cache and the softmax are listened to."""
         forward = attention.forward
 
+        @partial(unseen, recursive=False)
         def traced(*args, **kwargs):
             listener = Attention(self, n, attention, args, kwargs)
             with listener:
@@ -256,6 +267,7 @@ class Attention(TorchFunctionMode):
         self.hidden = args[0] if args else kwargs.get("hidden_states")
         self.positions = kwargs.get("position_ids")
 
+    @unseen
     def point(self, name, tensor):
         self.tracer.point(self.n, name, tensor)
 

@@ -4,7 +4,7 @@
 #include <string.h>
 
 static const mr3d_trace_point of_call[] = {
-    {"input_ids", "B,q", MR3D_I64},           {"attention_mask", "B,M", MR3D_I64}, {"point_token_mask", "B,q", MR3D_BOOL},
+    {"input_ids", "B,T", MR3D_I64},           {"attention_mask", "B,M", MR3D_I64}, {"point_token_mask", "B,q", MR3D_BOOL},
     {"point_coords", "B,N,3", MR3D_F64},      {"point_counts", "B", MR3D_I64},     {NULL}};
 
 static const mr3d_trace_point of_model[] = {
@@ -50,8 +50,8 @@ const mr3d_trace_point *mr3d_trace_point_named(bool of_layer_points, const char 
 }
 
 int mr3d_trace_shape(const mr3d_trace_point *point, const mr3d_trace_sizes *sizes, int64_t shape[MR3D_MAX_RANK]) {
-  static const char letters[] = "BqLMNPkHGDCIV"; /* in the order of the structure */
-  const int64_t values[] = {sizes->B, sizes->q, sizes->L, sizes->M, sizes->N, sizes->P, sizes->k, sizes->H, sizes->G, sizes->D, sizes->C, sizes->I, sizes->V};
+  static const char letters[] = "BqLTMNPkHGDCIV"; /* in the order of the structure */
+  const int64_t values[] = {sizes->B, sizes->q, sizes->L, sizes->T, sizes->M, sizes->N, sizes->P, sizes->k, sizes->H, sizes->G, sizes->D, sizes->C, sizes->I, sizes->V};
   int rank = 0;
   for (const char *c = point->shape; *c; c += c[1] == ',' ? 2 : 1) {
     const char *letter = strchr(letters, *c);

@@ -112,6 +112,57 @@ static void a_pair_it_does_not_support_is_unsupported(void **state) {
   mr3d_backend_close(&backend);
 }
 
+static mr3d_reply ask_traced(mr3d_backend *backend, const char *op, const char *globs, const char *what) {
+  mr3d_bundle *request = mr3d_bundle_new();
+  mr3d_bundle_set(request, "op", op);
+  mr3d_bundle_set(request, "tier", "fp32");
+  mr3d_bundle_set(request, "config", "{}");
+  mr3d_bundle_set(request, "trace", globs);
+  if (what) mr3d_bundle_set(request, "do", what);
+  float *x = mr3d_bundle_add(request, "x", MR3D_F32, 1, (const int64_t[]){5})->data;
+  for (int i = 0; i < 5; i++) x[i] = (float)i;
+  mr3d_reply reply;
+  mr3d_backend_ask(backend, request, 20, &reply);
+  mr3d_bundle_free(&request);
+  return reply;
+}
+
+static void points_that_are_asked_for_come_with_the_answer(void **state) {
+  (void)state;
+  mr3d_backend *backend = open_plugin("MR3D_PLUGIN");
+  assert_true(mr3d_backend_info_of(backend)->traces);
+  mr3d_reply reply = ask_traced(backend, "linear", "*.query,model.hidden", NULL);
+  if (reply.kind != MR3D_REPLY_ANSWER) fail_msg("%s", reply.message);
+  assert_int_equal(mr3d_bundle_count(reply.answer), 2);
+  const float *query = mr3d_bundle_find(reply.answer, "trace.3.query")->data, *y = mr3d_bundle_find(reply.answer, "y")->data;
+  assert_true(query[4] == 4 && y[0] == 100 && y[1] == 2); /* wanted, and not */
+  mr3d_reply_clear(&reply);
+  reply = ask_traced(backend, "linear", "model.*", NULL);
+  assert_non_null(mr3d_bundle_find(reply.answer, "trace.model.logits"));
+  assert_null(mr3d_bundle_find(reply.answer, "trace.3.query"));
+  assert_true(((const float *)mr3d_bundle_find(reply.answer, "trace.model.logits")->data)[1] == 2); /* as it was when it was handed over */
+  mr3d_reply_clear(&reply);
+  reply = ask_traced(backend, "linear", "*", "trace-twice");
+  if (reply.kind != MR3D_REPLY_ERROR || !strstr(reply.message, "the plug-in traced \"3.query\" twice")) fail_msg("%s", reply.message);
+  mr3d_reply_clear(&reply);
+  reply = ask_traced(backend, "linear", "*", "trace-dtype");
+  if (reply.kind != MR3D_REPLY_ERROR || !strstr(reply.message, "not one of safetensors' names")) fail_msg("%s", reply.message);
+  mr3d_reply_clear(&reply);
+  assert_doubles(backend); /* nothing is left for a request without */
+  mr3d_backend_close(&backend);
+}
+
+static void a_plugin_without_traces_says_unsupported(void **state) {
+  (void)state;
+  mr3d_backend *backend = open_plugin("MR3D_PLUGIN_OLD");
+  assert_false(mr3d_backend_info_of(backend)->traces);
+  mr3d_reply reply = ask_traced(backend, "rope1d", "*", NULL);
+  assert_int_equal(reply.kind, MR3D_REPLY_UNSUPPORTED);
+  assert_string_equal(reply.message, "old gives no traces (metadata trace)");
+  mr3d_reply_clear(&reply);
+  mr3d_backend_close(&backend);
+}
+
 static void its_prints_and_reads_touch_no_frame(void **state) {
   (void)state;
   assert_reply("print", MR3D_REPLY_ANSWER, "", "printed by the plug-in\n");
@@ -244,6 +295,8 @@ int main(void) {
     cmocka_unit_test(large_tensors_come_back_whole_whatever_came_before_them),
     cmocka_unit_test(the_request_is_lent_as_the_header_says),
     cmocka_unit_test(a_plugin_of_an_older_table_works),
+    cmocka_unit_test(points_that_are_asked_for_come_with_the_answer),
+    cmocka_unit_test(a_plugin_without_traces_says_unsupported),
     cmocka_unit_test(what_is_no_plugin_says_so),
   };
   return cmocka_run_group_tests_name("lib: backends", tests, NULL, NULL);

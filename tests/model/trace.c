@@ -169,12 +169,12 @@ static void prefill_and_decode_have_every_point_in_its_shape(void **state) {
   (void)state;
   mr3d_server *server = new_server();
   mr3d_bundle *first = answer(server, prefill_traced("*"));
-  mr3d_trace_sizes sizes = {.B = 1, .q = Q, .L = 0, .M = Q, .N = POINTS, .P = 1, .k = Q, .H = H, .G = G, .D = D, .C = HIDDEN, .I = INTERMEDIATE, .V = V};
+  mr3d_trace_sizes sizes = {.B = 1, .q = Q, .L = 0, .T = Q, .M = Q, .N = POINTS, .P = 1, .k = Q, .H = H, .G = G, .D = D, .C = HIDDEN, .I = INTERMEDIATE, .V = V};
   traced = first;
   has_all_points(&sizes, "attention_mask point_token_mask point_coords");
   assert_memory_equal(point("1.key_cache")->data, point("1.key_rotated")->data, G * Q * D * sizeof(double));
   mr3d_bundle *second = answer(server, decode_traced("*"));
-  sizes.q = sizes.k = 1, sizes.L = Q, sizes.M = Q - POINTS + 1;
+  sizes.q = sizes.k = sizes.T = 1, sizes.L = Q, sizes.M = Q - POINTS + 1;
   traced = second;
   has_all_points(&sizes, "attention_mask input_ids");
   assert_int_equal(*(const int64_t *)point("model.position_ids")->data, Q);

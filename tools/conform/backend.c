@@ -71,19 +71,33 @@ static mr3d_status find_mutant(const char *name, const mr3d_mutant **mutant, mr3
   return status;
 }
 
-/** "slug/name" or "slug/name+slug/name". */
+/** The layer behind "slug/name@"; -1 where there is no '@'. */
+static mr3d_status find_layer(const mr3d_mutant *mutant, const char *at, int64_t *layer, mr3d_error *error) {
+  *layer = -1;
+  if (!at) return MR3D_OK;
+  if (!at[1] || strlen(at) > 10 || at[1 + strspn(at + 1, "0123456789")]) return mr3d_fail(error, MR3D_INVALID, "\"%.40s\" behind a mutant: expected @ and the number of a layer", at);
+  *layer = atoll(at + 1);
+  mr3d_mutant_server *server = mr3d_mutant_server_new_at(mutant, *layer, &(mr3d_server_options){.threads = 1});
+  if (!server) return mr3d_fail(error, MR3D_INVALID, "%s/%s is no mistake of a single layer", mutant->slug, mutant->name);
+  mr3d_mutant_server_free(&server);
+  return MR3D_OK;
+}
+
+/** "slug/name", "slug/name@layer" or "slug/name+slug/name". */
 static mr3d_status open_mutant(mr3d_backend *backend, const char *names, mr3d_error *error) {
   const mr3d_mutant *mutant = NULL, *also = NULL;
-  const char *plus = strchr(names, '+');
+  const char *plus = strchr(names, '+'), *at = plus ? NULL : strchr(names, '@');
   char *first = copy(names);
-  if (plus) first[plus - names] = 0;
+  int64_t layer = -1;
+  if (plus || at) first[(plus ? plus : at) - names] = 0;
   mr3d_status status = find_mutant(first, &mutant, error);
   free(first);
+  if (status == MR3D_OK) status = find_layer(mutant, at, &layer, error);
   if (status == MR3D_OK && plus) status = find_mutant(plus + 1, &also, error);
   if (status == MR3D_OK && also && !mr3d_mutants_combine(mutant, also))
     status = mr3d_fail(error, MR3D_INVALID, "mutants %s/%s and %s/%s replace the same operator, or hang: one backend cannot have both", mutant->slug, mutant->name,
                        also->slug, also->name);
-  if (status == MR3D_OK) mr3d_backend_open_builtin(backend, false, mutant, also);
+  if (status == MR3D_OK) mr3d_backend_open_builtin(backend, false, mutant, also, layer);
   return status;
 }
 
@@ -167,8 +181,8 @@ mr3d_status mr3d_backend_open(const char *spec, const mr3d_backend_options *opti
 
   const char *rest;
   mr3d_status status;
-  if (strcmp(spec, "builtin:reference") == 0) mr3d_backend_open_builtin(backend, false, NULL, NULL), status = MR3D_OK;
-  else if (strcmp(spec, "builtin:emulated") == 0) mr3d_backend_open_builtin(backend, true, NULL, NULL), status = MR3D_OK;
+  if (strcmp(spec, "builtin:reference") == 0) mr3d_backend_open_builtin(backend, false, NULL, NULL, -1), status = MR3D_OK;
+  else if (strcmp(spec, "builtin:emulated") == 0) mr3d_backend_open_builtin(backend, true, NULL, NULL, -1), status = MR3D_OK;
   else if ((rest = after(spec, "mutant:"))) status = open_mutant(backend, rest, error);
   else if ((rest = after(spec, "exec:"))) status = open_command(backend, rest, error);
   else if ((rest = after(spec, "dir:"))) status = mr3d_backend_open_dir(backend, rest, error);

@@ -1,6 +1,6 @@
 /*
  * builtin:reference, builtin:emulated, mutant:SLUG/NAME and mutant:SLUG/NAME+SLUG/NAME: the reference in this process, whole, in the tier's own arithmetic, or with
- * one mistake, or two.
+ * one mistake, or two. mutant:SLUG/NAME@LAYER has its mistake in one layer of a decoder.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,6 +18,7 @@
 typedef struct builtin {
   mr3d_mutant_server *server;
   const mr3d_mutant *mistakes[2]; /* NULL: none */
+  int64_t layer;                  /* the one layer with the mistake; -1: all */
   bool emulates;                  /* rounds to nearest wherever stacks store a value */
   mr3d_tier tier;                 /* that it emulates now */
 } builtin;
@@ -61,7 +62,7 @@ static void rest(mr3d_backend *backend) {
     options.arithmetic = mr3d_arithmetic_of(b->tier, MR3D_NEAREST, false, 0);
   }
   mr3d_mutant_server_free(&b->server);
-  b->server = mr3d_mutant_server_new(b->mistakes[0], b->mistakes[1], &options);
+  b->server = b->layer >= 0 ? mr3d_mutant_server_new_at(b->mistakes[0], b->layer, &options) : mr3d_mutant_server_new(b->mistakes[0], b->mistakes[1], &options);
 }
 
 static void close_builtin(mr3d_backend *backend) {
@@ -70,9 +71,9 @@ static void close_builtin(mr3d_backend *backend) {
   free(b);
 }
 
-void mr3d_backend_open_builtin(mr3d_backend *backend, bool emulates, const mr3d_mutant *mutant, const mr3d_mutant *also) {
+void mr3d_backend_open_builtin(mr3d_backend *backend, bool emulates, const mr3d_mutant *mutant, const mr3d_mutant *also, int64_t layer) {
   builtin *b = mr3d_allocate(1, sizeof *b);
-  *b = (builtin){.mistakes = {mutant, also}, .emulates = emulates, .tier = MR3D_N_TIERS};
+  *b = (builtin){.mistakes = {mutant, also}, .layer = layer, .emulates = emulates, .tier = MR3D_N_TIERS};
   backend->state = b, backend->ask = ask, backend->rest = rest, backend->close = close_builtin;
 
   const char *const *ops = mr3d_server_ops();

@@ -39,7 +39,14 @@ bool mr3d_mutants_combine(const mr3d_mutant *, const mr3d_mutant *also);
 mr3d_operators mr3d_mutant_operators(const mr3d_mutant *, const mr3d_mutant *also);
 /** `options->operators`, if given, stand in for those of the mutants. */
 mr3d_mutant_server *mr3d_mutant_server_new(const mr3d_mutant *, const mr3d_mutant *also, const mr3d_server_options *options);
+/**
+ * A server whose decoder has the mistake in one layer only, the reference's operators in all others. NULL where the mistake is none of a layer's operators: one of
+ * the request or of the answer, of the splice or the scan, or one that compares layers and so has no meaning in a single one.
+ */
+mr3d_mutant_server *mr3d_mutant_server_new_at(const mr3d_mutant *, int64_t layer, const mr3d_server_options *options);
 void mr3d_mutant_server_free(mr3d_mutant_server **);
+/** Gives mistakes that remember this server's memory, for operators called by hand as if they answered its next request; NULL ends that. */
+void mr3d_mutant_server_lend_memory(mr3d_mutant_server *, const char *op, const char *config);
 /** As mr3d_server_answer. Does not hang: who asks a mutant that never returns must know it. */
 mr3d_status mr3d_mutant_server_answer(mr3d_mutant_server *, const mr3d_bundle *request, mr3d_bundle **answer, mr3d_error *);
 

@@ -21,6 +21,7 @@ extern const mr3d_command mr3d_commands[];
 int mr3d_command_check(int argc, char **argv);
 int mr3d_command_eval(int argc, char **argv);
 int mr3d_command_compare(int argc, char **argv);
+int mr3d_command_drift(int argc, char **argv);
 int mr3d_command_export(int argc, char **argv);
 int mr3d_command_list(int argc, char **argv);
 int mr3d_command_explain(int argc, char **argv);
@@ -93,13 +94,6 @@ int mr3d_complain(const char *format, ...) MR3D_PRINTF(1, 2);
  * cases.json exists. Errors say where was looked. `path` holds 4096 bytes.
  */
 mr3d_status mr3d_find_golden(const char *given, char *path, mr3d_error *);
-
-/** A backend that runs as the user could end this program by any of these; those by which the user does so stay. */
-void mr3d_ignore_stray_signals(void);
-
-struct mr3d_run;
-/** Writes the reports asked for (NULL: not); 1 when one could not be written, which is printed. */
-int mr3d_report_files(const struct mr3d_run *, const char *junit, const char *json, const char *html);
 
 /** The data folder: `given` (--data), else $MR3D_DATA, else NULL. */
 const char *mr3d_find_data(const char *given);

@@ -11,6 +11,7 @@
 #include "mutants.h"
 #include "pitfalls.h"
 #include "run.h"
+#include "signals.h"
 #include "words.h"
 
 static int columns(void) {
@@ -141,8 +142,15 @@ static bool is_symptom(const mr3d_pitfall *pitfall, const char *message) {
   return numbers > 0 || (strlen(message) >= 3 && strcasestr(pitfall->symptom, message));
 }
 
-/** Pitfalls that show themselves by such a message; false when there is none. */
+/** Rows of the table of error signals, and pitfalls that show themselves by such a message; false when there is none. */
 static bool explain_symptom(const char *message) {
+  const mr3d_signal *signals[8];
+  const int rows = mr3d_signals_in_text(message, NULL, 8, signals);
+  for (int i = 0; i < rows; i++) {
+    printf("%s%s: %s\n", i ? "\n" : "", signals[i]->slug, signals[i]->sight);
+    print_paragraph("Because", signals[i]->because);
+    print_paragraph("Look at", signals[i]->look);
+  }
   int n = 0;
   for (int p = 0; p < mr3d_pitfall_count(); p++) {
     const mr3d_pitfall *pitfall = mr3d_pitfall_at(p);
@@ -150,7 +158,7 @@ static bool explain_symptom(const char *message) {
     printf("%s%s %s: %s\n  %s\n", n++ ? "\n" : "", pitfall->id, pitfall->slug, pitfall->title, pitfall->symptom);
   }
   if (n) printf("\n`mr3d explain SLUG` tells the mistake and the fix.\n");
-  return n > 0;
+  return n > 0 || rows > 0;
 }
 
 int mr3d_command_explain(int argc, char **argv) {

@@ -11,6 +11,7 @@ const mr3d_command mr3d_commands[] = {
     {"check", mr3d_command_check, "run the suite against a backend"},
     {"eval", mr3d_command_eval, "answer request files with the reference, or with any backend"},
     {"compare", mr3d_command_compare, "judge answer files against the reference, without a backend"},
+    {"drift", mr3d_command_drift, "where a trace parts from the reference: rounding, or which fault"},
     {"export", mr3d_command_export, "write requests as files, for backends that run elsewhere"},
     {"list", mr3d_command_list, "cases, pitfalls, mutants, ops, levels"},
     {"explain", mr3d_command_explain, "a pitfall or a case: the mistake, its effect, the fix"},

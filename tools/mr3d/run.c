@@ -158,14 +158,18 @@ static mr3d_status splice_prompt(mr3d_run *r, mr3d_error *error) {
   return MR3D_OK;
 }
 
-static mr3d_status run_stages(mr3d_run *r, mr3d_error *error) {
-  mr3d_status status = r->trace_path ? mr3d_safetensors_writer_open(r->trace_path, &r->trace, error) : MR3D_OK;
-  if (!status) status = read_config(r, error);
+mr3d_status mr3d_run_read_inputs(mr3d_run *r, mr3d_error *error) {
+  mr3d_status status = read_config(r, error);
   if (!status) status = read_scan(r, error);
   if (!status && r->prompt) status = read_ids(r, "--prompt", r->prompt, &r->ids, &r->T, error);
   if (!status && r->forced_by) status = read_forced(r, error);
   if (r->steps < 0) r->steps = 8;
-  if (!status && r->prompt) status = splice_prompt(r, error);
+  return !status && r->prompt ? splice_prompt(r, error) : status;
+}
+
+static mr3d_status run_stages(mr3d_run *r, mr3d_error *error) {
+  mr3d_status status = r->trace_path ? mr3d_safetensors_writer_open(r->trace_path, &r->trace, error) : MR3D_OK;
+  if (!status) status = mr3d_run_read_inputs(r, error);
   if (!status) status = mr3d_run_trace_check(r, error);
   if (!status && !r->weights) status = mr3d_run_trace_inputs(r, error);
   if (!status && r->weights) status = mr3d_run_generate(r, error);

@@ -21,7 +21,7 @@ static void say_initialised(mr3d_run *r) {
 }
 
 /** Opens --weights as the server will, and finds the embedding. */
-static mr3d_status open_weights(mr3d_run *r, mr3d_error *error) {
+mr3d_status mr3d_run_open_weights(mr3d_run *r, mr3d_error *error) {
   const mr3d_weights_source source = {
       .path = r->weights, .config = &r->config, .tier = MR3D_FP64, .init_missing = r->init_missing.given ? &r->init_missing.seed : NULL};
   r->cache = mr3d_weights_cache_new();
@@ -41,7 +41,7 @@ static mr3d_status open_weights(mr3d_run *r, mr3d_error *error) {
 }
 
 /** embeds [S,hidden]: rows of model.embed_tokens.weight for text, features [N,hidden] for points. */
-static mr3d_status embed(mr3d_run *r, const double *features, double *rows, mr3d_error *error) {
+mr3d_status mr3d_run_embed(mr3d_run *r, const double *features, double *rows, mr3d_error *error) {
   const mr3d_tensor *table = r->ends.embed_tokens;
   const int64_t V = table->shape[0], hidden = table->shape[1], S = r->splice.S;
   mr3d_status status = MR3D_OK;
@@ -220,7 +220,7 @@ static void say_resumed(mr3d_run *r, const mr3d_run_resume *resume) {
 
 /** Prefill over the spliced sequence, then decode steps (spec.md sections 4, 5). */
 mr3d_status mr3d_run_generate(mr3d_run *r, mr3d_error *error) {
-  mr3d_status status = open_weights(r, error);
+  mr3d_status status = mr3d_run_open_weights(r, error);
   if (!status) status = check_pieces(r, error);
   if (!status) status = mr3d_run_trace_fits(r, error);
   if (!status) status = mr3d_run_trace_inputs(r, error);
@@ -237,7 +237,7 @@ mr3d_status mr3d_run_generate(mr3d_run *r, mr3d_error *error) {
   double *features = mr3d_allocate(r->tokens.N * hidden, sizeof *features);
   status = mr3d_run_features(r, g.server, &g.progress, hidden, features, error);
   mr3d_run_progress_end(&g.progress);
-  if (!status) status = embed(r, features, g.embeds, error);
+  if (!status) status = mr3d_run_embed(r, features, g.embeds, error);
   free(features);
   if (!status) status = mr3d_run_resume_open(&g.resume, r, g.embeds, g.tokens, error);
   if (!status && g.resume.found) say_resumed(r, &g.resume);

@@ -41,6 +41,13 @@ typedef struct mr3d_run {
 #define MR3D_SAY(r, ...) ((r)->json ? (void)0 : (void)printf(__VA_ARGS__))
 static inline void mr3d_run_say_number(mr3d_run *r, const char *key, double value) { cJSON_AddNumberToObject(r->said, key, value); }
 
+/** Configuration, scan and, where there is one, the prompt, spliced: all that comes before the model. */
+mr3d_status mr3d_run_read_inputs(mr3d_run *, mr3d_error *);
+/** Opens --weights as the server will, and finds the embedding. Requires: the inputs are read. */
+mr3d_status mr3d_run_open_weights(mr3d_run *, mr3d_error *);
+/** embeds [S,hidden] of the spliced prompt: rows of the embedding for text, features [N,hidden] for points. Requires: the weights are open. */
+mr3d_status mr3d_run_embed(mr3d_run *, const double *features, double *embeds, mr3d_error *);
+
 /** Prefill and greedy decode of the spliced prompt. Errors: of weights, features and the reference. */
 mr3d_status mr3d_run_generate(mr3d_run *, mr3d_error *);
 

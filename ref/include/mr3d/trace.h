@@ -34,7 +34,7 @@ typedef enum mr3d_trace_place {
 } mr3d_trace_place;
 
 /**
- * One point. Sizes of its shape, joined by commas: B samples, q new tokens, L keys before the call, K = L + q, M columns of the mask, N rows of coordinates,
+ * One point. Sizes of its shape, joined by commas: B samples, q new tokens, L keys before the call, K = L + q, T token ids, M columns of the mask, N rows of coordinates,
  * P = B or 1, k rows of logits, H and G heads, D head_dim, C hidden, I intermediate, V vocabulary, or a number.
  */
 typedef struct mr3d_trace_point {
@@ -45,7 +45,7 @@ typedef struct mr3d_trace_point {
 
 /** The sizes of a shape; -1: not known. */
 typedef struct mr3d_trace_sizes {
-  int64_t B, q, L, M, N, P, k, H, G, D, C, I, V;
+  int64_t B, q, L, T, M, N, P, k, H, G, D, C, I, V;
 } mr3d_trace_sizes;
 /** A point's rank and shape; -1 for what is not known. */
 int mr3d_trace_shape(const mr3d_trace_point *, const mr3d_trace_sizes *, int64_t shape[MR3D_MAX_RANK]);

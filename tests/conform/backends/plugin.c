@@ -27,6 +27,14 @@ static int linear(void *state, const mr3d_backend_request *r, mr3d_backend_reply
   DLTensor *y = reply->output(reply, "y", "F32", x->ndim, x->shape);
   float *out = y->data;
   for (int64_t i = 0; i < written; i++) out[i] = 2 * ((const float *)x->data)[i];
+  if (!r->metadata(r, "trace")) return 0;
+  if (reply->struct_size < sizeof *reply) return 6;
+  reply->trace(reply, "3.query", "F32", x->ndim, x->shape, x->data);
+  reply->trace(reply, "model.logits", "F32", x->ndim, x->shape, out);
+  out[0] += reply->wants(reply, "3.query") ? 100 : 0; /* after the values were handed over */
+  out[1] += reply->wants(reply, "model.logits") ? 100 : 0;
+  if (is(r, "trace-twice")) reply->trace(reply, "3.query", "F32", x->ndim, x->shape, x->data);
+  if (is(r, "trace-dtype")) reply->trace(reply, "3.query", "float", x->ndim, x->shape, x->data);
   return 0;
 }
 
@@ -83,6 +91,7 @@ const mr3d_backend_plugin *mr3d_backend_entry(uint32_t abi_version) {
                                             .create = create,
                                             .rmsnorm = rmsnorm,
                                             .linear = linear,
-                                            .keeps = "probabilities"};
+                                            .keeps = "probabilities",
+                                            .traces = 1};
   return abi_version == MR3D_BACKEND_ABI_VERSION ? &table : NULL;
 }

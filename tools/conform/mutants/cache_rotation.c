@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "mr3d/trace.h"
 #include "mutants_internal.h"
 
 static mr3d_status rotated_twice(const mr3d_context *context, const mr3d_config *config, const mr3d_layer *layer, const mr3d_block_in *in,
@@ -77,7 +78,9 @@ static mr3d_status with_cache(mr3d_status (*seen)(const parts *, mr3d_block_out 
                               const mr3d_context *context, const mr3d_config *config, const mr3d_layer *layer, const mr3d_block_in *in, mr3d_block_out *out,
                               mr3d_error *error) {
   int64_t H = config->num_attention_heads, G = config->num_key_value_heads, D = config->head_dim, K = in->L + in->q;
-  mr3d_status status = mr3d_attention_block(context, config, layer, in, out, error); /* what is refused stays refused */
+  mr3d_context silent = *context;
+  silent.tracer = NULL;
+  mr3d_status status = mr3d_attention_block(&silent, config, layer, in, out, error); /* what is refused stays refused */
   if (status != MR3D_OK) return status;
   double *query = projected(context, config, in, H, layer->q_weight, layer->q_bias), *key = projected(context, config, in, G, layer->k_weight, layer->k_bias);
   double *value = projected(context, config, in, G, layer->v_weight, layer->v_bias), *mixed = mr3d_allocate(in->B * H * in->q * D, sizeof *mixed);
@@ -88,16 +91,25 @@ static mr3d_status with_cache(mr3d_status (*seen)(const parts *, mr3d_block_out 
   mr3d_mixed_rope_in rope = {.B = in->B, .H = H, .G = G, .S = in->q, .D = D, .query = query, .key = key, .points = in->points, .q = layer->rotary_q,
                              .kv = layer->rotary_kv, .position_rows = in->position_rows ? in->position_rows : 1,
                              .position_ids = in->position_rows ? in->position_ids : positions};
+  const int64_t of_query[4] = {in->B, H, in->q, D}, of_key[4] = {in->B, G, in->q, D};
+  mr3d_trace(context, "query", MR3D_F64, 4, of_query, query);
+  mr3d_trace(context, "key", MR3D_F64, 4, of_key, key);
+  mr3d_trace(context, "value", MR3D_F64, 4, of_key, value);
   status = context->op->mixed_rope(context, config, &rope, turned, rotated, error);
+  mr3d_trace(context, "query_rotated", MR3D_F64, 4, of_query, turned);
+  mr3d_trace(context, "key_rotated", MR3D_F64, 4, of_key, rotated);
   if (status == MR3D_OK) status = context->op->mask(context, &in->mask, visible, error);
   parts p = {context, config, in, &rope, key, rotated, value};
   if (status == MR3D_OK) status = seen(&p, out, error);
   if (status == MR3D_OK) {
+    mr3d_trace(context, "visible", MR3D_BOOL, 3, (int64_t[]){in->B, in->q, K}, visible);
     context->op->attention(context, &(mr3d_attention_in){.B = in->B, .H = H, .G = G, .q = in->q, .K = K, .D = D, .query = turned, .key = out->key,
                                                          .value = out->value, .visible = visible}, mixed);
+    mr3d_trace(context, "context", MR3D_F64, 4, of_query, mixed);
     for (int64_t r = 0; r < in->B * H * in->q; r++) /* [B,H,q,D] to [B,q,H,D] */
       memcpy(turned + ((r / in->q / H * in->q + r % in->q) * H + r / in->q % H) * D, mixed + r * D, (size_t)D * sizeof *turned);
     context->op->linear(context, &(mr3d_linear_in){.rows = in->B * in->q, .in = H * D, .out = config->hidden_size, .x = turned, .weight = layer->o_weight}, out->hidden);
+    mr3d_trace(context, "o_proj", MR3D_F64, 3, (int64_t[]){in->B, in->q, config->hidden_size}, out->hidden);
     if (kept) kept(&p, out);
   }
   free(query);

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "mr3d/trace.h"
 #include "mutants_internal.h"
 
 static void bias_missing(const mr3d_context *context, const mr3d_linear_in *in, double *y) {
@@ -174,13 +175,17 @@ static void norm(const mr3d_context *context, const mr3d_config *config, int64_t
   context->op->rmsnorm(context, &(mr3d_rmsnorm_in){.rows = rows, .n = config->hidden_size, .eps = config->rms_norm_eps, .x = x, .weight = weight}, y);
 }
 
-static void mlp(const mr3d_context *context, const mr3d_config *config, const mr3d_layer *layer, int64_t rows, const double *x, double *y) {
-  int64_t hidden = config->hidden_size, I = config->intermediate_size;
+static void mlp(const mr3d_context *context, const mr3d_config *config, const mr3d_layer *layer, const int64_t shape[3], const double *x, double *y) {
+  const int64_t hidden = config->hidden_size, I = config->intermediate_size, rows = shape[0] * shape[1], wide[3] = {shape[0], shape[1], I};
   double *gate = mr3d_allocate(3 * rows * I, sizeof *gate), *up = gate + rows * I, *gated = up + rows * I;
   context->op->linear(context, &(mr3d_linear_in){.rows = rows, .in = hidden, .out = I, .x = x, .weight = layer->gate_weight}, gate);
   context->op->linear(context, &(mr3d_linear_in){.rows = rows, .in = hidden, .out = I, .x = x, .weight = layer->up_weight}, up);
   context->op->swiglu(context, &(mr3d_swiglu_in){.rows = rows, .n = I, .gate = gate, .up = up}, gated);
   context->op->linear(context, &(mr3d_linear_in){.rows = rows, .in = I, .out = hidden, .x = gated, .weight = layer->down_weight}, y);
+  mr3d_trace(context, "gate", MR3D_F64, 3, wide, gate);
+  mr3d_trace(context, "up", MR3D_F64, 3, wide, up);
+  mr3d_trace(context, "gated", MR3D_F64, 3, wide, gated);
+  mr3d_trace(context, "down", MR3D_F64, 3, shape, y);
   free(gate);
 }
 
@@ -188,22 +193,28 @@ static mr3d_status layer_with(habits has, const mr3d_context *context, const mr3
                               mr3d_block_out *out, mr3d_error *error) {
   int64_t rows = in->B * in->q, count = rows * config->hidden_size;
   double *normed = mr3d_allocate(3 * count, sizeof *normed), *h = normed + count, *second = h + count;
+  const int64_t shape[3] = {in->B, in->q, config->hidden_size};
+  mr3d_trace(context, "input", MR3D_F64, 3, shape, in->hidden);
   norm(context, config, rows, layer->input_layernorm, in->hidden, normed);
   mr3d_block_in block_in = *in;
   if (!has.post_norm) block_in.hidden = normed;
+  mr3d_trace(context, "input_norm", MR3D_F64, 3, shape, block_in.hidden);
   mr3d_block_out block_out = {.hidden = has.post_norm ? second : h, .key = out->key, .value = out->value};
   mr3d_status status = context->op->attention_block(context, config, layer, &block_in, &block_out, error);
   if (status == MR3D_OK) {
     if (!has.attention_alone) add(count, has.residual_normed ? normed : in->hidden, block_out.hidden);
+    mr3d_trace(context, "attention_residual", MR3D_F64, 3, shape, block_out.hidden);
     if (has.post_norm) norm(context, config, rows, layer->input_layernorm, second, h);
     if (!has.post_norm && !has.second_norm_missing) norm(context, config, rows, layer->post_attention_layernorm, h, second);
     const double *x = has.post_norm || has.second_norm_missing ? h : second;
-    mlp(context, config, layer, rows, x, out->hidden);
+    mr3d_trace(context, "post_attention_norm", MR3D_F64, 3, shape, x);
+    mlp(context, config, layer, shape, x, out->hidden);
     if (!has.mlp_alone) add(count, has.residual_normed ? second : h, out->hidden);
     if (has.post_norm) {
       for (int64_t i = 0; i < count; i++) second[i] = out->hidden[i];
       norm(context, config, rows, layer->post_attention_layernorm, second, out->hidden);
     }
+    mr3d_trace(context, "output", MR3D_F64, 3, shape, out->hidden);
   }
   free(normed);
   return status;

@@ -1,0 +1,234 @@
+/**
+ * Every mutant in one layer of a decoder, and honest arithmetic: which layer, operator and mistake are named (docs/drift.md, "How sure").
+ *
+ * Without arguments it is a test on a small model. `planted fp32 24 896 4864 9 24 [GLOB [EVERY]]` measures others: tier, layers, hidden and
+ * intermediate size, text and point tokens, which mutants (or `honest`), and of them every so-manieth. tools/numbers.sh runs it on all.
+ */
+#include <fnmatch.h>
+#include <time.h>
+
+#include "plant.h"
+
+static const char *const option_sets[] = {
+    "", "\"mixed_rope_layout\":\"interleaved\",\"spatial_temporal_separate_strategy\":\"custom_ratio\",\"spatial_ratio\":0.25", "\"coord_norm\":\"unit_range\",\"drift\":\"average\"",
+    "\"rope_mixed_3d\":false", "\"rope_3d_kind\":\"axial\"", "\"mixedRoPE_3d_learned_per_axis\":false,\"temporal_rope\":\"native\"",
+    "\"coord_norm\":\"none\",\"drift\":\"pointwise\"", "\"decode_mask\":\"spliced\"", "\"mixed_rope_layout\":\"interleaved\"",
+    "\"coord_norm\":\"virtual_resolution\",\"virtual_resolution\":64",
+    "\"rope_mixed_3d\":false,\"mixed_rope_layout\":\"interleaved\",\"spatial_temporal_separate_strategy\":\"custom_ratio\",\"spatial_ratio\":0.75,\"temporal_rope\":\"native\"",
+    "\"mixedRoPE_3d_learned_axial_mixing_weight\":false,\"spatial_temporal_separate_strategy\":\"full_spatial\"", "\"rope_theta_3d\":10000,\"rope_mixed_3d\":false"};
+#define N_OPTION_SETS ((int)(sizeof option_sets / sizeof *option_sets))
+
+typedef struct study {
+  mr3d_tier tier;
+  model_sizes model;
+  int64_t text, points;
+  const char *glob;
+  bool loud;
+  int every;       /* plants every so-manieth mutant */
+  int kinds, sets; /* how many of each are looked through for a place where a mistake shows */
+  /* what was found */
+  int planted, placed, named, silent, hidden, none, wrongly;
+  double seconds;
+} study;
+
+/** A setting: how the model is called, with which options; the reference's traces there. */
+typedef struct setting {
+  char config[1200];
+  generation g;
+  mr3d_bundle *exact;
+} setting;
+
+static setting open_setting(const study *s, int kind, int set, uint64_t seed, mr3d_weights_cache *weights) {
+  setting here;
+  config_text(here.config, sizeof here.config, &s->model, option_sets[set]);
+  here.g = generate((calls_kind)kind, s->tier, here.config, &s->model, s->text, s->points, seed, "generated:5");
+  here.exact = traced(&here.g, s->tier, false, NULL, 0, weights);
+  return here;
+}
+
+static void close_setting(setting *here) {
+  generation_free(&here->g);
+  mr3d_bundle_free(&here->exact);
+}
+
+/** Whether a row of a call belongs to padding. */
+static bool is_padding(const mr3d_bundle *trace, int64_t step, const mr3d_tensor *t, int64_t row) {
+  char name[64];
+  snprintf(name, sizeof name, "%lld.model.attention_mask", (long long)step);
+  const mr3d_tensor *mask = mr3d_bundle_find(trace, name);
+  const int64_t q = t->shape[t->rank - 2], per_sample = t->rank == 4 ? t->shape[1] * q : q, b = row / per_sample, i = row % q;
+  if (!mask || step > 0) return false;
+  return !((const int64_t *)mask->data)[b * mask->shape[1] + i];
+}
+
+static bool differs(const mr3d_bundle *trace, int64_t step, const mr3d_tensor *a, const mr3d_tensor *b) {
+  const int64_t cols = a->shape[a->rank - 1], rows = mr3d_tensor_count(a) / cols;
+  const size_t size = mr3d_dtype_size(a->dtype);
+  for (int64_t r = 0; r < rows; r++) {
+    if (memcmp((const char *)a->data + (size_t)(r * cols) * size, (const char *)b->data + (size_t)(r * cols) * size, (size_t)cols * size) == 0) continue;
+    if (a->rank < 3 || !is_padding(trace, step, a, r)) return true;
+  }
+  return false;
+}
+
+/** Where the mistake is, by definition: the first point at which the exact trace with it parts from the one without. */
+static bool find_truth(const setting *here, const mr3d_bundle *with, int64_t layer, int64_t *step, int *point) {
+  for (*step = 0; *step < here->g.n; ++*step)
+    for (*point = 0; *point < MR3D_N_LAYER_POINTS; ++*point) {
+      const mr3d_tensor *a = mr3d_trace_find(here->exact, *step, layer, mr3d_points_about[*point].name), *b = mr3d_trace_find(with, *step, layer, mr3d_points_about[*point].name);
+      if (a && b && differs(here->exact, *step, a, b)) return true;
+    }
+  return false;
+}
+
+static bool has_word(const char *list, const char *word) {
+  const size_t n = strlen(word);
+  for (const char *at = list; (at = strstr(at, word)); at += n)
+    if ((at == list || at[-1] == ' ') && (at[n] == 0 || at[n] == ' ')) return true;
+  return false;
+}
+
+static double now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static mr3d_drift_options options_of(const study *s, const setting *here, bool diagnose) {
+  return (mr3d_drift_options){.config = here->config, .weights = "generated:5", .tier = s->tier, .runs = 0, .no_diagnosis = !diagnose};
+}
+
+typedef enum outcome { NOT_THERE, HIDDEN, JUDGED } outcome;
+
+static outcome plant(study *s, const setting *here, const mr3d_mutant *mutant, int64_t layer, mr3d_weights_cache *weights) {
+  mr3d_bundle *with = traced(&here->g, s->tier, false, mutant, layer, weights);
+  int64_t step = 0;
+  int point = 0;
+  outcome o = NOT_THERE;
+  char slug[160];
+  snprintf(slug, sizeof slug, "%s/%s", mutant->slug, mutant->name);
+  if (with && find_truth(here, with, layer, &step, &point)) {
+    /* Shown without any rounding of its own, does it exceed the tier's bounds? */
+    mr3d_drift_options quiet = options_of(s, here, false);
+    mr3d_drift_run *bare = drift_of(with, &quiet);
+    o = first_fault(bare) ? JUDGED : HIDDEN;
+    mr3d_drift_free(&bare);
+  }
+  mr3d_bundle_free(&with);
+  if (o != JUDGED) return o;
+  mr3d_bundle *subject = traced(&here->g, s->tier, true, mutant, layer, weights);
+  const mr3d_drift_options options = options_of(s, here, true);
+  const double start = now();
+  mr3d_drift_run *drift = drift_of(subject, &options);
+  s->seconds += now() - start;
+  const mr3d_drift_record *fault = first_fault(drift);
+  const bool placed = fault && fault->layer == layer && strcmp(mr3d_points_about[fault->point].op, mr3d_points_about[point].op) == 0;
+  const bool named = fault && (strcmp(fault->mistake, slug) == 0 || has_word(fault->alike, slug));
+  s->planted++;
+  s->placed += placed;
+  s->named += named;
+  s->silent += !fault;
+  if (s->loud && (!placed || !named))
+    printf("%s in layer %lld (%s of step %lld): %s%s at %lld.%lld.%s (%s %.3g); %s\n", slug, (long long)layer, mr3d_points_about[point].name, (long long)step, placed ? "" : "MISPLACED ",
+           fault ? "found" : "nothing found", fault ? (long long)fault->step : -1, fault ? (long long)fault->layer : -1, fault ? mr3d_points_about[fault->point].name : "", "ratio",
+           fault ? fault->local_ratio : 0, fault ? fault->diagnosis : "");
+  fflush(stdout);
+  mr3d_drift_free(&drift);
+  mr3d_bundle_free(&subject);
+  return JUDGED;
+}
+
+static void run(study *s) {
+  mr3d_weights_cache *weights = mr3d_weights_cache_new();
+  const int n = mr3d_mutant_count();
+  bool *done = mr3d_allocate(n, sizeof *done), *hidden = mr3d_allocate(n, sizeof *hidden);
+  for (int kind = 0; kind < s->kinds; kind++)
+    for (int set = 0; set < s->sets; set++) {
+      setting here = open_setting(s, kind, set, 3, weights);
+      for (int m = 0; m < n; m++) {
+        const mr3d_mutant *mutant = mr3d_mutant_at(m);
+        char slug[160];
+        snprintf(slug, sizeof slug, "%s/%s", mutant->slug, mutant->name);
+        if (done[m] || (s->every && m % s->every) || (s->glob && fnmatch(s->glob, slug, 0) != 0) || !mr3d_mutant_is_mistake_at(mutant, s->tier)) continue;
+        const int64_t layer = (int64_t)(mr3d_random_raw(mr3d_stream_named(1, slug), 0) % (uint64_t)s->model.layers);
+        const outcome o = plant(s, &here, mutant, layer, weights);
+        done[m] = o == JUDGED;
+        hidden[m] |= o == HIDDEN;
+      }
+      close_setting(&here);
+    }
+  for (int m = 0; m < n; m++) {
+    const mr3d_mutant *mutant = mr3d_mutant_at(m);
+    if (done[m] || (s->every && m % s->every) || !mr3d_mutant_is_mistake_at(mutant, s->tier)) continue;
+    s->hidden += hidden[m];
+    s->none += !hidden[m];
+    if (s->loud && !s->glob) printf("%s: %s/%s\n", hidden[m] ? "below the noise" : "none of a layer, or never shown", mutant->slug, mutant->name);
+  }
+  printf("%s, %d layers of width %d, %lld tokens: %d planted; layer and operator right %d (%.1f %%), mistake named %d (%.1f %%), nothing found %d; below the noise %d, not of a layer %d; %.2f s each\n",
+         mr3d_tier_name(s->tier), s->model.layers, s->model.hidden, (long long)(s->text + s->points + 3), s->planted, s->placed, 100.0 * s->placed / s->planted, s->named,
+         100.0 * s->named / s->planted, s->silent, s->hidden, s->none, s->seconds / s->planted);
+  free(done);
+  free(hidden);
+  mr3d_weights_cache_free(&weights);
+}
+
+/** Honest arithmetic in every setting: nothing is at fault. */
+static void honest(const study *s) {
+  mr3d_weights_cache *weights = mr3d_weights_cache_new();
+  for (int kind = 0; kind < s->kinds; kind++)
+    for (int set = 0; set < s->sets; set++) {
+      setting here = open_setting(s, kind, set, 3, weights);
+      mr3d_bundle *subject = traced(&here.g, s->tier, true, NULL, 0, weights);
+      const mr3d_drift_options options = options_of(s, &here, false);
+      mr3d_drift_run *drift = drift_of(subject, &options);
+      const mr3d_drift_record *fault = first_fault(drift);
+      double worst = 0;
+      for (int i = 0; i < mr3d_drift_records(drift); i++) worst = fmax(worst, mr3d_drift_record_at(drift, i)->local_ratio);
+      if (s->loud) printf("honest %s, calls %d, options %d: %.3g of a limit\n", mr3d_tier_name(s->tier), kind, set, worst);
+      if (fault) fail_msg("%s arithmetic is said to be at fault at %lld.%lld.%s: %s", mr3d_tier_name(s->tier), (long long)fault->step, (long long)fault->layer,
+                          mr3d_points_about[fault->point].name, fault->verdict.problem);
+      mr3d_drift_free(&drift);
+      mr3d_bundle_free(&subject);
+      close_setting(&here);
+    }
+  mr3d_weights_cache_free(&weights);
+}
+
+static void emulated_arithmetic_is_rounding(void **state) {
+  (void)state;
+  for (mr3d_tier tier = MR3D_FP32; tier < MR3D_N_TIERS; tier++) honest(&(study){.tier = tier, .model = SMALL_MODEL, .text = 9, .points = 24, .kinds = N_CALLS_KINDS, .sets = N_OPTION_SETS});
+}
+
+static void mistakes_of_one_layer_are_placed_and_named_at_fp32(void **state) {
+  (void)state;
+  study s = {.tier = MR3D_FP32, .model = SMALL_MODEL, .text = 9, .points = 24, .kinds = N_CALLS_KINDS, .sets = N_OPTION_SETS, .every = 5};
+  run(&s);
+  assert_true(s.planted > 40);
+  assert_true(s.placed >= 0.98 * s.planted);
+  assert_true(s.named >= 0.95 * s.planted);
+}
+
+static void mistakes_above_the_noise_are_placed_and_named_at_bf16(void **state) {
+  (void)state;
+  study s = {.tier = MR3D_BF16_TIER, .model = SMALL_MODEL, .text = 9, .points = 24, .kinds = N_CALLS_KINDS, .sets = N_OPTION_SETS, .every = 7};
+  run(&s);
+  assert_true(s.planted > 25);
+  assert_true(s.placed >= 0.9 * s.planted);
+  assert_true(s.named >= 0.8 * s.planted);
+}
+
+int main(int argc, char **argv) {
+  if (argc == 6 && strcmp(argv[1], "save") == 0) {
+    save_trace(mr3d_tier_named(argv[2]), argv[3], atoi(argv[4]), argv[5]);
+    return 0;
+  }
+  const struct CMUnitTest tests[] = {cmocka_unit_test(emulated_arithmetic_is_rounding), cmocka_unit_test(mistakes_of_one_layer_are_placed_and_named_at_fp32),
+                                     cmocka_unit_test(mistakes_above_the_noise_are_placed_and_named_at_bf16)};
+  if (argc < 7) return cmocka_run_group_tests(tests, NULL, NULL);
+  const int hidden = atoi(argv[3]);
+  study s = {.tier = mr3d_tier_named(argv[1]), .model = {.layers = atoi(argv[2]), .hidden = hidden, .intermediate = atoi(argv[4]), .heads = 14, .kv_heads = 2, .head_dim = hidden >= 896 ? 64 : 16, .vocab = 257},
+             .text = atoi(argv[5]), .points = atoi(argv[6]), .loud = true, .kinds = N_CALLS_KINDS, .sets = N_OPTION_SETS, .glob = argc > 7 && strcmp(argv[7], "*") != 0 ? argv[7] : NULL, .every = argc > 8 ? atoi(argv[8]) : 0};
+  if (s.glob && strcmp(s.glob, "honest") == 0) honest(&s);
+  else run(&s);
+  return 0;
+}
