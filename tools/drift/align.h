@@ -34,6 +34,12 @@ const char *mr3d_aligned_label(const mr3d_aligned *);
 int64_t mr3d_aligned_steps(const mr3d_aligned *);
 /** Layers, of which it has points. */
 int64_t mr3d_aligned_layers(const mr3d_aligned *);
+/** The steps and layers of which it has points, in order; MR3D_TRACE_MODEL comes first in its step. */
+typedef struct mr3d_trace_place_of {
+  int64_t step, layer;
+} mr3d_trace_place_of;
+int mr3d_aligned_places(const mr3d_aligned *);
+mr3d_trace_place_of mr3d_aligned_place(const mr3d_aligned *, int index);
 /** The sizes of a step's points; -1 for what neither trace nor configuration says. */
 mr3d_trace_sizes mr3d_aligned_sizes(const mr3d_aligned *, int64_t step);
 
