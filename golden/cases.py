@@ -1729,6 +1729,7 @@ def states(cfg, length, batch=1):
 
 FULL2, SMALL2 = model(FULL, 2048), model(SMALL, 131)
 QWEN2 = {**FULL, "num_hidden_layers": 2, "vocab_size": 151936}
+WHOLE = {**QWEN2, "num_hidden_layers": 24}  # Qwen2-0.5B's own sizes
 
 
 def weight_sets():
@@ -1736,6 +1737,7 @@ def weight_sets():
     weight_set("full-probe", FULL2, probe=True)
     weight_set("full-untied", FULL2, head=True)
     weight_set("qwen-two-layers", QWEN2)
+    weight_set("whole", WHOLE)
     weight_set("small", SMALL2)
     weight_set("small-probe", SMALL2, probe=True)
     weight_set("small-untied", SMALL2, probe=True, head=True)
@@ -1773,6 +1775,12 @@ def prefill_cases():
         prefill(spliced_embeds(FULL2, 31, 14, 90), [(15, 90)], grid_coords(90, 3), positions=arange(0, 41, 1, 120),
             keep=40), {**FULL2, "coord_norm": "none"}, "full-probe",
         pitfalls="narrow-angles axial-weights stale-cis", tags="probe yardstick wide")
+    pre("whole-chunks", "the whole model of 24 layers: chunks of 30, 50 and 18 tokens, points cut between them",
+        "a layer too few, or one that uses another's parameters or cache", [
+            prefill(states(WHOLE, 30), [(15, 15)], grid_coords(15, 3), keep=1),
+            prefill(states(WHOLE, 50), [(0, 50)], grid_coords(50, 3), past=30, keep=1),
+            prefill(states(WHOLE, 18), [(0, 4)], grid_coords(4, 3), past=80, keep=1)], WHOLE, "whole",
+        pitfalls="empty-cache stale-cis", tags="whole slow")
     pre("trained-like", "two small layers, trained-like, all logits", "layer 0's rotary parameters for both layers",
         prefill(spliced_embeds(SMALL2, 8, 2, 13), [(3, 13)], grid_coords(13, 3)), weights="small",
         pitfalls="stale-cis", tags="yardstick")
@@ -1929,6 +1937,15 @@ def decode_cases():
                 prefill(spliced_embeds(QWEN2, length, mark, N, prompt=prompt), [(mark + 1, N)], coords, keep=1),
                 *greedy(8, length)], QWEN2, "qwen-two-layers",
             pitfalls="mask-length decode-rope", tags="canonical greedy data slow")
+    for length, mark, n_points, points_of in (
+            (T, MARK, N, coords), (116, 14, 278, grid_coords(278, 3)), (30, 14, 69, grid_coords(69, 3))):
+        dec(f"whole-{length}",
+            f"the whole model, 24 layers and a vocabulary of 151,936: {length} text tokens and {n_points} points, "
+            f"{length - 1 + n_points} after the splice, and 16 greedy tokens",
+            "a mistake that two layers hide: a layer too few, a parameter of another layer, errors that grow with depth", [
+                prefill(spliced_embeds(WHOLE, length, mark, n_points), [(mark + 1, n_points)], points_of, keep=1),
+                *greedy(15, length)], WHOLE, "whole",
+            pitfalls="mask-length decode-rope stale-cis", tags="whole greedy yardstick slow")
     dec("full-width-chunks",
         "full width: chunks of 40, 50 and 30 tokens, points cut between them, then q = 3 and q = 1",
         "a chunk is taken for prefill or for decode", [

@@ -2,13 +2,16 @@
 
     python golden/generate.py                  everything
     python golden/generate.py --case 'mask/*'  some cases
+    python golden/generate.py --whole          the whole model's: 24 layers, a quarter of an hour, 8 GB on disk meanwhile
     python golden/generate.py --check          regenerate into a temporary folder and compare with the committed set
 
-Cases that need data (real prompts) are made where --data or MR3D_DATA names the folder; elsewhere their committed files
-stay as they are. Equal machines and libraries give equal files: one thread, aligned tensors, no time stamps.
+Cases that need data (real prompts) are made where --data or MR3D_DATA names the folder, those tagged `whole` with
+--whole; elsewhere their committed files stay as they are. Equal machines and libraries give equal files: one thread,
+aligned tensors, no time stamps.
 """
 
 import argparse
+import contextlib
 import fnmatch
 import gzip
 import hashlib
@@ -20,6 +23,7 @@ import pathlib
 import sys
 import tempfile
 import traceback
+from typing import NamedTuple
 
 import numpy as np
 import safetensors.torch
@@ -38,7 +42,6 @@ LIBRARIES = {"torch": torch.__version__, "transformers": transformers.__version_
 WHOLE = 16384         # elements up to which a tensor is kept whole
 WIDEST = 4096         # columns of the view of a tensor whose last size is over WHOLE
 ROW_ELEMENTS = 10240  # about how many elements of a larger tensor are kept as rows, at most 16 rows
-DIGESTS = 4
 YARDSTICKS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 OTHERS = ("scene/canonical.ply", "random_digests.json", "library_errors.json")  # the manifest lists them beside the set
 LIMITS = {"F64": 1e-12, "F32": 1e-4, "BF16": 0.1, "F16": 0.1}  # --check on another machine: of the tensor's scale
@@ -64,12 +67,31 @@ def columns(shape):
     return last if last <= WHOLE else max(d for d in range(1, WIDEST + 1) if last % d == 0)
 
 
-def chosen_rows(shape, points):
+class Keeping(NamedTuple):
+    """How much a golden keeps of tensors that are not small."""
+    rows: int = 16
+    parts: int = 4  # of rows that are cut
+    digests: int = 4
+    as_they_are: tuple = ()
+
+
+def is_whole(case):
+    """Whether a case runs the whole model: made with --whole only, and less is kept, for its tensors are many."""
+    return "whole" in case["tags"]
+
+
+def keeping_of(case):
+    if not is_whole(case):
+        return Keeping()
+    return Keeping(rows=4, parts=1, digests=1, as_they_are=("0.logits",) if "greedy" in case["tags"] else ())
+
+
+def chosen_rows(shape, points, keeping=Keeping()):
     """Rows of the view [R,C] that are kept: first, last, the neighbours of the markers in the first and the last of what
     the leading axes count (heads, samples), then others spread evenly. `points` is (first, last) point token or None."""
     width = columns(shape)
     total, tokens = math.prod(shape) // width, shape[-2] if len(shape) > 1 else 1
-    limit = min(total, 16, max(4, ROW_ELEMENTS // width))
+    limit = min(total, keeping.rows if width == shape[-1] else keeping.parts, max(4, ROW_ELEMENTS // width))
     wanted = [0, total - 1]
     if points and width == shape[-1]:
         first, last = points
@@ -81,32 +103,36 @@ def chosen_rows(shape, points):
     return np.array(sorted(wanted), dtype=np.int64)
 
 
-def digest(rows):
-    """[4,C]: sums of all rows, in ascending order, under signs drawn from the stream digest/k."""
-    out = np.zeros((DIGESTS, rows.shape[1]))
-    for k in range(DIGESTS):
+def digest(rows, count):
+    """[count,C]: sums of all rows, in ascending order, under signs drawn from the stream digest/k."""
+    out = np.zeros((count, rows.shape[1]))
+    for k in range(count):
         words = mr3d_random.raw(0, f"digest/{k}", 0, len(rows))
         for row, word in zip(rows, words):
             out[k] += -row if word & np.uint64(1) else row
     return out
 
 
-def kept(name, value, points):
+def is_kept_whole(name, array, keeping):
+    return array.size <= WHOLE or name in keeping.as_they_are
+
+
+def kept(name, value, points, keeping):
     """Golden tensors of one output."""
     value = recipes.from_torch(value)
-    if value.dtype != "F64" or value.array.size <= WHOLE:
+    if value.dtype != "F64" or is_kept_whole(name, value.array, keeping):
         return {name: value}
-    index = chosen_rows(value.array.shape, points)
+    index = chosen_rows(value.array.shape, points, keeping)
     rows = value.array.reshape(-1, columns(value.array.shape))
     return {name + ".rows": recipes.Tensor("F64", rows[index]), name + ".row_index": recipes.Tensor("I64", index),
-            name + ".digest": recipes.Tensor("F64", digest(rows))}
+            name + ".digest": recipes.Tensor("F64", digest(rows, keeping.digests))}
 
 
-def kept_stock(name, tier, value, points):
+def kept_stock(name, tier, value, points, keeping):
     value = recipes.from_torch(value)
     array = value.array
-    if array.size > WHOLE:
-        array = array.reshape(-1, columns(array.shape))[chosen_rows(array.shape, points)]
+    if not is_kept_whole(name, array, keeping):
+        array = array.reshape(-1, columns(array.shape))[chosen_rows(array.shape, points, keeping)]
     return {f"{name}.stock.{tier}": recipes.Tensor(value.dtype, array)}
 
 
@@ -117,6 +143,21 @@ def point_span(tensors):
 
 
 # Running a case.
+
+@contextlib.contextmanager
+def layers_heard(model):
+    """Within, a model's calls leave each layer's output in the dictionary, under the name it has in a trace."""
+    heard, hooks = {}, []
+    for number, layer in enumerate(model.model.layers):
+        def hear(module, arguments, output, name=f"trace.{number}.output"):
+            heard[name] = output[0]
+        hooks.append(layer.register_forward_hook(hear))
+    try:
+        yield heard
+    finally:
+        for hook in hooks:
+            hook.remove()
+
 
 class Runner:
     """Answers cases with the PyTorch model, in true float64 and as the library ships. Weight files lie in `folder`."""
@@ -144,8 +185,13 @@ class Runner:
             if op == "prefill":
                 meta["weights"] = self.weights(maker.weight_set(number), tier)
             try:
-                # Copies, because torch aligns its memory and NumPy does not: alignment can change the last bit.
-                outputs = server.answer(op, config, meta, {k: recipes.to_torch(t).clone() for k, t in tensors.items()})
+                listening = contextlib.nullcontext({})
+                if op == "prefill" and is_whole(case) and "greedy" in case["tags"]:
+                    listening = layers_heard(server.model(config, meta["weights"]))
+                with listening as heard:
+                    # Copies, because torch aligns its memory and NumPy does not: alignment can change the last bit.
+                    outputs = server.answer(op, config, meta, {k: recipes.to_torch(t).clone() for k, t in tensors.items()})
+                outputs |= heard
             except Refused as refusal:
                 outputs = str(refusal)
             if (step.get("expect") == "error") != isinstance(outputs, str):
@@ -167,14 +213,16 @@ class Runner:
             if "logits" in outputs:
                 logits[number] = outputs["logits"].numpy()
             for name, value in outputs.items():
-                tensors |= kept(f"{number}.{name}", value, point_span(request))
+                tensors |= kept(f"{number}.{name}", value, point_span(request), keeping_of(case))
         if "greedy" in case["tags"]:
             metadata["0.tokens"] = self.generated(case, logits)
         if "yardstick" in case["tags"]:
             for tier, server in self.stock.items():
                 for number, _, request, outputs in self.steps(case, server, tier, logits):
                     for name, value in outputs.items():
-                        tensors |= kept_stock(f"{number}.{name}", tier, value, point_span(request))
+                        tensors |= kept_stock(f"{number}.{name}", tier, value, point_span(request), keeping_of(case))
+                    if is_whole(case):
+                        break  # after the prefill
         return tensors, metadata
 
     def generated(self, case, logits):
@@ -353,21 +401,24 @@ def main():
     parser.add_argument("--check", action="store_true", help="write nothing, compare with the committed set")
     parser.add_argument("--data", default=os.environ.get("MR3D_DATA"), help="folder with prompt_ids.json")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one a core)")
+    parser.add_argument("--whole", action="store_true", help="the cases tagged `whole` and no other, in one process")
     arguments = parser.parse_args()
 
     suite, seed = recipes.Suite.load(), 0
-    fitting = [case for case in suite.cases.values() if fnmatch.fnmatchcase(case["id"], arguments.case)]
+    fitting = [case for case in suite.cases.values()
+               if fnmatch.fnmatchcase(case["id"], arguments.case) and is_whole(case) == arguments.whole]
     cases = [case for case in fitting if arguments.data or "needs" not in case]
+    jobs = 1 if arguments.whole else arguments.jobs  # a model in binary64 takes 4 GB
     if not cases:
         parser.error(f"no case fits {arguments.case}" if not fitting else "the fitting cases need --data")
     if len(cases) < len(fitting):
         print(f"{len(fitting) - len(cases)} cases need the data folder (--data) and are left as they are")
     if arguments.check:
-        return check(suite, cases, arguments.data, seed, arguments.jobs)
+        return check(suite, cases, arguments.data, seed, jobs)
 
     out = HERE / "set"
     out.mkdir(exist_ok=True)
-    entries, errors = generate(suite, cases, out, arguments.data, seed, arguments.jobs)
+    entries, errors = generate(suite, cases, out, arguments.data, seed, jobs)
     for error in errors:
         print(error, file=sys.stderr)
     if errors:
@@ -378,7 +429,7 @@ def main():
         earlier = {entry["case"]: entry for entry in json.loads(path.read_text())["files"]}
         entries = {name: {**entry, **described(suite.cases[name], seed)} for name, entry in earlier.items()
                    if name in suite.cases} | entries
-    if arguments.case == "*":
+    if arguments.case == "*" and not arguments.whole:
         (HERE / "library_errors.json").write_text(library_errors())
     path.write_text(manifest(suite, entries, seed))
     for stray in set(out.iterdir()) - {HERE / entry["path"] for entry in entries.values()}:

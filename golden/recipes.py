@@ -205,7 +205,7 @@ def safetensors(tensors, metadata):
     writer orders metadata at random; here equal content is equal bytes."""
     header, parts, offset = {"__metadata__": dict(sorted(metadata.items()))}, [], 0
     for name, (dtype, array) in sorted(tensors.items(), key=lambda item: (-item[1].array.itemsize, item[0])):
-        parts.append(array.tobytes())
+        parts.append(np.ascontiguousarray(array))  # not its bytes: a model would be in memory twice
         header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [offset, offset + array.nbytes]}
         offset += array.nbytes
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()

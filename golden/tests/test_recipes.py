@@ -318,10 +318,10 @@ class GoldenTest(unittest.TestCase):
     def test_digest_is_of_all_rows(self):
         rows = np.random.default_rng(0).standard_normal((50, 7))
         signs = [[-1 if philox(0, f"digest/{k}", r) & 1 else 1 for r in range(50)] for k in range(4)]
-        np.testing.assert_allclose(generate.digest(rows), np.array(signs) @ rows, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(generate.digest(rows, 4), np.array(signs) @ rows, rtol=0, atol=1e-12)
         changed = rows.copy()
         changed[31, 3] += 1e-3
-        self.assertEqual((generate.digest(changed) != generate.digest(rows)).any(axis=0).tolist(), [c == 3 for c in range(7)])
+        self.assertEqual((generate.digest(changed, 4) != generate.digest(rows, 4)).any(axis=0).tolist(), [c == 3 for c in range(7)])
 
     def test_digests_sum_no_padding(self):
         """Rows of padding are not compared, so a case with padding keeps its outputs whole."""
@@ -333,6 +333,24 @@ class GoldenTest(unittest.TestCase):
                         recipe = step["inputs"].get(name, {})
                         if recipe.get("runs") and step["op"] not in ("splice", "decode"):
                             self.assertTrue(all(row[-1][0] == 1 for row in recipe["runs"]), metadata["case"])
+
+    def test_the_whole_model_keeps_less_and_its_layers(self):
+        case = self.suite.cases["decode/greedy"]
+        case = {**case, "tags": [*case["tags"], "whole"]}
+        rows = generate.chosen_rows((1, 786, 896), (25, 580), generate.keeping_of(case))
+        self.assertEqual(rows.tolist(), [0, 24, 25, 785])
+        self.assertEqual(generate.keeping_of(self.suite.cases["decode/greedy"]), generate.Keeping())
+        with tempfile.TemporaryDirectory() as folder:
+            runner = generate.Runner(self.suite, folder, None, 0)
+            tensors, _ = runner.golden(case)
+            weights = safetensors.torch.load_file(runner.weights("small-probe", "fp64"))
+        layers = [tensors[f"0.trace.{n}.output"].array for n in (0, 1)]
+        self.assertNotIn("0.trace.2.output", tensors)
+        self.assertIn("0.trace.1.output.stock.bf16", tensors)
+        self.assertNotIn("1.logits.stock.bf16", tensors)
+        normed = [x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-6) * weights["model.norm.weight"].numpy() for x in layers]
+        np.testing.assert_allclose(normed[1], tensors["0.hidden"].array, rtol=1e-12)
+        self.assertGreater(np.abs(normed[0] - normed[1]).max(), 0.01)
 
     def test_committed_goldens_are_made_again(self):
         names = ["mask/decode-232-zeros-before", "mixed-rope/option-interleaved", "swiglu/canonical", "decode/greedy",

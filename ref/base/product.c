@@ -11,8 +11,8 @@
 
 #include "mr3d/status.h"
 
-#define TILE_ROWS 4
-#define TILE_DEPTH 256
+#define TILE_ROWS 6    /* times four registers of 512 bits are 24 sums of the processor's 32 */
+#define TILE_DEPTH 448 /* half of Qwen2-0.5B's hidden size: 64 outputs of it are 224 KiB, which a second cache level holds */
 #define BLOCK_OUTPUTS 64
 #define FEW_ROWS 4 /* packing costs as much as some eight rows */
 #define FEW_SUMS 8

@@ -3,13 +3,14 @@
  *
  * Each output is one sum in index order, each term rounded, each addition rounded, no fused multiply-add: the bits are those of
  *
- *     sum = 0;  for i = 0 .. in-1:  sum = sum + x[r][i] * w[o][i];  y[r][o] = sum
+ *     sum = 0 (onto: y[r][o]);  for i = 0 .. in-1:  sum = sum + x[r][i] * w[o][i];  y[r][o] = sum
  *
  * on every processor and at every thread count, because the loop is vectorised across outputs and never along a sum.
  */
 #ifndef MR3D_PRODUCT_H
 #define MR3D_PRODUCT_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /** x[r][i] lies at x[r * x_row + i], w[o][i] at w[o * w_out + i * w_in], y[r][o] at y[r * y_row + o]. */
@@ -20,6 +21,7 @@ typedef struct mr3d_product_in {
   const double *w;
   int64_t w_out, w_in;
   int64_t y_row;
+  bool onto; /* y holds what each sum starts from: a sum in pieces has the bits of the whole one */
 } mr3d_product_in;
 
 void mr3d_product(const mr3d_product_in *, int threads, double *y);

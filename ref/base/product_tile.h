@@ -48,6 +48,8 @@ TILE_TARGET static void TILE_FEW(const mr3d_product_in *p, const TILE_REAL *x, i
       w[k] = p->w + (o + (k < n ? k : 0)) * p->w_out;
     for (int64_t r = 0; r < p->rows; r++) {
       TILE_REAL sum[FEW_SUMS] = {0};
+      if (p->onto)
+        memcpy(sum, y + r * p->y_row + o, sizeof(TILE_REAL) * (size_t)n);
       for (int64_t i = 0; i < p->in; i++)
         UNROLLED for (int k = 0; k < FEW_SUMS; k++)
           sum[k] = sum[k] + x[r * x_row + i] * TILE_OF(w[k][i]);
@@ -82,7 +84,7 @@ TILE_TARGET static void TILE_BLOCK(const mr3d_product_in *p, const TILE_REAL *x,
       for (int64_t o = 0; o < count; o += width) {
         TILE_REAL sums[TILE_ROWS * width] = {0};
         const size_t bytes = sizeof(TILE_REAL) * (size_t)(count - o < width ? count - o : width);
-        for (int64_t k = 0; k < rows && start > 0; k++)
+        for (int64_t k = 0; k < rows && (start > 0 || p->onto); k++)
           memcpy(sums + k * width, y + (r + k) * p->y_row + first + o, bytes);
         TILE_SUMS(rows, depth, x + r * x_row + start, x_row, packed + o * TILE_DEPTH, sums);
         for (int64_t k = 0; k < rows; k++)

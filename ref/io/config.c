@@ -1,7 +1,6 @@
 /** Configuration (mr3d/config.h): one table row a key says its type, its field and, for a choice, its values. */
 #include "mr3d/config.h"
 
-#include <ctype.h>
 #include <math.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -11,6 +10,8 @@
 #include <cjson/cJSON.h>
 
 #include "json.h"
+#include "point_config.h"
+#include "spelling.h"
 
 typedef enum kind {
   SIZE,      /* int64_t, 1 or more */
@@ -21,6 +22,8 @@ typedef enum kind {
   BOOLEAN,   /* bool */
   TRISTATE,  /* int: 1, 0, or -1 for "not given" */
   CHOICE,    /* an enumeration, in the order of `values` */
+  MAYBE,     /* the same, of values 1, 2, ...; 0 for "not given" */
+  POINTS,    /* mr3d_point_config */
   ONLY_SILU,
   ONLY_NULL,
   ONLY_FALSE, /* no field: what is not computed here is refused, never ignored */
@@ -74,6 +77,11 @@ static const key keys[] = {
     {NAMED(point_token_id), .kind = COUNT},
     {NAMED(decode_mask), .kind = CHOICE, .values = {"pad_end", "spliced"}},
     {NAMED(grid_overflow), .kind = CHOICE, .values = {"error", "clip"}},
+    /* the point encoder (encoders.md) */
+    {NAMED(point_backbone), .kind = MAYBE, .values = {"scenescript", "sonata"}},
+    {NAMED(point_config), .kind = POINTS},
+    {NAMED(projector), .kind = CHOICE, .values = {"linear", "mlp"}},
+    {NAMED(sonata_coord_norm), .kind = CHOICE, .values = {"grid", "scene"}},
 };
 #define N_KEYS ((int)(sizeof keys / sizeof *keys))
 
@@ -112,7 +120,8 @@ static double load(const key *k, const mr3d_config *config) {
   case RATIO: return *(const double *)field;
   case BOOLEAN: return *(const bool *)field;
   case TRISTATE: return *(const int *)field;
-  case CHOICE: return *(const unsigned *)field; /* gcc and clang give an enumeration without negative values this type */
+  case CHOICE:
+  case MAYBE: return *(const unsigned *)field; /* gcc and clang give an enumeration without negative values this type */
   default: return 0;
   }
 }
@@ -127,7 +136,8 @@ static void store(const key *k, double value, mr3d_config *config) {
   case RATIO: *(double *)field = value; break;
   case BOOLEAN: *(bool *)field = value != 0; break;
   case TRISTATE: *(int *)field = (int)value; break;
-  case CHOICE: *(unsigned *)field = (unsigned)value; break;
+  case CHOICE:
+  case MAYBE: *(unsigned *)field = (unsigned)value; break;
   default: break;
   }
 }
@@ -136,7 +146,7 @@ static void store(const key *k, double value, mr3d_config *config) {
 static bool is_given(const key *k, double value) {
   if (k->kind == RATIO || k->kind == TRISTATE)
     return value >= 0;
-  return (k->kind != SIZE && k->kind != POSITIVE) || value > 0;
+  return (k->kind != SIZE && k->kind != POSITIVE && k->kind != MAYBE && k->kind != POINTS) || value > 0;
 }
 
 static const char *value_text(const key *k, double value, char text[32]) {
@@ -144,6 +154,8 @@ static const char *value_text(const key *k, double value, char text[32]) {
     return k->values[(int)value];
   if (!is_given(k, value))
     return "not given";
+  if (k->kind == MAYBE)
+    return k->values[(int)value - 1];
   if (k->kind == BOOLEAN || k->kind == TRISTATE)
     return value != 0 ? "true" : "false";
   snprintf(text, 32, "%.17g", value);
@@ -159,46 +171,12 @@ static const key *find_key(const char *name) {
   return NULL;
 }
 
-static const char *skip_joints(const char *text) { return text + strspn(text, "_-"); }
-
-/* Whether two names have the same letters, apart from case, `_` and `-`. */
-static bool same_letters(const char *a, const char *b) {
-  for (a = skip_joints(a), b = skip_joints(b); *a != '\0' && *b != '\0'; a = skip_joints(a + 1), b = skip_joints(b + 1))
-    if (tolower((unsigned char)*a) != tolower((unsigned char)*b))
-      return false;
-  return *a == *b;
-}
-
-#define NEAR 2         /* edit distance at which a key counts as misspelt */
-#define LONGEST_KEY 40 /* mixedRoPE_3d_learned_axial_mixing_weight */
-
-/* Levenshtein distance (insertion, deletion, substitution of one byte), or NEAR + 1 where it is obviously larger. */
-static int edit_distance(const char *name, const char *known) {
-  const int n = (int)strnlen(name, LONGEST_KEY + NEAR + 1), m = (int)strlen(known);
-  if (abs(n - m) > NEAR)
-    return NEAR + 1;
-  int row[LONGEST_KEY + 1];
-  for (int j = 0; j <= m; j++)
-    row[j] = j;
-  for (int i = 1; i <= n; i++) {
-    int diagonal = row[0];
-    row[0] = i;
-    for (int j = 1; j <= m; j++) {
-      const int substituted = diagonal + (name[i - 1] != known[j - 1]);
-      diagonal = row[j];
-      const int shifted = (row[j] < row[j - 1] ? row[j] : row[j - 1]) + 1;
-      row[j] = substituted < shifted ? substituted : shifted;
-    }
-  }
-  return row[m];
-}
-
 /* The known key that an unknown one looks like, or NULL. */
 static const key *key_meant(const char *name) {
   const key *nearest = NULL;
-  int distance = NEAR + 1;
+  int distance = MR3D_SPELLING_NEAR + 1;
   for (int i = 0; i < N_KEYS; i++) {
-    const int d = same_letters(name, keys[i].name) ? 0 : edit_distance(name, keys[i].name);
+    const int d = mr3d_spelling_distance(name, keys[i].name);
     if (d < distance) {
       distance = d;
       nearest = &keys[i];
@@ -247,6 +225,11 @@ static mr3d_status read_value(const key *k, const cJSON *value, double *out, mr3
     *out = cJSON_IsTrue(value);
     return cJSON_IsBool(value) ? MR3D_OK : bad_value(k, value, "valid values are true, false", error);
   case CHOICE: return read_choice(k, value, out, error);
+  case MAYBE: {
+    const mr3d_status status = read_choice(k, value, out, error);
+    *out += 1;
+    return status;
+  }
   case ONLY_SILU:
     return cJSON_IsString(value) && strcmp(value->valuestring, "silu") == 0
                ? MR3D_OK
@@ -257,6 +240,7 @@ static mr3d_status read_value(const key *k, const cJSON *value, double *out, mr3
     return cJSON_IsFalse(value)
                ? MR3D_OK
                : bad_value(k, value, "the only valid value is false: sliding windows are not part of this model", error);
+  case POINTS: break; /* read apart */
   }
   return MR3D_OK;
 }
@@ -269,6 +253,7 @@ static bool may_be_null(const key *k) {
 /* Reads what the object holds over the defaults: keys, types and ranges, not yet what belongs together. */
 static mr3d_status read_keys(const cJSON *object, mr3d_config *config, mr3d_error *error) {
   *config = defaults;
+  mr3d_status status = mr3d_point_config_read(NULL, &config->point_config, error);
   for (const cJSON *member = object->child; member != NULL; member = member->next) {
     const key *const k = find_key(member->string);
     const key *const meant = k == NULL ? key_meant(member->string) : NULL;
@@ -276,13 +261,16 @@ static mr3d_status read_keys(const cJSON *object, mr3d_config *config, mr3d_erro
       return mr3d_fail(error, MR3D_INVALID, "config: unknown key \"%.80s\"; did you mean \"%s\"?", member->string, meant->name);
     if (k == NULL || (cJSON_IsNull(member) && may_be_null(k)))
       continue;
-    double value;
-    const mr3d_status status = read_value(k, member, &value, error);
+    double value = 0;
+    if (k->kind == POINTS)
+      status = mr3d_point_config_read(member, &config->point_config, error);
+    else
+      status = read_value(k, member, &value, error);
     if (status != MR3D_OK)
       return status;
     store(k, value, config);
   }
-  return MR3D_OK;
+  return status;
 }
 
 /* Derives what follows from other keys and checks what belongs together. */
@@ -307,6 +295,10 @@ static mr3d_status complete(mr3d_config *c, mr3d_error *error) {
   if (c->coord_norm == MR3D_NORM_VIRTUAL_RESOLUTION && c->virtual_resolution == 0)
     return mr3d_fail(error, MR3D_INVALID,
                      "config: coord_norm \"virtual_resolution\" needs the number virtual_resolution, which is not given");
+
+  const mr3d_status fits = mr3d_config_check_encoder(c, error);
+  if (fits != MR3D_OK)
+    return fits;
 
   mr3d_split split = {0}; /* where head_dim is known, it must be possible to split as asked, whatever the operator */
   const mr3d_status status = c->head_dim > 0 ? mr3d_split_head(c, c->head_dim, &split, error) : MR3D_OK;
@@ -375,6 +367,8 @@ mr3d_status mr3d_config_agrees(const char *json, const char *session_json, mr3d_
     const double a = load(k, &asked), b = load(k, &session);
     char a_text[32], b_text[32];
     const bool open = !is_given(k, a) || (k->kind == TRISTATE && !is_given(k, b)); /* null; or decided by weights, unseen here */
+    if (k->kind == POINTS && !cJSON_IsNull(member) && memcmp(&asked.point_config, &session.point_config, sizeof asked.point_config) != 0)
+      status = mr3d_fail(error, MR3D_INVALID, "config: point_config is not the one that the session was opened with");
     if (!open && a != b)
       status = mr3d_fail(error, MR3D_INVALID, "config: %s is %s, but the session was opened with %s", k->name,
                          value_text(k, a, a_text), value_text(k, b, b_text));

@@ -48,8 +48,9 @@ void mr3d_unmap(void *bytes, size_t size) {
     munmap(bytes, size);
 }
 
-static int write_all(int file, const char *bytes, size_t size) {
-  while (size > 0) {
+static int write_all(int file, const struct iovec *part) {
+  const char *bytes = part->iov_base;
+  for (size_t size = part->iov_len; size > 0;) {
     ssize_t written = write(file, bytes, size);
     if (written < 0 && errno == EINTR)
       continue;
@@ -61,7 +62,7 @@ static int write_all(int file, const char *bytes, size_t size) {
   return 0;
 }
 
-mr3d_status mr3d_write_file(const char *path, const void *bytes, size_t size, mr3d_error *error) {
+mr3d_status mr3d_write_parts(const char *path, const struct iovec *parts, int n_parts, mr3d_error *error) {
   struct stat about;
   const int direct = stat(path, &about) == 0 && !S_ISREG(about.st_mode);
   const size_t room = strlen(path) + 32;
@@ -76,8 +77,9 @@ mr3d_status mr3d_write_file(const char *path, const void *bytes, size_t size, mr
   if (file < 0)
     status = refused(error, path, "create it");
   else {
-    if (write_all(file, bytes, size) != 0)
-      status = refused(error, path, "write it");
+    for (int i = 0; i < n_parts && status == MR3D_OK; i++)
+      if (write_all(file, &parts[i]) != 0)
+        status = refused(error, path, "write it");
     if (close(file) != 0 && status == MR3D_OK)
       status = refused(error, path, "write it");
     if (!direct && status == MR3D_OK && rename(target, path) != 0)
@@ -87,4 +89,8 @@ mr3d_status mr3d_write_file(const char *path, const void *bytes, size_t size, mr
   }
   free(target);
   return status;
+}
+
+mr3d_status mr3d_write_file(const char *path, const void *bytes, size_t size, mr3d_error *error) {
+  return mr3d_write_parts(path, &(struct iovec){(void *)bytes, size}, 1, error);
 }

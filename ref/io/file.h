@@ -4,6 +4,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/uio.h>
 
 #include "mr3d/status.h"
 
@@ -13,6 +14,8 @@ void mr3d_unmap(void *bytes, size_t size);
 
 /** Writes beside `path` and renames over it, so a failed write leaves what was there. What is no regular file (a pipe) is written directly. */
 mr3d_status mr3d_write_file(const char *path, const void *bytes, size_t size, mr3d_error *error);
+/** The same for bytes that lie in several places, one behind the other. */
+mr3d_status mr3d_write_parts(const char *path, const struct iovec *parts, int n_parts, mr3d_error *error);
 
 /**
  * Inflates gzip members into fresh memory, the caller's. More than `cap` bytes, a cut member, a wrong check sum and bytes behind

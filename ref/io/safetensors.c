@@ -368,20 +368,26 @@ mr3d_status mr3d_safetensors_serialize(const mr3d_bundle *bundle, void **bytes, 
 }
 
 mr3d_status mr3d_safetensors_save(const char *path, const mr3d_bundle *bundle, mr3d_error *error) {
+  if (!is_gzip_name(path)) { /* from where the tensors lie: a model would be in memory twice */
+    struct iovec *parts;
+    int n_parts;
+    size_t total;
+    if (mr3d_safetensors_parts(bundle, &parts, &n_parts, &total, error) != MR3D_OK)
+      return mr3d_fail_in(error, "%s", path);
+    const mr3d_status status = mr3d_write_parts(path, parts, n_parts, error);
+    mr3d_safetensors_parts_free(&parts);
+    return status;
+  }
   void *bytes, *packed;
   size_t size, packed_size;
   mr3d_status status = mr3d_safetensors_serialize(bundle, &bytes, &size, error);
   if (status != MR3D_OK)
     return mr3d_fail_in(error, "%s", path);
-  if (is_gzip_name(path)) {
-    status = mr3d_gzip(bytes, size, &packed, &packed_size, error);
-    free(bytes);
-    if (status != MR3D_OK)
-      return mr3d_fail_in(error, "%s", path);
-    bytes = packed;
-    size = packed_size;
-  }
-  status = mr3d_write_file(path, bytes, size, error);
+  status = mr3d_gzip(bytes, size, &packed, &packed_size, error);
   free(bytes);
+  if (status != MR3D_OK)
+    return mr3d_fail_in(error, "%s", path);
+  status = mr3d_write_file(path, packed, packed_size, error);
+  free(packed);
   return status;
 }

@@ -142,11 +142,12 @@ mr3d_status mr3d_decoder_forward(const mr3d_context *context, const mr3d_decoder
 
 /**
  * Logits (spec.md 6): logits[b,i,t] = sum_j hidden[b, q - keep + i, j] head[t,j], the head being the embedding where tied.
- * The head is read in blocks of rows, so that a vocabulary of 151936 x 896 needs no copy in binary64.
+ * The head is read in blocks of rows, so that a vocabulary of 151936 x 896 needs no copy in binary64. Left as they are where no one reads them.
  */
 mr3d_status mr3d_decoder_logits(const mr3d_context *context, const mr3d_decoder *decoder, int64_t B, int64_t q, int64_t keep, const double *hidden,
                                 double *logits, mr3d_error *error) {
   const int64_t V = decoder->ends.head->shape[0], n = decoder->config->hidden_size, rows = B * keep;
+  if (decoder->watch && decoder->watch->wants_logits && !decoder->watch->wants_logits(decoder->watch->user)) return MR3D_OK;
   double *kept = mr3d_allocate(rows * n, sizeof *kept), *buffer = mr3d_allocate(HEAD_ROWS * n, sizeof *buffer);
   double *block = mr3d_allocate(rows * HEAD_ROWS, sizeof *block);
   for (int64_t b = 0; b < B && keep > 0; b++)

@@ -165,6 +165,53 @@ mr3d_status mr3d_generated_model(const mr3d_generated_name *from, const mr3d_con
   return status;
 }
 
+/* ---- the point encoder ---- */
+
+static bool ends_in(const char *name, const char *end) {
+  const size_t length = strlen(name), of_end = strlen(end);
+  return length >= of_end && strcmp(name + length - of_end, end) == 0;
+}
+
+/* How an encoder's tensor is drawn: by its name's end and its rank. */
+static mr3d_draw encoder_draw(const mr3d_tensor *tensor) {
+  const int64_t *shape = tensor->shape;
+  if (ends_in(tensor->name, ".kernel")) { /* [k^3,in,out]; a surface fills about k^2 of the taps */
+    const int64_t k = shape[0] == 8 ? 2 : shape[0] == 27 ? 3 : 7;
+    return heavy(scale_for(1, k * k * shape[1], 1));
+  }
+  if (tensor->rank == 5) return heavy(scale_for(1, 9 * shape[4], 1)); /* [out,3,3,3,in] */
+  if (tensor->rank == 1) return ends_in(tensor->name, ".weight") ? uniform(0.2, 2) : heavy(0.1);
+  if (ends_in(tensor->name, ".attn.qkv.weight")) return heavy(scale_for(1.5, shape[1], 1));
+  if (strncmp(tensor->name, "point_proj.", 11) == 0) return heavy(scale_for(ends_in(tensor->name, ".0.weight") ? 1 : 0.1, shape[1], 1));
+  return heavy(scale_for(1, shape[1], 1));
+}
+
+static mr3d_status declare_encoder(const mr3d_generated_name *from, const mr3d_bundle *list, mr3d_dtype dtype, mr3d_drawn_tensors *drawn, mr3d_error *error) {
+  for (int i = 0; i < mr3d_bundle_count(list); i++) {
+    const mr3d_tensor *tensor = mr3d_bundle_at(list, i);
+    char stream[320], shape[96];
+    double elements = 1;
+    for (int axis = 0; axis < tensor->rank; axis++) elements *= (double)tensor->shape[axis];
+    if (elements > MAX_ELEMENTS)
+      return mr3d_fail(error, MR3D_INVALID, "%s would be %s: a generated tensor has at most 2^31 elements", tensor->name, mr3d_shape_text(tensor->rank, tensor->shape, shape));
+    snprintf(stream, sizeof stream, "%s/%s", from->set, tensor->name);
+    declare(drawn, tensor->name, dtype, tensor->rank, tensor->shape, (mr3d_drawing){.draw = encoder_draw(tensor), .stream = mr3d_stream_named(from->seed, stream)});
+  }
+  return MR3D_OK;
+}
+
+mr3d_status mr3d_generated_encoder(const mr3d_generated_name *from, const mr3d_config *config, mr3d_tier tier, mr3d_drawn_tensors *out, mr3d_error *error) {
+  MR3D_TRY(mr3d_config_need(config, "hidden_size", error));
+  MR3D_TRY(mr3d_config_need(config, "point_backbone", error));
+  mr3d_drawn_tensors drawn = {.tensors = mr3d_bundle_new()};
+  mr3d_bundle *list = mr3d_encoder_tensors(config, config->hidden_size, config->hidden_size);
+  const mr3d_status status = declare_encoder(from, list, mr3d_tier_storage(tier), &drawn, error);
+  mr3d_bundle_free(&list);
+  if (status == MR3D_OK) *out = drawn;
+  else mr3d_drawn_tensors_free(&drawn);
+  return status;
+}
+
 /* ---- fresh rotary parameters ---- */
 
 /* The drawing of one: frequencies around the base, weights around 1. */

@@ -41,6 +41,12 @@ mr3d_status mr3d_generated_name_parse(const char *path, mr3d_generated_name *, m
 mr3d_status mr3d_generated_model(const mr3d_generated_name *, const mr3d_config *, mr3d_tier, mr3d_drawn_tensors *, mr3d_error *);
 
 /**
+ * Declares the configuration's point encoder and its projector in the same way (docs/generator.md, "Weights"); an mlp's inner width is hidden_size.
+ * Errors: hidden_size is missing; no point_backbone; sizes as above.
+ */
+mr3d_status mr3d_generated_encoder(const mr3d_generated_name *, const mr3d_config *, mr3d_tier, mr3d_drawn_tensors *, mr3d_error *);
+
+/**
  * Declares the learned rotary parameters that `held` lacks, as a fresh model has them (spec.md 3.2): base + 0.01 N(0,1) and 1 + 0.01 N(0,1) in
  * binary64, each from the stream of the tensor's full name. None where the options fix all frequencies.
  * Errors: a size is missing; more layers than `held` has tensors.

@@ -159,5 +159,6 @@ mr3d_status mr3d_answer_decode(mr3d_request *);
 mr3d_status mr3d_answer_drop_session(mr3d_request *);
 mr3d_status mr3d_answer_voxelize(mr3d_request *);
 mr3d_status mr3d_answer_token_coords(mr3d_request *);
+mr3d_status mr3d_answer_encode_points(mr3d_request *);
 
 #endif

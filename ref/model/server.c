@@ -27,11 +27,9 @@ static const struct {
     {"drop_session", mr3d_answer_drop_session, true},
     {"voxelize", mr3d_answer_voxelize},
     {"token_coords", mr3d_answer_token_coords},
+    {"encode_points", mr3d_answer_encode_points},
 };
 #define N_OPERATORS ((int)(sizeof operators / sizeof *operators))
-
-/* Known to the protocol, not offered here. */
-static const char *const unsupported_operators[] = {"encode_points", NULL};
 
 const char *const *mr3d_server_ops(void) {
   static const char *names[N_OPERATORS + 1];
@@ -86,8 +84,6 @@ static mr3d_status read_tier(mr3d_request *r) {
 static mr3d_status answer(mr3d_request *r) {
   MR3D_TRY(check_envelope(r->bundle, r->error));
   MR3D_TRY(mr3d_request_text(r, "op", &r->op));
-  for (const char *const *op = unsupported_operators; *op; op++)
-    if (strcmp(*op, r->op) == 0) return mr3d_fail(r->error, MR3D_UNSUPPORTED, "%s is not offered by the reference", r->op);
   int found = 0;
   while (found < N_OPERATORS && strcmp(operators[found].name, r->op) != 0) found++;
   if (found == N_OPERATORS) {
@@ -129,6 +125,6 @@ mr3d_status mr3d_server_answer(mr3d_server *server, const mr3d_bundle *request, 
   }
   mr3d_bundle_free(&r.answer);
   /* A weights file that cannot be read makes the request one that must be refused. */
-  if (status != MR3D_UNSUPPORTED) r.error->status = status = MR3D_INVALID;
+  r.error->status = status = MR3D_INVALID;
   return status;
 }

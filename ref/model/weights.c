@@ -129,9 +129,19 @@ void mr3d_weights_cache_free(mr3d_weights_cache **cache) {
   *cache = NULL;
 }
 
+/* The sizes of a generated point encoder. */
+static void add_encoder(const mr3d_config *config, char *key, size_t size) {
+  const mr3d_point_config *c = &config->point_config;
+  const mr3d_stages *const lists[] = {&c->conv_layers, &c->enc_depths, &c->enc_channels};
+  size_t used = (size_t)snprintf(key, size, " encoder %d %d %lld %lld %lld %.17g", (int)config->point_backbone, (int)config->projector, (long long)c->input_channels,
+                                 (long long)c->embed_channels, (long long)c->in_channels, c->mlp_ratio);
+  for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
+    for (int64_t s = 0; s < lists[i]->count; s++) used += (size_t)snprintf(key + used, size - used, "%s%lld", s ? "," : " ", (long long)lists[i]->at[s]);
+}
+
 /* What tells two openings of one path apart, beside the files. Ownership: the caller's. */
 static char *key_of(const mr3d_weights_source *source) {
-  const size_t size = strlen(source->path) + 512;
+  const size_t size = strlen(source->path) + 2048;
   char *key = mr3d_allocate((long long)size, 1);
   const bool generated = mr3d_is_generated(source->path);
   const mr3d_config *c = source->config;
@@ -143,6 +153,7 @@ static char *key_of(const mr3d_weights_source *source) {
              (long long)c->intermediate_size, (long long)c->num_hidden_layers, (long long)c->num_attention_heads, (long long)c->num_key_value_heads,
              (long long)c->head_dim, (long long)c->vocab_size, c->tie_word_embeddings, (int)c->strategy, c->spatial_ratio, c->rope_mixed_3d, c->learned_per_axis,
              c->learned_axial_weights, (int)c->rope_3d_kind, c->rope_theta_3d);
+  if (generated && source->encoder) add_encoder(c, key + strlen(key), size - strlen(key));
   return key;
 }
 
@@ -163,7 +174,7 @@ static mr3d_status open_parts(const mr3d_weights_source *source, mr3d_checkpoint
   if (mr3d_is_generated(source->path)) {
     mr3d_generated_name name;
     mr3d_status status = mr3d_generated_name_parse(source->path, &name, error);
-    if (status == MR3D_OK) status = mr3d_generated_model(&name, source->config, source->tier, drawn, error);
+    if (status == MR3D_OK) status = (source->encoder ? mr3d_generated_encoder : mr3d_generated_model)(&name, source->config, source->tier, drawn, error);
     return status == MR3D_OK ? MR3D_OK : mr3d_fail_in(error, "%s", source->path);
   }
   MR3D_TRY(mr3d_checkpoint_open(source->path, checkpoint, error));
@@ -300,8 +311,7 @@ static mr3d_status in_file(const mr3d_weights *weights, const char *tensor, mr3d
   return mr3d_fail_in(error, "weights %s", weights->checkpoint.n_files ? mr3d_checkpoint_file_of(&weights->checkpoint, tensor) : weights->path);
 }
 
-/* A whole tensor in binary64. *temporary: the caller's to give_spare, or NULL. */
-static mr3d_status tensor_values(mr3d_weights *weights, const mr3d_tensor *tensor, const double **values, double **temporary, mr3d_error *error) {
+mr3d_status mr3d_weights_values(mr3d_weights *weights, const mr3d_tensor *tensor, mr3d_held_tensors *held, const double **values, mr3d_error *error) {
   int i = index_of(weights, tensor);
   int64_t count = mr3d_tensor_count(tensor), bytes = count * (int64_t)sizeof(double);
   const double *found = is_direct(tensor) ? tensor->data : weights->converted[i];
@@ -323,9 +333,18 @@ static mr3d_status tensor_values(mr3d_weights *weights, const mr3d_tensor *tenso
     weights->converted[i] = fresh;
     fresh = NULL;
   }
+  if (fresh) {
+    held->cache = weights->cache;
+    held->values[held->count] = fresh;
+    held->elements[held->count++] = count;
+  }
   *values = found;
-  *temporary = fresh;
   return MR3D_OK;
+}
+
+void mr3d_held_tensors_release(mr3d_held_tensors *held) {
+  for (int i = 0; i < held->count; i++) give_spare(held->cache, held->values[i], held->elements[i]);
+  held->count = 0;
 }
 
 mr3d_status mr3d_weights_rows(mr3d_weights *weights, const mr3d_tensor *tensor, int64_t first, int64_t count, double *buffer, const double **values,
@@ -423,14 +442,11 @@ mr3d_status mr3d_weights_check(mr3d_weights *weights, const mr3d_config *config,
   return complete ? MR3D_OK : report_missing(weights, config->num_hidden_layers, sizes, missing, error);
 }
 
-void mr3d_layer_weights_free(mr3d_layer_weights *layer) {
-  for (int i = 0; i < layer->n_temporary; i++) give_spare(layer->cache, layer->temporary[i], layer->elements[i]);
-  layer->n_temporary = 0;
-}
+void mr3d_layer_weights_free(mr3d_layer_weights *layer) { mr3d_held_tensors_release(&layer->held); }
 
 mr3d_status mr3d_weights_layer(mr3d_weights *weights, const mr3d_config *config, mr3d_sizes *sizes, int64_t index, bool has_points, mr3d_layer_weights *out,
                                mr3d_error *error) {
-  mr3d_layer_weights loaded = {.cache = weights->cache};
+  mr3d_layer_weights loaded = {0};
   for (int i = 0; i < MR3D_N_LAYER_SLOTS; i++) {
     const mr3d_slot *slot = &mr3d_layer_slots[i];
     char name[128];
@@ -438,19 +454,63 @@ mr3d_status mr3d_weights_layer(mr3d_weights *weights, const mr3d_config *config,
     if (!is_needed(slot, config, has_points)) continue;
     const mr3d_tensor *tensor;
     const double *values = NULL;
-    double *temporary = NULL;
     mr3d_status status = find_tensor(weights, name, slot->shape, sizes, &tensor, error);
-    if (status == MR3D_OK) status = tensor_values(weights, tensor, &values, &temporary, error);
+    if (status == MR3D_OK) status = mr3d_weights_values(weights, tensor, &loaded.held, &values, error);
     if (status != MR3D_OK) {
       mr3d_layer_weights_free(&loaded);
       return status;
-    }
-    if (temporary) {
-      loaded.elements[loaded.n_temporary] = mr3d_tensor_count(tensor);
-      loaded.temporary[loaded.n_temporary++] = temporary;
     }
     memcpy((char *)&loaded.layer + slot->field, &values, sizeof values);
   }
   *out = loaded;
   return MR3D_OK;
+}
+
+/* ---- the point encoder ---- */
+
+/* The size of an axis of a tensor of two, or 0. */
+static int64_t shown(const mr3d_weights *weights, const char *name, int axis) {
+  const mr3d_tensor *tensor = mr3d_bundle_find(weights->tensors, name);
+  return tensor && tensor->rank == 2 ? tensor->shape[axis] : 0;
+}
+
+/* "point_backbone.input_proj.bias [512], ... and 7 more": what is missing of the list. */
+static int list_missing(const mr3d_weights *weights, const mr3d_bundle *expected, char text[600]) {
+  int missing = 0;
+  size_t used = 0;
+  for (int i = 0; i < mr3d_bundle_count(expected); i++) {
+    const mr3d_tensor *tensor = mr3d_bundle_at(expected, i);
+    char shape[96];
+    if (mr3d_bundle_find(weights->tensors, tensor->name)) continue;
+    if (++missing > 5) continue;
+    mr3d_shape_text(tensor->rank, tensor->shape, shape);
+    used += (size_t)snprintf(text + used, 600 - used, "%s%s %s", used ? ", " : "", tensor->name, shape);
+  }
+  if (missing > 5) snprintf(text + used, 600 - used, " and %d more", missing - 5);
+  return missing;
+}
+
+static mr3d_status check_tensor(const mr3d_weights *weights, const mr3d_tensor *expected, mr3d_error *error) {
+  const mr3d_tensor *tensor = mr3d_bundle_find(weights->tensors, expected->name);
+  char is[96], must[96];
+  mr3d_status status = mr3d_kind_check_type(MR3D_KIND_WEIGHT, MR3D_FP64, expected->name, tensor, error);
+  if (status == MR3D_OK && strcmp(mr3d_shape_text(tensor->rank, tensor->shape, is), mr3d_shape_text(expected->rank, expected->shape, must)) != 0)
+    status = mr3d_fail(error, MR3D_INVALID, "%s has shape %s, expected %s: what point_config, projector and hidden_size say", expected->name, is, must);
+  return in_file(weights, expected->name, status, error);
+}
+
+mr3d_status mr3d_weights_check_encoder(mr3d_weights *weights, const mr3d_config *config, mr3d_projector_widths *widths, mr3d_error *error) {
+  const bool mlp = config->projector == MR3D_PROJECTOR_MLP;
+  const int64_t hidden = config->hidden_size > 0 ? config->hidden_size : shown(weights, mlp ? "point_proj.2.weight" : "point_proj.weight", 0);
+  const int64_t inner = mlp ? shown(weights, "point_proj.0.weight", 0) : hidden;
+  char list[600];
+  *widths = (mr3d_projector_widths){inner ? inner : hidden, hidden};
+  mr3d_bundle *expected = mr3d_encoder_tensors(config, widths->inner, hidden);
+  const int missing = list_missing(weights, expected, list);
+  mr3d_status status = MR3D_OK;
+  if (missing)
+    status = mr3d_fail(error, MR3D_INVALID, "weights %s: %d of %d tensors of the point encoder are missing: %s", weights->path, missing, mr3d_bundle_count(expected), list);
+  for (int i = 0; i < mr3d_bundle_count(expected) && status == MR3D_OK; i++) status = check_tensor(weights, mr3d_bundle_at(expected, i), error);
+  mr3d_bundle_free(&expected);
+  return status;
 }

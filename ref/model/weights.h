@@ -18,6 +18,7 @@ typedef struct mr3d_weights_source {
   const char *path;            /**< a safetensors file, an index of shards, a checkpoint's folder, "generated:SEED" or "generated:SEED/SET" */
   const mr3d_config *config;   /**< sizes of what is drawn; not kept */
   mr3d_tier tier;              /**< whose storage type a generated model is rounded to */
+  bool encoder;                /**< of a generated model the point encoder and its projector, else the decoder */
   const uint64_t *init_missing; /**< seed of learned rotary parameters that a checkpoint lacks; NULL: never made up */
 } mr3d_weights_source;
 
@@ -55,17 +56,36 @@ mr3d_status mr3d_weights_ends(mr3d_weights *, const mr3d_config *, mr3d_sizes *,
  */
 mr3d_status mr3d_weights_check(mr3d_weights *, const mr3d_config *, mr3d_sizes *, bool has_points, mr3d_error *);
 
-/** One layer's parameters and what of them is not in the cache. Zero-initialise. */
+/** Tensors in use, as far as they are not in the cache, which takes them back. Zero-initialise. */
+#define MR3D_HELD_TENSORS 32
+typedef struct mr3d_held_tensors {
+  mr3d_weights_cache *cache;
+  int count;
+  double *values[MR3D_HELD_TENSORS];
+  int64_t elements[MR3D_HELD_TENSORS];
+} mr3d_held_tensors;
+/** A whole tensor of the weights in binary64, valid until it is released. Requires: fewer than MR3D_HELD_TENSORS are held. Errors: a value is not finite. */
+mr3d_status mr3d_weights_values(mr3d_weights *, const mr3d_tensor *, mr3d_held_tensors *, const double **values, mr3d_error *);
+void mr3d_held_tensors_release(mr3d_held_tensors *);
+
+/** One layer's parameters. Zero-initialise. */
 typedef struct mr3d_layer_weights {
   mr3d_layer layer;
-  mr3d_weights_cache *cache; /* takes back what is temporary */
-  int n_temporary;
-  double *temporary[MR3D_N_LAYER_SLOTS];
-  int64_t elements[MR3D_N_LAYER_SLOTS];
+  mr3d_held_tensors held;
 } mr3d_layer_weights;
 /** Layer number `index`. `sizes` holds the configuration's. Ownership: mr3d_layer_weights_free; valid until then. */
 mr3d_status mr3d_weights_layer(mr3d_weights *, const mr3d_config *, mr3d_sizes *sizes, int64_t index, bool has_points, mr3d_layer_weights *, mr3d_error *);
 void mr3d_layer_weights_free(mr3d_layer_weights *);
+
+/** Widths of the projector's matrices (mr3d_encoder_tensors): hidden_size, else what the weights show; inner is hidden where there is none. */
+typedef struct mr3d_projector_widths {
+  int64_t inner, hidden;
+} mr3d_projector_widths;
+/**
+ * Whether the weights hold every tensor of the configuration's point encoder, with the right types and shapes, before any is read. Errors: lists those
+ * that are missing, with their shapes; a shape that does not fit, with both.
+ */
+mr3d_status mr3d_weights_check_encoder(mr3d_weights *, const mr3d_config *, mr3d_projector_widths *, mr3d_error *);
 
 /** Rows first .. first+count-1 of a [rows,columns] tensor in binary64: `buffer`, or the mapping itself where it is F64 and aligned. Not kept. */
 mr3d_status mr3d_weights_rows(mr3d_weights *, const mr3d_tensor *, int64_t first, int64_t count, double *buffer, const double **values, mr3d_error *);

@@ -61,8 +61,18 @@ int mr3d_trace_shape(const mr3d_trace_point *point, const mr3d_trace_sizes *size
   return rank;
 }
 
+/* Of stages 0 .. MR3D_MAX_STAGES-1 an encoder has as many as its configuration says. */
+#define STAGE(n) "stage" #n, "stage" #n "_coords"
+
+const char *const *mr3d_trace_encoder_points(void) {
+  static const char *const points[] = {STAGE(0),  STAGE(1),  STAGE(2),  STAGE(3),  STAGE(4),     STAGE(5),  STAGE(6),     STAGE(7),  STAGE(8), STAGE(9), STAGE(10),
+                                       STAGE(11), STAGE(12), STAGE(13), STAGE(14), STAGE(15), "bottleneck", "fourier", "input_proj", "projected", NULL};
+  return points;
+}
+
 static void name_of(const mr3d_context *context, const char *point, char name[96]) {
   if (context->layer == MR3D_TRACE_MODEL) snprintf(name, 96, "model.%s", point);
+  else if (context->layer == MR3D_TRACE_ENCODER) snprintf(name, 96, "encoder.%s", point);
   else snprintf(name, 96, "%lld.%s", (long long)context->layer, point);
 }
 

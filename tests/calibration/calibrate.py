@@ -2,7 +2,8 @@
 
     python3 tests/calibration/calibrate.py --seeds 1-20 --markdown docs/calibration.md
 
-Every stack runs at every tier it has; --stack, --tier, --seeds and --select choose a part. One line of JSON is appended to the
+Every stack runs at every tier it has; --stack, --tier, --seeds and --select choose a part. Cases tagged `slow` are left out, but where
+--select is "--tag whole": the 24 layers of docs/cases.md, half an hour a tier for the first stack. One line of JSON is appended to the
 results (tests/calibration/results.jsonl, which is committed) for each finished run, and a run that is there already is not
 repeated: stop it whenever you like. Delete the lines that a change of the judge has made old. --table only writes the page. PYTHON (default python3) must have torch, transformers, numpy, safetensors, jax, onnxruntime and onnx for the stacks
 that use them; this program itself needs nothing.
@@ -72,12 +73,17 @@ def commit() -> str:
     return git("rev-parse", "--short=10", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no", "--", ".", f":!{HERE}/results.jsonl") else "")
 
 
+def asks_whole(select: str) -> bool:
+    """Whether a selection is of the whole model, whose cases are all slow."""
+    return "--tag whole" in select
+
+
 def run(arguments, stack: str, tier: str, seed: int, select: str, folder: Path) -> dict | None:
     """One run's record. Stacks share the judge's emulated runs of a seed, which lie in the folder."""
     spec = STACKS[stack][0].format(python=arguments.python, build=arguments.build, fast_math=arguments.fast_math)
     report = folder / "report.json"
-    command = [f"{arguments.build}/tools/mr3d", "check", "--backend", spec, "--tier", tier, "--seed", str(seed), "--without-slow",
-               "--timeout", str(arguments.timeout), "--jobs", str(arguments.jobs), "--yardsticks", str(folder), "--quiet", "--json", str(report), *select.split()]
+    command = [f"{arguments.build}/tools/mr3d", "check", "--backend", spec, "--tier", tier, "--seed", str(seed),
+               *([] if asks_whole(select) else ["--without-slow"]), "--timeout", str(arguments.timeout), "--jobs", str(arguments.jobs), "--yardsticks", str(folder), "--quiet", "--json", str(report), *select.split()]
     environment = {"MR3D_GOLDEN": str(ROOT / "golden"), "OMP_NUM_THREADS": str(arguments.threads),
                    "JAX_COMPILATION_CACHE_DIR": f"{arguments.build}/jax-cache", **os.environ}
     begin = time.monotonic()
@@ -143,13 +149,15 @@ def runs_text(records: list[dict]) -> str:
 def page(records: list[dict], explained: dict) -> tuple[str, int]:
     """(Markdown, failures that are unexplained or the judge's)"""
     days = sorted({r["date"] for r in records})
-    out = ["# Calibration: stacks that are right, and how near they come to a limit", "",
+    whole = all(asks_whole(r["selection"]) for r in records)
+    title = "Calibration at full size: stacks that are right, 24 layers deep" if whole else "Calibration: stacks that are right, and how near they come to a limit"
+    out = [f"# {title}", "",
            "The judge's numbers come from derivations (`tolerance.md`); this page is the other half: backends that are known to be right, in arithmetics of",
            "their own, with inputs that nobody has seen before. A cell is the largest statistic over its limit among all answers that passed, and the rule that it belongs to;",
            "1 would fail. Written by `tests/calibration/calibrate.py`; do not edit.", "",
            f"{days[0]}{' to ' + days[-1] if days[-1] != days[0] else ''}, mr3d {', '.join(sorted({r['mr3d'] for r in records}))}, "
-           f"({', '.join(sorted({r['commit'] for r in records}))}), {', '.join(sorted({r['machine'] for r in records}))}, cases of {', '.join(sorted({'`' + r['selection'] + '`' for r in records}))} without "
-           "those tagged `slow`.", "", "| stack | version | what is particular | runs |", "|---|---|---|---|"]
+           f"({', '.join(sorted({r['commit'] for r in records}))}), {', '.join(sorted({r['machine'] for r in records}))}, cases of {', '.join(sorted({'`' + r['selection'] + '`' for r in records}))}"
+           + ("." if whole else " without those tagged `slow`."), "", "| stack | version | what is particular | runs |", "|---|---|---|---|"]
     for stack in STACKS:
         of_stack = [r for r in records if r["stack"] == stack]
         if of_stack:
@@ -161,9 +169,13 @@ def page(records: list[dict], explained: dict) -> tuple[str, int]:
     listed, wrong = failure_list(records, explained["failures"])
     out += ["", "## Failures", "", *listed, "", "## Seen beside", "", *(f"* {note}" for note in explained["notes"]), "", "## Do it again", "",
             "    meson setup build && meson compile -C build",
-            "    PYTHON=venv/bin/python python3 tests/calibration/calibrate.py --seeds 1-20 --markdown docs/calibration.md", "",
+            "    PYTHON=venv/bin/python python3 tests/calibration/calibrate.py " + (
+                f"--select '--tag whole' --seeds 0 --stack '{','.join(s for s in STACKS if any(r['stack'] == s for r in records))}' "
+                "--results tests/calibration/whole.jsonl --markdown docs/calibration-whole.md" if whole else "--seeds 1-20 --markdown docs/calibration.md"), "",
             "The Python that runs the stacks needs torch, transformers, numpy, safetensors, jax, onnxruntime and onnx; `--stack` chooses those that it has (`--stack numpy,C`).",
-            "A run that was stopped goes on where it was. On two cores with other work a run over L0 took 20 s to two minutes (JAX, the first time: three; `torch compile`: eight)."]
+            "A run that was stopped goes on where it was. On two cores with other work " + (
+                f"these runs took {min(r['seconds'] for r in records) / 60:.0f} to {max(r['seconds'] for r in records) / 60:.0f} minutes; the first of a tier computes what the others share."
+                if whole else "a run over L0 took 20 s to two minutes (JAX, the first time: three; `torch compile`: eight).")]
     return "\n".join(out) + "\n", wrong
 
 

@@ -311,6 +311,36 @@ static void committed_cases_can_be_read_and_cover_every_operator(void **state) {
   mr3d_suite_close(&suite);
 }
 
+static int selected(const mr3d_suite *suite, mr3d_selection selection) {
+  int n = 0;
+  for (int i = 0; i < mr3d_suite_count(suite); i++) {
+    const mr3d_case *test = mr3d_suite_at(suite, i);
+    for (int t = 0; t < test->n_tags; t++) n += strcmp(test->tags[t], "whole") == 0 && mr3d_case_selected(test, &selection);
+  }
+  return n;
+}
+
+/* Its cases take minutes each. */
+static void the_whole_model_is_asked_only_by_name(void **state) {
+  (void)state;
+  mr3d_error error = {0};
+  mr3d_suite *suite = NULL;
+  if (mr3d_suite_open(committed_set(), NULL, &suite, &error) != MR3D_OK) fail_msg("%s", error.message);
+  const int all = selected(suite, (mr3d_selection){.with_whole = true});
+  assert_true(all >= 4);
+  assert_int_equal(selected(suite, (mr3d_selection){0}), 0);
+  assert_int_equal(selected(suite, (mr3d_selection){.tag = "greedy,slow"}), 0);
+  assert_int_equal(selected(suite, (mr3d_selection){.case_glob = "*"}), 0);
+  assert_int_equal(selected(suite, (mr3d_selection){.level = "L3,L4", .pitfall = "decode-rope"}), 0);
+  assert_int_equal(selected(suite, (mr3d_selection){.tag = "canonical,whole"}), all);
+  assert_int_equal(selected(suite, (mr3d_selection){.tag = "whole", .level = "L4"}), all - 1);
+  assert_int_equal(selected(suite, (mr3d_selection){.case_glob = "decode/whole-30"}), 1);
+  assert_int_equal(mr3d_selection_check(suite, &(mr3d_selection){.case_glob = "decode/whole-*"}, &error), MR3D_INVALID);
+  if (!strstr(error.message, "add --tag whole")) fail_msg("%s", error.message);
+  assert_int_equal(mr3d_selection_check(suite, &(mr3d_selection){.case_glob = "decode/whole-*", .tag = "whole"}, &error), MR3D_OK);
+  mr3d_suite_close(&suite);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(broken_files_are_refused_with_their_place),
@@ -325,6 +355,7 @@ int main(void) {
       cmocka_unit_test(embeds_are_spliced_rows_of_table_and_features),
       cmocka_unit_test(canonical_scene_has_106328_points_and_556_coords),
       cmocka_unit_test(committed_cases_can_be_read_and_cover_every_operator),
+      cmocka_unit_test(the_whole_model_is_asked_only_by_name),
   };
   return cmocka_run_group_tests(tests, open_folder, close_folder);
 }

@@ -340,7 +340,7 @@ static void findings_say_once_what_layers_share(void **state) {
     free(given), free(changed);
   }
   for (int more = 0; more < 2; more++) {
-    mr3d_findings f = {0};
+    mr3d_trace_findings f = {0};
     if (more) ((float *)mr3d_bundle_find(other, "model.norm.weight")->data)[3] += 1;
     mr3d_bundle *subject = trace_of(other, true), *reference = trace_of(weights, true);
     add_whole(subject, "0.model.cache_length", 0, 0, SHAPE(1));

@@ -16,6 +16,7 @@
 #include "calls.h"
 #include "drift.h"
 #include "mr3d/random.h"
+#include "mr3d/safetensors.h"
 #include "mutants.h"
 
 /** Sizes of the model. */
@@ -149,6 +150,33 @@ static inline mr3d_bundle *traced(const generation *g, mr3d_tier tier, bool emul
   }
   mr3d_mutant_server_free(&server);
   return trace;
+}
+
+/** Writes a trace of a small model with a mistake in one layer ("none": without), as a user's file. */
+static inline void save_trace(mr3d_tier tier, const char *mistake, int64_t layer, const char *path) {
+  const model_sizes model = SMALL_MODEL;
+  char config[1200];
+  mr3d_error error = {0};
+  config_text(config, sizeof config, &model, "");
+  mr3d_weights_cache *weights = mr3d_weights_cache_new();
+  generation g = generate(ONE_SAMPLE, tier, config, &model, 9, 24, 3, "generated:5");
+  mr3d_bundle *trace = traced(&g, tier, tier != MR3D_FP64, strcmp(mistake, "none") == 0 ? NULL : mr3d_mutant_named(mistake), layer, weights);
+  mr3d_bundle *narrow = mr3d_bundle_new(); /* in the types of the tier, as a user's would be */
+  for (int i = 0; i < mr3d_bundle_count(trace); i++) {
+    const mr3d_tensor *t = mr3d_bundle_at(trace, i);
+    if (t->dtype == MR3D_F64 && !strstr(t->name, "point_coords")) mr3d_tensor_from_double(mr3d_bundle_add(narrow, t->name, mr3d_tier_storage(tier), t->rank, t->shape), t->data);
+    else mr3d_bundle_copy(narrow, t->name, t);
+  }
+  mr3d_bundle_free(&trace);
+  trace = narrow;
+  mr3d_bundle_set(trace, "trace", "1");
+  mr3d_bundle_set(trace, "tier", mr3d_tier_name(tier));
+  mr3d_bundle_set(trace, "config", config);
+  mr3d_bundle_set(trace, "weights", "generated:5");
+  if (mr3d_safetensors_save(path, trace, &error) != MR3D_OK) fail_msg("%s", error.message);
+  mr3d_bundle_free(&trace);
+  generation_free(&g);
+  mr3d_weights_cache_free(&weights);
 }
 
 /** The drift of a whole trace. */

@@ -59,6 +59,10 @@ static const struct {
     {"point_token_id", "3"},
     {"decode_mask", "\"spliced\""},
     {"grid_overflow", "\"clip\""},
+    {"point_backbone", "\"sonata\""},
+    {"point_config", "{\"mlp_ratio\": 3}"},
+    {"projector", "\"mlp\""},
+    {"sonata_coord_norm", "\"scene\""},
 };
 enum { N_KNOWN = sizeof known / sizeof *known };
 
@@ -135,6 +139,7 @@ static void an_empty_object_gives_the_defaults(void **state) {
   assert_true(c.num_bins == 1280 && c.downsamplings == 4 && c.reduced_grid_size == 80 && c.cell_size == 0.025);
   assert_true(c.point_start_token_id == 151652 && c.point_end_token_id == 151653 && c.point_token_id == 151654);
   assert_true(c.decode_mask == MR3D_PAD_END && c.grid_overflow == MR3D_OVERFLOW_ERROR);
+  assert_true(c.point_backbone == MR3D_NO_BACKBONE && c.projector == MR3D_PROJECTOR_LINEAR && c.sonata_coord_norm == MR3D_SONATA_NORM_GRID);
 }
 
 static void every_key_is_read_into_its_field(void **state) {
@@ -152,6 +157,7 @@ static void every_key_is_read_into_its_field(void **state) {
   assert_true(c.num_bins == 640 && c.downsamplings == 3 && c.cell_size == 0.05 && c.reduced_grid_size == 81);
   assert_true(c.point_start_token_id == 1 && c.point_end_token_id == 2 && c.point_token_id == 3);
   assert_true(c.decode_mask == MR3D_SPLICED && c.grid_overflow == MR3D_OVERFLOW_CLIP);
+  assert_true(c.point_backbone == MR3D_SONATA && c.projector == MR3D_PROJECTOR_MLP && c.sonata_coord_norm == MR3D_SONATA_NORM_SCENE && c.point_config.mlp_ratio == 3);
 }
 
 static void every_choice_has_all_its_values(void **state) {
@@ -177,7 +183,7 @@ static void null_counts_as_absent_where_a_key_has_no_fixed_default(void **state)
   const mr3d_config c = parsed("{\"hidden_size\": null, \"intermediate_size\": null, \"num_hidden_layers\": null, \"num_attention_heads\": null,"
                                " \"num_key_value_heads\": null, \"head_dim\": null, \"vocab_size\": null, \"rope_theta\": null,"
                                " \"rms_norm_eps\": null, \"tie_word_embeddings\": null, \"spatial_ratio\": null, \"virtual_resolution\": null,"
-                               " \"reduced_grid_size\": null}");
+                               " \"reduced_grid_size\": null, \"point_backbone\": null, \"point_config\": null}");
   assert_true(c.hidden_size == 0 && c.rope_theta == 0 && c.tie_word_embeddings == -1 && c.spatial_ratio == -1 && c.reduced_grid_size == 80);
   assert_int_equal(parsed("{\"head_dim\": null, \"hidden_size\": 896, \"num_attention_heads\": 14}").head_dim, 64);
 }
@@ -215,6 +221,9 @@ static void a_value_outside_its_list_is_refused_and_the_list_shown(void **state)
   refuse("{\"temporal_rope\": \"\"}", "valid values are \"gathered\", \"native\"");
   refuse("{\"decode_mask\": \"padend\"}", "valid values are \"pad_end\", \"spliced\"");
   refuse("{\"grid_overflow\": \"wrap\"}", "valid values are \"error\", \"clip\"");
+  refuse("{\"point_backbone\": \"ptv3\"}", "point_backbone is \"ptv3\"; valid values are \"scenescript\", \"sonata\"");
+  refuse("{\"projector\": \"qformer\"}", "valid values are \"linear\", \"mlp\"");
+  refuse("{\"sonata_coord_norm\": \"unit\"}", "valid values are \"grid\", \"scene\"");
   refuse("{\"rope_3d_kind\": \"Mixed\"}", "valid values are \"mixed\", \"axial\"");
   refuse("{\"spatial_temporal_separate_strategy\": \"half\"}", "valid values are \"half_spatial_half_temp\", \"full_spatial\", \"full_temporal\", \"custom_ratio\"");
 }
@@ -391,6 +400,8 @@ static void a_session_agrees_with_what_it_was_opened_with(void **state) {
   assert_done(mr3d_config_agrees("{\"drift\": \"none\", \"rope_theta_3d\": 100}", session, &error), error); /* the session's default */
   assert_done(mr3d_config_agrees("{\"head_dim\": 64, \"reduced_grid_size\": 40}", session, &error), error);   /* derived there */
   assert_done(mr3d_config_agrees("{\"head_dim\": null, \"model_type\": 1}", session, &error), error);
+  assert_done(mr3d_config_agrees("{\"point_config\": null, \"point_backbone\": null}", session, &error), error);
+  assert_done(mr3d_config_agrees("{\"point_config\": {\"mlp_ratio\": 4.0}}", session, &error), error);
 }
 
 static void a_session_refuses_another_value_naming_both(void **state) {
@@ -401,6 +412,8 @@ static void a_session_refuses_another_value_naming_both(void **state) {
   assert_refused(mr3d_config_agrees("{\"drift\": \"none\"}", session, &error), MR3D_INVALID, error, "drift is none, but the session was opened with average");
   assert_refused(mr3d_config_agrees("{\"tie_word_embeddings\": true}", session, &error), MR3D_INVALID, error, "true, but the session was opened with false");
   assert_refused(mr3d_config_agrees("{\"hidden_size\": 8}", session, &error), MR3D_INVALID, error, "opened with not given");
+  assert_refused(mr3d_config_agrees("{\"point_backbone\": \"sonata\"}", session, &error), MR3D_INVALID, error, "point_backbone is sonata, but the session was opened with not given");
+  assert_refused(mr3d_config_agrees("{\"point_config\": {\"enc_depths\": [1]}}", session, &error), MR3D_INVALID, error, "point_config is not the one");
   assert_refused(mr3d_config_agrees("{\"rope_thet\": 1e6}", session, &error), MR3D_INVALID, error, "did you mean \"rope_theta\"");
   assert_refused(mr3d_config_agrees("{\"rope_theta\": \"1e6\"}", session, &error), MR3D_INVALID, error, "expected a finite number");
   assert_refused(mr3d_config_agrees("x", session, &error), MR3D_INVALID, error, "expected an object");

@@ -13,6 +13,9 @@ static void add_meta(mr3d_bundle *r, const char *key, const char *value) { mr3d_
 
 enum { Q = 5, PAST = 3, N = 2, TEXT = 9 };
 
+#define ENCODER_SIZES "\"enc_depths\":[1,1],\"enc_channels\":[4,6],\"enc_num_head\":[2,3]"
+#define ENCODER_CONFIG "{\"hidden_size\":8,\"num_bins\":16,\"downsamplings\":1,\"point_config\":{" ENCODER_SIZES "}}"
+
 static mr3d_bundle *base_of(const char *op) {
   const bool again = strcmp(op, "prefill again") == 0, spliced = strstr(op, " spliced") != NULL;
   char name[32];
@@ -101,6 +104,13 @@ static mr3d_bundle *base_of(const char *op) {
   } else if (strcmp(name, "token_coords") == 0) {
     add_filled(r, "grid", 17, SHAPE(3, 3));
     add_meta(r, "stages", "4");
+  } else if (strcmp(name, "encode_points") == 0) {
+    const int64_t grid[] = {0, 1, 2, 0, 1, 3, 5, 0, 0};
+    add_meta(r, "config", ENCODER_CONFIG);
+    add_meta(r, "encoder", "sonata");
+    add_meta(r, "weights", "generated:7");
+    add_integers(r, "grid", grid, SHAPE(3, 3));
+    add_reals(r, "features", 1, SHAPE(3, 6));
   } else {
     fail_msg("no base request for %s", op);
   }
@@ -451,6 +461,25 @@ static const rule rules[] = {
     {"token_coords", "poke grid 4 -1", {"-1"}},
     {"token_coords", "put grid F64 3,3", {"grid is F64, expected I64"}},
     {"token_coords", "put grid I64 3,4", {"grid has shape [3,4], expected [M,3]"}},
+
+    /* the point encoder; what is wrong with a grid or with weights is in encoders.c */
+    {"encode_points", "unset encoder", {"metadata encoder is missing", "point_backbone", "\"scenescript\" or \"sonata\""}},
+    {"encode_points", "meta encoder z", {"metadata encoder is \"z\"", "\"scenescript\" or \"sonata\""}},
+    {"encode_points", "unset weights", {"metadata weights is missing"}},
+    {"encode_points", "meta weights nowhere.safetensors", {"weights", "nowhere.safetensors"}},
+    {"encode_points", "put grid F64 3,3", {"grid is F64, expected I64"}},
+    {"encode_points", "put grid I64 0,3;put features F64 0,6", {"grid has 0 rows"}},
+    {"encode_points", "put features F64 2,6", {"features has shape [2,6]", "M = 3 (grid)"}},
+    {"encode_points", "put features F32 3,6", {"features is F32, expected F64"}},
+    {"encode_points", "poke features 4 nan", {"features[0,4] is NaN"}},
+    {"encode_points", "poke grid 0 -1", {"grid[0] is (-1, 1, 2)", "0 or more"}},
+    {"encode_points", "poke grid 8 16", {"grid[2] is (5, 0, 16)", "num_bins is 16"}},
+    {"encode_points", "poke grid 5 1", {"grid[1] is (0, 1, 1), after (0, 1, 2)", "sorted"}},
+    {"encode_points", "poke grid 5 2", {"grid[0] and grid[1] are both (0, 1, 2)"}},
+    {"encode_points", "meta config {\"hidden_size\":8,\"point_config\":{\"shuffle_orders\":true}}", {"shuffle_orders is true", "the only valid value is false", "random"}},
+    {"encode_points", "meta config {\"hidden_size\":8,\"point_config\":{\"order\":[\"z\",\"hilbert\"]}}", {"order is [\"z\",\"hilbert\"]", "\"z\" and \"z-trans\""}},
+    {"encode_points", "meta config {\"hidden_size\":8,\"point_config\":{\"enc_channels\":[6]}}", {"enc_channels has 1 entries, expected 5"}},
+    {"encode_points", "meta config {\"hidden_size\":8,\"sonata_coord_norm\":\"scene\"};meta encoder scenescript", {"sonata_coord_norm", "Sonata"}},
 };
 #define N_RULES (sizeof rules / sizeof *rules)
 
@@ -466,20 +495,6 @@ static void rule_holds(void **state) {
   mr3d_bundle_free(&b);
   mr3d_server_free(&server);
   mr3d_server_free(&untouched);
-}
-
-/* encode_points is of the protocol and not offered here: that is not a refusal. */
-static void encode_points_is_unsupported(void **state) {
-  (void)state;
-  mr3d_server *server = new_server();
-  mr3d_bundle *r = request("encode_points", "{}"), *a = NULL;
-  mr3d_error error = {0};
-  assert_int_equal(mr3d_server_answer(server, r, &a, &error), MR3D_UNSUPPORTED);
-  assert_non_null(strstr(error.message, "encode_points"));
-  assert_null(a);
-  for (const char *const *op = mr3d_server_ops(); *op; op++) assert_string_not_equal(*op, "encode_points");
-  mr3d_bundle_free(&r);
-  mr3d_server_free(&server);
 }
 
 /* A refused first prefill opens no session. */
@@ -527,7 +542,7 @@ static void malformed_weights_file_is_refused(void **state) {
 
 static const char *const bases[] = {"splice", "mask", "mask spliced", "rope1d", "cis3d", "cis3d base", "rope3d", "normalize_coords", "mixed_rope", "rmsnorm", "linear",
                                     "swiglu", "attention", "attention_block", "decoder_layer", "prefill", "prefill again", "decode", "drop_session", "voxelize",
-                                    "token_coords"};
+                                    "token_coords", "encode_points"};
 #define N_BASES (sizeof bases / sizeof *bases)
 
 /* A tensor that an operator does not know is a mistake of the sender's, never ignored. */
@@ -589,17 +604,16 @@ static int remove_weights(void **state) {
 }
 
 int main(void) {
-  struct CMUnitTest tests[N_RULES + 6];
+  struct CMUnitTest tests[N_RULES + 5];
   char names[N_RULES][200];
   for (size_t i = 0; i < N_RULES; i++) {
     snprintf(names[i], sizeof names[i], "%.40s is refused after: %.140s", rules[i].op, rules[i].edit);
     tests[i] = (struct CMUnitTest){.name = names[i], .test_func = rule_holds, .initial_state = (void *)&rules[i]};
   }
-  tests[N_RULES] = (struct CMUnitTest)cmocka_unit_test(encode_points_is_unsupported);
-  tests[N_RULES + 1] = (struct CMUnitTest)cmocka_unit_test(refused_prefill_opens_nothing);
-  tests[N_RULES + 2] = (struct CMUnitTest)cmocka_unit_test(weights_must_be_finite);
-  tests[N_RULES + 3] = (struct CMUnitTest)cmocka_unit_test(malformed_weights_file_is_refused);
-  tests[N_RULES + 4] = (struct CMUnitTest)cmocka_unit_test(no_edit_does_worse_than_be_refused);
-  tests[N_RULES + 5] = (struct CMUnitTest)cmocka_unit_test(extra_tensor_is_refused_by_every_operator);
+  tests[N_RULES] = (struct CMUnitTest)cmocka_unit_test(refused_prefill_opens_nothing);
+  tests[N_RULES + 1] = (struct CMUnitTest)cmocka_unit_test(weights_must_be_finite);
+  tests[N_RULES + 2] = (struct CMUnitTest)cmocka_unit_test(malformed_weights_file_is_refused);
+  tests[N_RULES + 3] = (struct CMUnitTest)cmocka_unit_test(no_edit_does_worse_than_be_refused);
+  tests[N_RULES + 4] = (struct CMUnitTest)cmocka_unit_test(extra_tensor_is_refused_by_every_operator);
   return cmocka_run_group_tests_name("requests that must be refused", tests, make_weights, remove_weights);
 }

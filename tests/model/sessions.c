@@ -2,6 +2,7 @@
 #include <math.h>
 
 #include "fixture.h"
+#include "mr3d/watch.h"
 
 enum { Q = 7 };
 static char weights_path[64];
@@ -332,6 +333,28 @@ static void logits_are_the_hidden_rows_times_the_embedding(void **state) {
   mr3d_server_free(&server);
 }
 
+static bool has_logits_wanted(void *user) { return *(bool *)user; }
+
+/* What a run knows already from a file of its own grows the session, and no more is computed than that. */
+static void logits_that_no_one_reads_are_zeros_and_the_rest_is_as_ever(void **state) {
+  (void)state;
+  bool wanted = false;
+  const mr3d_watch watch = {.user = &wanted, .wants_logits = has_logits_wanted};
+  mr3d_server *plain = new_server(), *watched = mr3d_server_new(&(mr3d_server_options){.watch = &watch});
+  mr3d_bundle *a = answer(plain, text_prefill("a", CONFIG, 1, 0, Q)), *b = answer(watched, text_prefill("a", CONFIG, 1, 0, Q));
+  for (int i = 0; i < Q * V; i++) assert_true(reals(b, "logits")[i] == 0);
+  assert_memory_equal(reals(a, "hidden"), reals(b, "hidden"), Q * HIDDEN * sizeof(double));
+  done(a), done(b);
+  a = answer(plain, decode("a", 1, 2)), b = answer(watched, decode("a", 1, 2));
+  for (int i = 0; i < 2 * V; i++) assert_true(reals(b, "logits")[i] == 0);
+  done(a), done(b);
+  wanted = true;
+  a = answer(plain, decode("a", 1, 1)), b = answer(watched, decode("a", 1, 1));
+  assert_memory_equal(reals(a, "logits"), reals(b, "logits"), V * sizeof(double));
+  done(a), done(b);
+  mr3d_server_free(&plain), mr3d_server_free(&watched);
+}
+
 static int make_weights(void **state) {
   (void)state;
   save_decoder((layer_options){.dtype = MR3D_F64}, weights_path);
@@ -358,6 +381,7 @@ int main(void) {
       cmocka_unit_test(one_token_prefill_with_a_past_turns_its_point),
       cmocka_unit_test(logits_to_keep_counts_from_the_end),
       cmocka_unit_test(logits_are_the_hidden_rows_times_the_embedding),
+      cmocka_unit_test(logits_that_no_one_reads_are_zeros_and_the_rest_is_as_ever),
   };
   return cmocka_run_group_tests_name("sessions", tests, make_weights, remove_weights);
 }

@@ -5,16 +5,22 @@
 enum { MARGIN = 3 };
 
 /** x rows and y rows with gaps, w transposed or not; sentinels between and behind the rows of y. */
-static void compare(int64_t rows, int64_t in, int64_t out, bool transposed, int threads) {
+static void compare(int64_t rows, int64_t in, int64_t out, bool transposed, bool onto, int threads) {
   const int64_t x_row = in + MARGIN, y_row = out + MARGIN, w_out = transposed ? 1 : in, w_in = transposed ? out : 1;
   double *x = numbers(rows * x_row, 3, 1), *w = numbers(out * in, 1, 2), *y = unwritten(rows * y_row + MARGIN);
   float *squares = calloc((size_t)(rows * y_row + 1), sizeof *squares);
-  const mr3d_product_in p = {rows, in, out, x, x_row, w, w_out, w_in, y_row};
+  const mr3d_product_in p = {rows, in, out, x, x_row, w, w_out, w_in, y_row, onto};
+  double *start = numbers(rows * y_row, 5, 3);
+  for (int64_t i = 0; i < rows * y_row && onto; i++)
+    if (i % y_row < out) {
+      y[i] = start[i];
+      squares[i] = (float)fabs(start[i]);
+    }
   mr3d_product(&p, threads, y);
   mr3d_product_squares(&p, threads, squares);
   for (int64_t r = 0; r < rows; r++)
     for (int64_t o = 0; o < y_row; o++) {
-      double sum = 0, square = 0;
+      double sum = onto ? start[r * y_row + o] : 0, square = onto && o < out ? fabs(start[r * y_row + o]) : 0;
       for (int64_t i = 0; i < in && o < out; i++) {
         sum = sum + x[r * x_row + i] * w[o * w_out + i * w_in];
         square += pow(x[r * x_row + i] * w[o * w_out + i * w_in], 2);
@@ -28,18 +34,20 @@ static void compare(int64_t rows, int64_t in, int64_t out, bool transposed, int 
   free(x);
   free(w);
   free(y);
+  free(start);
   free(squares);
 }
 
 static void awkward_sizes(void **state) {
   (void)state;
   const int64_t sizes[][3] = {{1, 1, 1},   {4, 8, 8},    {5, 7, 9},     {3, 256, 64},  {4, 257, 65},  {9, 255, 63},    {2, 512, 128}, {13, 600, 131},
-                              {0, 5, 5},   {5, 0, 5},    {5, 5, 0},     {1, 896, 17},  {1, 4864, 7},  {131, 3, 200},   {8, 64, 787},  {64, 787, 64}};
+                              {0, 5, 5},   {5, 0, 5},    {5, 5, 0},     {1, 896, 17},  {1, 4864, 7},  {131, 3, 200},   {8, 64, 787},  {64, 787, 64},
+                              {6, 448, 64}, {7, 449, 65}, {12, 447, 63}, {13, 897, 33}};
   for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++)
     for (int threads = 1; threads <= 3; threads++)
-      for (int transposed = 0; transposed < 2; transposed++)
+      for (int mode = 0; mode < 4; mode++)
         for (int bytes = 64; bytes >= 16; bytes /= 2)
-          if (mr3d_product_widest(bytes) == bytes) compare(sizes[k][0], sizes[k][1], sizes[k][2], transposed, threads);
+          if (mr3d_product_widest(bytes) == bytes) compare(sizes[k][0], sizes[k][1], sizes[k][2], mode & 1, mode & 2, threads);
   mr3d_product_widest(64);
 }
 

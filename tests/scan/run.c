@@ -304,6 +304,114 @@ static void generated_weights_need_no_file(void **state) {
   assert_said("weights: generated:x: expected generated:SEED");
 }
 
+/* ---- the point encoder ---- */
+
+/** A small Sonata beside the small decoder, five stages as the scene's 16^3 cells need. */
+#define ENCODER "\"point_backbone\": \"sonata\", \"point_config\": {\"enc_depths\": [0, 1, 0, 0, 1], \"enc_channels\": [4, 6, 6, 8, 10], \"enc_num_head\": [1, 2, 1, 1, 2], \"enc_patch_size\": [64, 64, 64, 64, 64]}"
+#define ENCODED "run --scan '%s' --prompt %s/prompts.json:chat --weights generated:7 --config %s/encoder.json --steps 2 "
+
+static void write_encoder_config(const char *folder, const char *encoder, const char *name) {
+  char path[400], text[2000] = {0};
+  snprintf(path, sizeof path, "%s/config.json", folder);
+  FILE *file = fopen(path, "r");
+  assert_non_null(file);
+  assert_true(fread(text, 1, sizeof text - 1, file) > 0);
+  fclose(file);
+  snprintf(path, sizeof path, "%s/%s", folder, name);
+  file = fopen(path, "w");
+  assert_non_null(file);
+  fprintf(file, "{%s, %s", encoder, strchr(text, '{') + 1);
+  fclose(file);
+}
+
+/** From 106,328 rows to 556 features with their coordinates: those that the encoder gives are those that enter the decoder, row for row. */
+static void the_encoders_features_and_coordinates_enter_the_decoder_row_for_row(void **state) {
+  const char *folder = *state;
+  write_encoder_config(folder, ENCODER, "encoder.json");
+  assert_int_equal(mr3d(ENCODED "--trace %s/encoded.safetensors", scene(), folder, folder, folder), 0);
+  assert_said("106328 rows");
+  assert_said("encoder  sonata: 68442 cells to 556 tokens of 32 features");
+  assert_said("S = 786 tokens, 556 of them points");
+  mr3d_bundle *trace = open_trace(folder, "encoded.safetensors");
+  const struct { const char *name; int64_t rows, columns; } stages[] = {{"0.encoder.stage0", 68442, 4}, {"0.encoder.stage0_coords", 68442, 3}, {"0.encoder.stage4", 556, 10},
+                                                                       {"0.encoder.stage4_coords", 556, 3}, {"0.encoder.fourier", 556, 63}, {"0.encoder.input_proj", 556, 10},
+                                                                       {"0.encoder.projected", 556, 32}, {"0.model.features", 556, 32}};
+  for (size_t i = 0; i < sizeof stages / sizeof *stages; i++) {
+    const mr3d_tensor *t = mr3d_bundle_find(trace, stages[i].name);
+    if (!t) fail_msg("the trace lacks %s", stages[i].name);
+    assert_true(t->rank == 2 && t->shape[0] == stages[i].rows && t->shape[1] == stages[i].columns);
+  }
+  const double *features = mr3d_bundle_find(trace, "0.encoder.projected")->data, *embeds = mr3d_bundle_find(trace, "0.model.inputs_embeds")->data;
+  const int64_t *coords = mr3d_bundle_find(trace, "0.model.point_coords")->data;
+  assert_memory_equal(mr3d_bundle_find(trace, "0.encoder.stage4_coords")->data, coords, 556 * 3 * sizeof *coords);
+  assert_memory_equal(embeds + 25 * 32, features, 556 * 32 * sizeof *features); /* behind the start marker, which is token 24 */
+  mr3d_bundle_free(&trace);
+}
+
+/** The features of a file in another order are other features: logits show which row has which coordinates. */
+static void features_in_another_order_give_other_logits(void **state) {
+  const char *folder = *state;
+  char path[400];
+  write_encoder_config(folder, ENCODER, "encoder.json");
+  assert_int_equal(mr3d(ENCODED "--trace %s/encoded.safetensors", scene(), folder, folder, folder), 0);
+  mr3d_bundle *trace = open_trace(folder, "encoded.safetensors");
+  for (int exchanged = 0; exchanged < 2; exchanged++) {
+    mr3d_bundle *file = mr3d_bundle_new();
+    double *rows = mr3d_bundle_copy(file, "features", mr3d_bundle_find(trace, "0.encoder.projected"))->data, kept[32];
+    if (exchanged) { /* tokens 100 and 400 */
+      memcpy(kept, rows + 100 * 32, sizeof kept);
+      memcpy(rows + 100 * 32, rows + 400 * 32, sizeof kept);
+      memcpy(rows + 400 * 32, kept, sizeof kept);
+    }
+    mr3d_error error = {0};
+    snprintf(path, sizeof path, "%s/features.safetensors", folder);
+    if (mr3d_safetensors_save(path, file, &error)) fail_msg("%s", error.message);
+    mr3d_bundle_free(&file);
+    assert_int_equal(mr3d(ENCODED "--features %s --trace %s/again.safetensors", scene(), folder, folder, path, folder), 0);
+    mr3d_bundle *again = open_trace(folder, "again.safetensors");
+    const mr3d_tensor *a = mr3d_bundle_find(trace, "0.model.logits"), *b = mr3d_bundle_find(again, "0.model.logits");
+    const bool same = memcmp(a->data, b->data, (size_t)mr3d_tensor_count(a) * sizeof(double)) == 0;
+    assert_true(same == !exchanged);
+    assert_null(mr3d_bundle_find(again, "0.encoder.stage0"));
+    mr3d_bundle_free(&again);
+  }
+  mr3d_bundle_free(&trace);
+}
+
+static void points_of_the_encoder_are_chosen_like_others(void **state) {
+  const char *folder = *state;
+  write_encoder_config(folder, ENCODER, "encoder.json");
+  assert_int_equal(mr3d(ENCODED "--trace %s/some.safetensors --points '0.encoder.stage[24],0.model.features,*.model.logits'", scene(), folder, folder, folder), 0);
+  mr3d_bundle *trace = open_trace(folder, "some.safetensors");
+  assert_int_equal(mr3d_bundle_count(trace), 6);
+  assert_non_null(mr3d_bundle_find(trace, "0.encoder.stage2"));
+  mr3d_bundle_free(&trace);
+  assert_int_equal(mr3d(ENCODED "--trace %s/no.safetensors --points '0.encoder.stag0'", scene(), folder, folder, folder), 1);
+  assert_said("\"0.encoder.stag0\" matches nothing");
+  assert_said("; encoder has stage0 stage0_coords");
+  assert_int_equal(mr3d(ENCODED "--trace %s/no.safetensors --points '1.encoder.stage0'", scene(), folder, folder, folder), 1);
+  assert_int_equal(mr3d(RUN "--trace %s/no.safetensors --points '0.encoder.stage0'", scene(), folder, folder, folder), 1);
+}
+
+static void an_encoder_that_cannot_run_says_why(void **state) {
+  const char *folder = *state;
+  write_encoder_config(folder, ENCODER, "encoder.json");
+  assert_int_equal(mr3d(RUN "--config %s/encoder.json", scene(), folder, folder, folder), 1); /* a decoder's checkpoint */
+  assert_said("tensors of the point encoder are missing: point_backbone.embedding.stem.linear.weight [4,6]");
+  assert_said("--features FILE");
+  write_encoder_config(folder, "\"downsamplings\": 3, " ENCODER, "shallow.json");
+  assert_int_equal(mr3d("run --scan '%s' --prompt %s/prompts.json:chat --weights generated:7 --config %s/shallow.json", scene(), folder, folder), 1);
+  assert_said("the point encoder gives 556 tokens, and 3 halvings of the grid (downsamplings) leave");
+  char path[400];
+  snprintf(path, sizeof path, "%s/grey.ply", folder);
+  FILE *file = fopen(path, "w");
+  assert_non_null(file);
+  fputs("ply\nformat ascii 1.0\nelement vertex 2\nproperty float x\nproperty float y\nproperty float z\nend_header\n0 0 0\n1 1 1\n", file);
+  fclose(file);
+  assert_int_equal(mr3d(ENCODED, path, folder, folder), 1);
+  assert_said("grey.ply has no colours, and the encoder takes 6 features a cell");
+}
+
 /** What mr3d run writes to stderr where that is a terminal: `terminal` keeps it, stdout goes to a file. */
 static void run_on_a_terminal(const char *arguments, char *terminal, size_t size) {
   const int master = posix_openpt(O_RDWR | O_NOCTTY);
@@ -329,6 +437,10 @@ static void a_terminal_is_told_how_far_it_is(void **state) {
   assert_string_equal(terminal + strlen(terminal) - 4, "\r\033[K");
   assert_int_equal(mr3d(RUN "--json --steps 2", scene(), folder, folder), 0);
   assert_null(strstr(output, "layer 1 of 1"));
+  write_encoder_config(folder, ENCODER, "encoder.json");
+  snprintf(arguments, sizeof arguments, ENCODED "--json", scene(), folder, folder);
+  run_on_a_terminal(arguments, terminal, sizeof terminal);
+  if (!strstr(terminal, "\rencoder: part 1 of 8, 0 s so far\033[K")) fail_msg("the terminal was not told of the encoder, but: %s", terminal);
 }
 
 /* Where a checkpoint is: request * 1000 + layers done, or -1: there is none. */
@@ -463,6 +575,10 @@ int main(void) {
       cmocka_unit_test(a_folder_is_enough),
       cmocka_unit_test(missing_rotary_parameters_are_reported_or_drawn),
       cmocka_unit_test(generated_weights_need_no_file),
+      cmocka_unit_test(the_encoders_features_and_coordinates_enter_the_decoder_row_for_row),
+      cmocka_unit_test(features_in_another_order_give_other_logits),
+      cmocka_unit_test(points_of_the_encoder_are_chosen_like_others),
+      cmocka_unit_test(an_encoder_that_cannot_run_says_why),
       cmocka_unit_test(a_terminal_is_told_how_far_it_is),
       cmocka_unit_test(a_stopped_run_goes_on_with_the_same_bits),
       cmocka_unit_test(a_checkpoint_of_another_run_is_refused),

@@ -1,6 +1,7 @@
 #include "backend_kind.h"
 #include "words.h"
 
+#include <link.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -100,27 +101,63 @@ static mr3d_status open_mutant(mr3d_backend *backend, const char *names, mr3d_er
   return status;
 }
 
-/** The command behind mr3d-host, which confines it. */
-static mr3d_status open_confined(mr3d_backend *backend, char *host, char **command, mr3d_error *error) {
-  static char hide[] = "--hide", confine[] = "--confine";
-  char path[4096], *answers = NULL, *hidden = NULL;
+/* ---- a command behind mr3d-host, which confines it ---- */
+
+typedef struct command_line {
+  int n;
+  char **words; /* its own, NULL-terminated */
+} command_line;
+
+static void add_word(command_line *line, const char *word) {
+  char **words = realloc(line->words, (size_t)(line->n + 2) * sizeof *words);
+  if (!words) abort();
+  line->words = words;
+  line->words[line->n++] = copy(word);
+  line->words[line->n] = NULL;
+}
+
+static void add_kept(command_line *line, const char *path) {
+  for (int i = 1; i < line->n; i++)
+    if (strcmp(line->words[i], path) == 0) return;
+  add_word(line, "--keep");
+  add_word(line, path);
+}
+
+/** The folder that a program or library of this process lies in. */
+static int add_folder_of(struct dl_phdr_info *object, size_t size, void *user) {
+  (void)size;
+  char *path = realpath(*object->dlpi_name ? object->dlpi_name : "/proc/self/exe", NULL), *slash = path ? strrchr(path, '/') : NULL;
+  if (slash && slash > path) {
+    *slash = 0;
+    add_kept(user, path);
+  }
+  free(path);
+  return 0;
+}
+
+static mr3d_status open_confined(mr3d_backend *backend, const char *host, char **command, mr3d_error *error) {
+  char path[4096], answers[4096];
   mr3d_status status = mr3d_process_find(command[0], path, error);
   if (status != MR3D_OK) return status;
-  if (backend->options.hidden && asprintf(&answers, "%s/set", backend->options.hidden) > 0) hidden = realpath(answers, NULL);
-  int n = 0, given = 0;
-  while (command[given]) given++;
-  char **words = mr3d_allocate(given + 5, sizeof *words);
-  words[n++] = host;
-  if (hidden) words[n++] = hide, words[n++] = hidden;
-  words[n++] = confine;
-  words[n++] = path;
-  memcpy(words + n, command + 1, (size_t)(given - 1) * sizeof *words);
-  status = mr3d_backend_open_exec(backend, words, MR3D_FRONT_CONFINED, error);
+  command_line line = {0};
+  add_word(&line, host);
+  if (backend->options.hidden && snprintf(answers, sizeof answers, "%s/set", backend->options.hidden) < (int)sizeof answers) {
+    char *hidden = realpath(answers, NULL);
+    if (hidden) add_word(&line, "--hide"), add_word(&line, hidden);
+    free(hidden);
+  }
+  add_kept(&line, host);
+  dl_iterate_phdr(add_folder_of, &line);
+  for (const char *const *kept = backend->options.kept; kept && *kept; kept++) add_kept(&line, *kept);
+  add_word(&line, "--confine");
+  add_word(&line, path);
+  for (char **word = command + 1; *word; word++) add_word(&line, *word);
+  status = mr3d_backend_open_exec(backend, line.words, MR3D_FRONT_CONFINED, error);
   if (status != MR3D_OK && error) {
     mr3d_error said = *error;
-    mr3d_fail(error, status, "%.850s (it sees no processes, users and terminal but its own: if it needs them, as sudo does, run it with --no-isolation)", said.message);
+    mr3d_fail(error, status, "%.850s (it sees no processes, users and terminals but its own: if it needs them, as sudo does, run it with --no-isolation)", said.message);
   }
-  free(words), free(answers), free(hidden);
+  mr3d_words_free(&line.words);
   return status;
 }
 

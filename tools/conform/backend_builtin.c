@@ -49,7 +49,7 @@ static void ask(mr3d_backend *backend, const mr3d_bundle *request, double timeou
   }
   mr3d_error error = {0};
   mr3d_status status = mr3d_mutant_server_answer(b->server, request, &reply->answer, &error);
-  reply->kind = status == MR3D_OK ? MR3D_REPLY_ANSWER : status == MR3D_UNSUPPORTED ? MR3D_REPLY_UNSUPPORTED : MR3D_REPLY_ERROR;
+  reply->kind = status == MR3D_OK ? MR3D_REPLY_ANSWER : MR3D_REPLY_ERROR;
   memcpy(reply->message, error.message, sizeof reply->message);
 }
 

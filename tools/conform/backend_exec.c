@@ -17,12 +17,14 @@
 
 #define HELLO_TIMEOUT 120.0 /* loading a framework takes long on a busy machine */
 #define EXIT_PATIENCE 5.0   /* after bye */
+#define LARGEST_HEADER (4 << 20) /* a trace of all points of 100 layers has 0.5 MB */
 
 typedef struct child {
   char **argv;
   mr3d_process *process; /* NULL after a crash, until the next ask */
   mr3d_front front;      /* of a plug-in: mr3d-host --threads N ... */
   bool tells;            /* sends a frame about its protections first */
+  char *confined;        /* those that were in force at the first start, of which none may be missing later */
   unsigned long long last_id;
   char farewell[256];    /* what went wrong after bye, or "" */
 } child;
@@ -150,19 +152,27 @@ static mr3d_status read_protections(mr3d_backend *backend, const mr3d_bundle *fr
   const char *type = mr3d_bundle_get(frame, "type"), *active = mr3d_bundle_get(frame, "active"), *missing = mr3d_bundle_get(frame, "missing");
   if (!type || strcmp(type, "isolation") != 0 || !active || !missing)
     return mr3d_fail(error, MR3D_FORMAT, "its first frame does not tell how it is isolated: it is no mr3d-host of this version");
+  child *c = backend->state;
+  if (!c->confined) c->confined = strdup(active);
+  if (strcmp(c->confined, active) != 0)
+    return mr3d_fail(error, MR3D_IO, "it could not be confined as at its first start; missing now: %.600s", missing);
   char own[512], lacks[512], text[4096], lacking[4096];
   mr3d_process_protections(true, strstr(active, "user namespace") != NULL, own, lacks);
-  snprintf(text, sizeof text, "%s; %s%s", own, ((child *)backend->state)->front == MR3D_FRONT_CONFINED ? MR3D_PROCESS_LIMITS "; " : "", active);
+  snprintf(text, sizeof text, "%s; %s%s", own, c->front == MR3D_FRONT_CONFINED ? MR3D_PROCESS_LIMITS "; " : "", active);
   snprintf(lacking, sizeof lacking, "%s%s%s", lacks, *lacks && *missing ? "; " : "", missing);
   mr3d_backend_protect(backend, text, lacking);
   return MR3D_OK;
 }
 
-/* A frame as a bundle, which takes its memory over, or NULL: it is no safetensors file. */
+/* A frame as a bundle, which takes its memory over, or NULL: it is no safetensors file, or one that takes long to read and says nothing. */
 static mr3d_bundle *adopt(const mr3d_frame *frame, mr3d_error *error) {
   mr3d_bundle *bundle = NULL;
-  if (mr3d_safetensors_parse(frame->bytes, frame->size, &bundle, error) == MR3D_OK) mr3d_bundle_keep(bundle, frame->bytes, frame->size, mr3d_frame_free);
-  else mr3d_frame_free(frame->bytes, frame->size);
+  uint64_t header = 0;
+  if (frame->size >= sizeof header) memcpy(&header, frame->bytes, sizeof header); /* little-endian; on another machine it is only larger */
+  if (header > LARGEST_HEADER && header < frame->size)
+    mr3d_fail(error, MR3D_FORMAT, "its header of %llu bytes is larger than any answer needs (%d)", (unsigned long long)header, LARGEST_HEADER);
+  else if (mr3d_safetensors_parse(frame->bytes, frame->size, &bundle, error) == MR3D_OK) mr3d_bundle_keep(bundle, frame->bytes, frame->size, mr3d_frame_free);
+  if (!bundle) mr3d_frame_free(frame->bytes, frame->size);
   return bundle;
 }
 
@@ -410,6 +420,7 @@ static void close_exec(mr3d_backend *backend) {
   child *c = backend->state;
   rest(backend);
   mr3d_words_free(&c->argv);
+  free(c->confined);
   free(c);
 }
 
@@ -426,7 +437,7 @@ mr3d_status mr3d_backend_open_exec(mr3d_backend *backend, char *const argv[], mr
   mr3d_process_protections(!backend->options.no_isolation, false, active, missing);
   snprintf(text, sizeof text, "%s%s", active, backend->options.no_isolation ? "" : "; " MR3D_PROCESS_LIMITS);
   if (front == MR3D_FRONT_COMMAND && !backend->options.no_isolation)
-    snprintf(missing + strlen(missing), sizeof missing - strlen(missing), "%sprocess namespace: mr3d-host was not found", *missing ? "; " : "");
+    snprintf(missing + strlen(missing), sizeof missing - strlen(missing), "%sprocess namespace: mr3d-host %s", *missing ? "; " : "", mr3d_backend_no_host());
   mr3d_backend_protect(backend, text, missing);
   mr3d_status status = start(backend, error);
   if (status != MR3D_OK) close_exec(backend);

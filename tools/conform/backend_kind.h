@@ -40,5 +40,7 @@ void mr3d_backend_protect(mr3d_backend *, const char *active, const char *missin
 /** The path of a program that belongs to the suite, malloc'ed, or NULL: $MR3D_HOST, the build tree, or libexec, as seen from the running
  * program. */
 char *mr3d_backend_find_host(void);
+/** What to say where it was not found: "was not found ...; set MR3D_HOST to its path". */
+const char *mr3d_backend_no_host(void);
 
 #endif

@@ -16,7 +16,7 @@
 /* Upwards from the running program: the build tree has it in tools/conform/host, an installation in libexec/mr3d. */
 char *mr3d_backend_find_host(void) {
   const char *named = getenv("MR3D_HOST");
-  if (named && *named) return strdup(named);
+  if (named && *named) return realpath(named, NULL);
   static const char *const places[] = {"mr3d-host", "conform/host/mr3d-host", "tools/conform/host/mr3d-host",
                                        MR3D_LIBEXECDIR "/mr3d/mr3d-host"};
   char folder[PATH_MAX];
@@ -35,6 +35,12 @@ char *mr3d_backend_find_host(void) {
     }
   }
   return NULL;
+}
+
+const char *mr3d_backend_no_host(void) {
+  const char *named = getenv("MR3D_HOST");
+  return named && *named ? "is not where MR3D_HOST says: unset it or name its path"
+                         : "was not found beside this program nor in its build tree or " MR3D_LIBEXECDIR "/mr3d; set MR3D_HOST to its path";
 }
 
 static mr3d_status open_host(mr3d_backend *backend, char *host, char *plugin, mr3d_error *error) {
@@ -67,10 +73,7 @@ mr3d_status mr3d_backend_open_lib(mr3d_backend *backend, const char *path, mr3d_
   char *host = mr3d_backend_find_host();
   mr3d_status status;
   if (!host) {
-    status = mr3d_fail(error, MR3D_IO,
-                       "mr3d-host, which loads plug-ins, was not found beside this program nor in its build tree or %s/mr3d; "
-                       "set MR3D_HOST to its path",
-                       MR3D_LIBEXECDIR);
+    status = mr3d_fail(error, MR3D_IO, "mr3d-host, which loads plug-ins, %s", mr3d_backend_no_host());
   } else {
     status = open_host(backend, host, whole, error);
   }

@@ -122,7 +122,7 @@ static mr3d_status parse_step(const mr3d_suite *suite, const cJSON *json, const 
   for (const cJSON *item = meta ? meta->child : NULL; item; item = item->next)
     if (!cJSON_IsString(item)) return mr3d_fail(error, MR3D_FORMAT, "%s: metadata \"%s\" must be a string", place, item->string);
   if (!step->weights) step->weights = test->weights;
-  if (strcmp(step->op, "prefill") != 0) step->weights = NULL;
+  if (strcmp(step->op, "prefill") != 0 && strcmp(step->op, "encode_points") != 0) step->weights = NULL;
   return check_weights(suite, step->weights, place, error);
 }
 

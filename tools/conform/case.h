@@ -24,7 +24,7 @@ typedef struct mr3d_case {
 
 typedef struct mr3d_step {
   const char *op;
-  const char *weights; /**< weight set of this `prefill` (its own or the case's); NULL for every other operator */
+  const char *weights; /**< weight set of this `prefill` or `encode_points` (its own or the case's); NULL for every other operator */
   bool expect_error;
   int n_message;
   const char *const *message; /**< must be in the reference's message */

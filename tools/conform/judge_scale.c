@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "judge_internal.h"
+#include "limits.h"
 
 #define SLICE_LIMIT 2.0
 #define TENSOR_LIMIT 1.0
@@ -165,6 +166,20 @@ static void judge_angle(const mr3d_output *output, mr3d_tensor_verdict *verdict)
   mr3d_verdict_add(verdict, "angle", found.value, found.limit, found.tested,
                    "dimension %lld%s is turned by another angle: mean error along the turn %.3g of the scale over %lld rows, at most %.3g allowed",
                    (long long)found.column, head_text(&found, head), found.value, (long long)found.rows, found.limit);
+}
+
+bool mr3d_scale_limit(const char *rule, double *least, double *most) {
+  /* A passing element is within its limit, so the root mean square of any group is too; one row may be one unit; an allowance is a part of the scale. */
+  const double bias = BIAS_FLOOR + BIAS_SIGMAS * MR3D_ELEMENT_LIMIT / sqrt(MIN_ROWS) + 2;
+  const struct { const char *rule; double least, most; } limits[] = {
+      {"finite", 0, 0}, {"element", MR3D_ELEMENT_LIMIT, MR3D_ELEMENT_LIMIT}, {"slice", SLICE_LIMIT, SLICE_LIMIT}, {"tensor", TENSOR_LIMIT, TENSOR_LIMIT},
+      {"gain", BIAS_FLOOR, bias}, {"angle", BIAS_FLOOR, bias}};
+  for (size_t i = 0; i < sizeof limits / sizeof *limits; i++) {
+    if (strcmp(limits[i].rule, rule) != 0) continue;
+    *least = limits[i].least, *most = limits[i].most;
+    return true;
+  }
+  return false;
 }
 
 void mr3d_judge_by_scale(const mr3d_output *output, const mr3d_tally *tally, mr3d_tensor_verdict *verdict) {

@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "challenge.h"
+
 void mr3d_posing_open(mr3d_posing *p, const mr3d_suite *suite, const mr3d_case *test, mr3d_tier tier, uint64_t seed, const char *scratch, mr3d_weights_cache *weights,
                       int threads) {
   *p = (mr3d_posing){.suite = suite, .test = test, .tier = tier, .seed = seed, .scratch = scratch};
@@ -23,7 +25,15 @@ mr3d_status mr3d_posing_request(mr3d_posing *p, int step, mr3d_error *error) {
   char path[4096];
   mr3d_status status = set ? mr3d_suite_weights(p->suite, set, p->tier, p->seed, p->scratch, path, error) : MR3D_OK;
   if (status != MR3D_OK) return status;
-  return mr3d_case_request(p->suite, p->test, step, p->tier, p->seed, set ? path : NULL, p->answers, &p->requests[step], error);
+  mr3d_bundle *own = NULL, *other = NULL;
+  status = mr3d_case_request(p->suite, p->test, step, p->tier, p->seed, set ? path : NULL, p->answers, p->beside ? &own : &p->requests[step], error);
+  if (status != MR3D_OK || !p->beside) return status;
+  status = mr3d_case_request(p->suite, p->test, step, p->tier, p->beside->seed, NULL, p->answers, &other, error);
+  if (status == MR3D_OK)
+    status = mr3d_neighbours_join(p->beside->first ? other : own, p->beside->first ? own : other, own, &p->requests[step], error);
+  mr3d_bundle_free(&own);
+  mr3d_bundle_free(&other);
+  return status;
 }
 
 mr3d_status mr3d_posing_answer(mr3d_posing *p, int step, mr3d_error *refusal, mr3d_error *error) {

@@ -5,11 +5,18 @@
 #include "case.h"
 #include "mr3d/judge.h"
 
+/** Samples of the same case in one batch with those of another seed (challenge.h). */
+typedef struct mr3d_beside {
+  uint64_t seed; /**< the others' */
+  bool first;    /**< they come before the case's own */
+} mr3d_beside;
+
 typedef struct mr3d_posing {
   const mr3d_suite *suite;
   const mr3d_case *test;
   mr3d_tier tier;
   uint64_t seed;
+  const struct mr3d_beside *beside; /**< samples that stand in the same batch, or NULL */
   const char *scratch;              /**< folder for weights files */
   mr3d_truth *truth;
   mr3d_bundle **requests, **answers; /**< [n_steps]; answers are the truth's, not to be changed, NULL: refused */

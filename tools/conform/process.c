@@ -123,7 +123,7 @@ static void *listen_always(void *user) {
   }
 }
 
-/* Takes the descriptor over. */
+/* Takes the descriptor over. NULL: there is no thread to be had. */
 static mr3d_log *log_start(int fd) {
   mr3d_log *log = mr3d_allocate(1, sizeof *log);
   log->fd = fd;
@@ -132,12 +132,17 @@ static mr3d_log *log_start(int fd) {
   sigset_t all, before; /* the program's signals are for its own threads */
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
-  if (pthread_create(&log->thread, NULL, listen_always, log) != 0) abort();
+  const int reason = pthread_create(&log->thread, NULL, listen_always, log);
   pthread_sigmask(SIG_SETMASK, &before, NULL);
-  return log;
+  if (reason == 0) return log;
+  pthread_mutex_destroy(&log->lock);
+  close(fd), close(log->stop);
+  free(log);
+  return NULL;
 }
 
 static void log_end(mr3d_log *log) {
+  if (!log) return;
   uint64_t one = 1;
   while (write(log->stop, &one, sizeof one) < 0 && errno == EINTR) {}
   pthread_join(log->thread, NULL);
@@ -357,6 +362,10 @@ mr3d_status mr3d_process_start(char *const argv[], int threads, bool limits, mr3
   p->watch = (int)syscall(SYS_pidfd_open, pid, 0);
 #endif
   remember(p);
+  if (!p->log) {
+    mr3d_process_end(&p, 0);
+    return mr3d_fail(error, MR3D_IO, "could not start a thread that reads what %s writes to stderr: the system's limit of processes and threads is reached", argv[0]);
+  }
   *process = p;
   return MR3D_OK;
 }

@@ -333,6 +333,8 @@ static mr3d_status load_scene(const mr3d_suite *suite, mr3d_error *error) {
   if (status == MR3D_OK) status = mr3d_token_coords(&context, cells.M, cells.grid, config.downsamplings, &tokens, error);
   if (status == MR3D_OK) {
     memcpy(mr3d_bundle_add(scene, "grid", MR3D_I64, 2, (int64_t[]){cells.M, 3})->data, cells.grid, (size_t)cells.M * 3 * sizeof(int64_t));
+    memcpy(mr3d_bundle_add(scene, "features", MR3D_F64, 2, (int64_t[]){cells.M, cells.columns})->data, cells.features,
+           (size_t)(cells.M * cells.columns) * sizeof(double));
     memcpy(mr3d_bundle_add(scene, "coords", MR3D_I64, 2, (int64_t[]){tokens.N, 3})->data, tokens.coords,
            (size_t)tokens.N * 3 * sizeof(int64_t));
     suite->files->scene = scene;
@@ -352,7 +354,7 @@ static mr3d_status fill_scene(const mr3d_recipe_context *context, const cJSON *r
   mr3d_status status = load_scene(context->suite, error);
   if (status != MR3D_OK) return status;
   const mr3d_tensor *part = mr3d_bundle_find(context->suite->files->scene, source->valuestring);
-  if (!part) return mr3d_fail(error, MR3D_FORMAT, "\"scene\" is \"%s\"; expected points, grid or coords", source->valuestring);
+  if (!part) return mr3d_fail(error, MR3D_FORMAT, "\"scene\" is \"%s\"; expected points, grid, features or coords", source->valuestring);
   if ((status = check_count("scene", (double)mr3d_tensor_count(part), tensor, error)) != MR3D_OK) return status;
   double *values = mr3d_allocate(mr3d_tensor_count(part), sizeof *values);
   mr3d_tensor_to_double(part, values);

@@ -41,8 +41,9 @@ void mr3d_run_order(const mr3d_run *run, char order[128]) {
   const mr3d_run_options *o = &run->options;
   size_t n = 0;
   order[0] = '\0';
-  if (o->repeat > 1) n = (size_t)snprintf(order, 128, "asked %d times", o->repeat);
-  if (o->shuffle) n += (size_t)snprintf(order + n, 128 - n, ", again in the order of --shuffle %llu", (unsigned long long)o->shuffle_seed);
+  if (o->challenge) n = (size_t)snprintf(order, 128, "one case in %d asked in other ways too", MR3D_PICKED);
+  else if (o->repeat > 1) n = (size_t)snprintf(order, 128, "asked %d times", o->repeat);
+  if (o->shuffle && !o->challenge) n += (size_t)snprintf(order + n, 128 - n, ", again in the order of --shuffle %llu", (unsigned long long)o->shuffle_seed);
   if (o->jobs > 1) snprintf(order + n, 128 - n, "%sby %d processes", n ? ", " : "", o->jobs);
 }
 
@@ -103,7 +104,7 @@ int mr3d_run_limits(const mr3d_run *run, char limits[MR3D_MAX_LIMITS][1024]) {
   list[0] = '\0';
   list_untried(run, list, sizeof list);
   if (*list && n < MR3D_MAX_LIMITS) snprintf(limits[n++], 1024, "pitfalls that no compared result is about: %s", list);
-  if (run->options.seed == 0 && n < MR3D_MAX_LIMITS) snprintf(limits[n++], 1024, "stored answers: the inputs of seed 0 are public, those of another --seed are not");
+  if (run->options.seed == 0 && !run->options.challenge && n < MR3D_MAX_LIMITS) snprintf(limits[n++], 1024, "stored answers: the inputs of seed 0 are public, those of another --seed are not");
   return n;
 }
 
@@ -220,8 +221,9 @@ static void write_selection(FILE *to, const mr3d_run *run) {
     fprintf(to, " %s ", given[i].option);
     write_quoted(to, given[i].value);
   }
-  fprintf(to, "%s --repeat %d", o->selection.without_slow ? " --without-slow" : "", o->repeat);
-  if (o->shuffle) fprintf(to, " --shuffle %llu", (unsigned long long)o->shuffle_seed);
+  fprintf(to, "%s", o->selection.without_slow ? " --without-slow" : "");
+  if (!o->challenge) fprintf(to, " --repeat %d", o->repeat);
+  if (o->shuffle && !o->challenge) fprintf(to, " --shuffle %llu", (unsigned long long)o->shuffle_seed);
   if (o->jobs > 1) fprintf(to, " --jobs %d", o->jobs);
 }
 
@@ -233,7 +235,12 @@ char *mr3d_rerun_command(const mr3d_run *run, const mr3d_result *result) {
   write_quoted(to, run->options.backend);
   if (result->difference.repetition) write_selection(to, run); /* a case alone has nothing before it */
   else fprintf(to, " --case %s", result->test->id);
-  fprintf(to, " --tier %s --seed %llu", mr3d_tier_name(result->tier), (unsigned long long)result->seed);
+  fprintf(to, " --tier %s", mr3d_tier_name(result->tier));
+  if (run->options.challenge) {
+    char nonce[2 * MR3D_MOST_NONCE + 1];
+    mr3d_challenge_print(run->options.challenge, nonce);
+    fprintf(to, " --nonce %s", nonce);
+  } else fprintf(to, " --seed %llu", (unsigned long long)result->seed);
   fclose(to);
   return text;
 }

@@ -164,7 +164,7 @@ static void write_findings(FILE *to, const mr3d_run *run) {
     text(to, findings[f].name);
     fputs("</h3>\n<p>", to);
     write_badge(to, first->verdict);
-    fprintf(to, " <code>%s</code> at %s: ", first->test->id, mr3d_tier_name(first->tier));
+    fprintf(to, " <code>%s</code> at %s: ", mr3d_result_name(first, (char[192]){0}), mr3d_tier_name(first->tier));
     text(to, first->test->title);
     if (findings[f].n_results > 1) {
       fprintf(to, " (<button data-filter=\"verdict=%s", mr3d_verdict_name(first->verdict));
@@ -293,7 +293,7 @@ static void write_case(FILE *to, const mr3d_run *run, const mr3d_result *result)
   if (mr3d_result_unsteady(result)) fputs(" order-sensitivity", to);
   fputs("\"><summary>", to);
   write_badge(to, result->verdict);
-  fprintf(to, "<span class=\"id\">%s</span><span>%s</span>", test->id, mr3d_tier_name(result->tier));
+  fprintf(to, "<span class=\"id\">%s</span><span>%s</span>", mr3d_result_name(result, (char[192]){0}), mr3d_tier_name(result->tier));
   mr3d_worst worst = mr3d_result_worst(result);
   if (worst.rule) fputs("<span class=\"soft\">", to), rough(to, worst.share), fputs(" &times; its limit</span>", to);
   fputs("</summary><div>\n<p><strong>", to);

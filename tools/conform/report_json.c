@@ -7,8 +7,9 @@
 #include "promises.h"
 #include "repeat.h"
 #include "report.h"
+#include "report_json.h"
 
-static void add_text(cJSON *object, const char *key, const char *text) {
+void mr3d_json_add_text(cJSON *object, const char *key, const char *text) {
   char *clean = mr3d_clean_text(text);
   cJSON_AddStringToObject(object, key, clean);
   free(clean);
@@ -25,8 +26,7 @@ static void add_texts(cJSON *object, const char *key, int count, const char *con
   for (int i = 0; i < count; i++) cJSON_AddItemToArray(list, cJSON_CreateString(texts[i]));
 }
 
-/** A list joined by "; ". */
-static void add_list(cJSON *object, const char *key, const char *joined) {
+void mr3d_json_add_list(cJSON *object, const char *key, const char *joined) {
   cJSON *list = cJSON_AddArrayToObject(object, key);
   for (const char *at = joined ? joined : "", *end; *at; at = *end ? end + 2 : end) {
     end = strstr(at, "; ");
@@ -54,14 +54,14 @@ static void print_line(FILE *to, cJSON *object) {
 
 static cJSON *tensor_object(const mr3d_tensor_verdict *v) {
   cJSON *tensor = cJSON_CreateObject();
-  add_text(tensor, "name", v->name);
+  mr3d_json_add_text(tensor, "name", v->name);
   cJSON_AddBoolToObject(tensor, "passed", v->passed);
-  add_text(tensor, "problem", v->problem);
+  mr3d_json_add_text(tensor, "problem", v->problem);
   cJSON_AddNumberToObject(tensor, "elements", (double)v->elements);
   cJSON_AddNumberToObject(tensor, "wrong", (double)v->wrong);
   if (v->index[0]) {
     cJSON *worst = cJSON_AddObjectToObject(tensor, "worst");
-    add_text(worst, "index", v->index);
+    mr3d_json_add_text(worst, "index", v->index);
     add_number(worst, "got", v->got);
     add_number(worst, "expected", v->expected);
     add_number(worst, "bound", v->bound);
@@ -87,10 +87,10 @@ static cJSON *tensor_object(const mr3d_tensor_verdict *v) {
 
 static cJSON *step_object(const mr3d_step_result *step) {
   cJSON *object = cJSON_CreateObject();
-  add_text(object, "op", step->op);
+  mr3d_json_add_text(object, "op", step->op);
   cJSON_AddStringToObject(object, "reply", step->asked ? mr3d_reply_name(step->reply.kind) : "not asked");
-  add_text(object, "message", step->reply.message);
-  add_text(object, "log", step->reply.log ? step->reply.log : "");
+  mr3d_json_add_text(object, "message", step->reply.message);
+  mr3d_json_add_text(object, "log", step->reply.log ? step->reply.log : "");
   add_number(object, "seconds", step->reply.seconds);
   cJSON *tensors = cJSON_AddArrayToObject(object, "tensors");
   for (int t = 0; t < step->judgement.n_tensors; t++) cJSON_AddItemToArray(tensors, tensor_object(&step->judgement.tensors[t]));
@@ -99,9 +99,9 @@ static cJSON *step_object(const mr3d_step_result *step) {
 
 static void add_verdict(cJSON *line, const mr3d_result *result) {
   cJSON_AddStringToObject(line, "verdict", mr3d_verdict_name(result->verdict));
-  add_text(line, "reason", result->reason);
-  add_text(line, "diagnosis", result->diagnosis);
-  add_text(line, "mistake", result->mistake);
+  mr3d_json_add_text(line, "reason", result->reason);
+  mr3d_json_add_text(line, "diagnosis", result->diagnosis);
+  mr3d_json_add_text(line, "mistake", result->mistake);
 }
 
 static void add_difference(cJSON *line, const mr3d_result *result) {
@@ -110,19 +110,19 @@ static void add_difference(cJSON *line, const mr3d_result *result) {
   if (!d->repetition) return;
   mr3d_difference_say(d, result, what, sizeof what);
   cJSON *object = cJSON_AddObjectToObject(line, "difference");
-  add_text(object, "says", what);
+  mr3d_json_add_text(object, "says", what);
   cJSON_AddNumberToObject(object, "repetition", d->repetition);
   cJSON_AddNumberToObject(object, "step", d->step);
   cJSON_AddBoolToObject(object, "failed", d->failed);
-  add_text(object, "reason", d->reason);
+  mr3d_json_add_text(object, "reason", d->reason);
   cJSON_AddStringToObject(object, "first_reply", mr3d_reply_name(d->first_kind));
   cJSON_AddStringToObject(object, "reply", mr3d_reply_name(d->kind));
-  add_text(object, "tensor", d->tensor);
-  add_text(object, "index", d->index);
+  mr3d_json_add_text(object, "tensor", d->tensor);
+  mr3d_json_add_text(object, "index", d->index);
   add_number(object, "first", d->first);
   add_number(object, "again", d->again);
-  add_text(object, "first_after", d->first_after ? d->first_after->id : "");
-  add_text(object, "after", d->after ? d->after->id : "");
+  mr3d_json_add_text(object, "first_after", d->first_after ? d->first_after->id : "");
+  mr3d_json_add_text(object, "after", d->after ? d->after->id : "");
 }
 
 static void add_tokens(cJSON *object, const char *key, int n, const int64_t tokens[]) {
@@ -146,11 +146,12 @@ static void print_result(FILE *to, const mr3d_run *run, const mr3d_result *resul
   cJSON_AddStringToObject(line, "level", result->test->level);
   cJSON_AddStringToObject(line, "tier", mr3d_tier_name(result->tier));
   add_seed(line, "seed", result->seed);
+  if (run->options.challenge) cJSON_AddStringToObject(line, "variant", mr3d_variant_suffix(result->variant));
   add_verdict(line, result);
   add_texts(line, "pitfalls", result->test->n_pitfalls, result->test->pitfalls);
   add_number(line, "golden_worst", result->golden_worst);
   add_number(line, "seconds", result->seconds);
-  add_text(line, "again", again);
+  mr3d_json_add_text(line, "again", again);
   add_difference(line, result);
   add_generation(line, &result->generation);
   cJSON *steps = cJSON_AddArrayToObject(line, "steps");
@@ -167,9 +168,9 @@ mr3d_status mr3d_report_json(const mr3d_run *run, const char *path, mr3d_error *
   cJSON_AddStringToObject(head, "type", "run");
   cJSON_AddNumberToObject(head, "format", 1);
   cJSON_AddStringToObject(head, "mr3d", MR3D_VERSION);
-  add_text(head, "backend", run->options.backend);
-  add_text(head, "name", run->info.name);
-  add_text(head, "version", run->info.version);
+  mr3d_json_add_text(head, "backend", run->options.backend);
+  mr3d_json_add_text(head, "name", run->info.name);
+  mr3d_json_add_text(head, "version", run->info.version);
   add_texts(head, "ops", run->info.n_ops, run->info.ops);
   cJSON *tiers = cJSON_AddArrayToObject(head, "tiers");
   for (int i = 0; i < run->info.n_tiers; i++) cJSON_AddItemToArray(tiers, cJSON_CreateString(mr3d_tier_name(run->info.tiers[i])));
@@ -178,21 +179,26 @@ mr3d_status mr3d_report_json(const mr3d_run *run, const char *path, mr3d_error *
   for (int i = 0; (promise = mr3d_promise_at(i)); i++)
     if (run->info.kept >> promise->point & 1) cJSON_AddItemToArray(keeps, cJSON_CreateString(promise->name));
   add_seed(head, "seed", run->options.seed);
+  if (run->options.challenge) {
+    char nonce[2 * MR3D_MOST_NONCE + 1];
+    mr3d_challenge_print(run->options.challenge, nonce);
+    cJSON_AddStringToObject(head, "nonce", nonce);
+  }
   cJSON_AddNumberToObject(head, "jobs", run->options.jobs > 1 ? run->options.jobs : 1);
   cJSON_AddNumberToObject(head, "repeat", run->options.repeat > 1 ? run->options.repeat : 1);
   if (run->options.shuffle) add_seed(head, "shuffle", run->options.shuffle_seed);
   cJSON_AddNumberToObject(head, "golden_files", run->n_golden_files);
   cJSON *isolation = cJSON_AddObjectToObject(head, "isolation");
   cJSON_AddBoolToObject(isolation, "asked", !run->options.no_isolation);
-  add_list(isolation, "active", run->info.protections);
-  add_list(isolation, "missing", run->info.missing_protections);
+  mr3d_json_add_list(isolation, "active", run->info.protections);
+  mr3d_json_add_list(isolation, "missing", run->info.missing_protections);
   print_line(to, head);
   for (int i = 0; i < run->n_results; i++) print_result(to, run, &run->results[i]);
 
   cJSON *tail = cJSON_CreateObject();
   cJSON_AddStringToObject(tail, "type", "summary");
   cJSON_AddStringToObject(tail, "verdict", mr3d_run_verdict(run, why));
-  add_text(tail, "why", why);
+  mr3d_json_add_text(tail, "why", why);
   cJSON_AddNumberToObject(tail, "passed", run->passed);
   cJSON_AddNumberToObject(tail, "failed", run->failed);
   cJSON_AddNumberToObject(tail, "skipped", run->skipped);
@@ -205,7 +211,7 @@ mr3d_status mr3d_report_json(const mr3d_run *run, const char *path, mr3d_error *
   for (int i = 0; i < n; i++) cJSON_AddItemToArray(limits, cJSON_CreateString(texts[i]));
   cJSON_AddNumberToObject(tail, "yardsticks_taken", run->yardsticks_found);
   add_number(tail, "diagnosis_seconds", run->diagnosis_seconds);
-  add_text(tail, "remarks", run->remarks ? run->remarks : "");
+  mr3d_json_add_text(tail, "remarks", run->remarks ? run->remarks : "");
   add_number(tail, "seconds", run->seconds);
   print_line(to, tail);
   return mr3d_report_save(to, &bytes, &size, path, error);
@@ -214,8 +220,8 @@ mr3d_status mr3d_report_json(const mr3d_run *run, const char *path, mr3d_error *
 static void print_pair(FILE *to, const mr3d_result *result, const char *request, const char *answer) {
   cJSON *line = cJSON_CreateObject(), *step = step_object(&result->steps[0]);
   cJSON_AddStringToObject(line, "type", "pair");
-  add_text(line, "request", request);
-  add_text(line, "answer", answer);
+  mr3d_json_add_text(line, "request", request);
+  mr3d_json_add_text(line, "answer", answer);
   cJSON_AddStringToObject(line, "tier", mr3d_tier_name(result->tier));
   add_verdict(line, result);
   cJSON_AddItemToObject(line, "step", step);

@@ -5,7 +5,7 @@
 
 static void write_case(FILE *to, const mr3d_run *run, const mr3d_result *result) {
   fprintf(to, "    <testcase classname=\"%s.%s\" name=\"%s\" time=\"%.3f\"", mr3d_tier_name(result->tier), mr3d_case_op(result->test),
-          result->test->id, result->seconds);
+          mr3d_result_name(result, (char[192]){0}), result->seconds);
   if (result->verdict == MR3D_PASSED) {
     fputs("/>\n", to);
     return;

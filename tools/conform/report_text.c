@@ -34,7 +34,7 @@ static void print_clean(FILE *to, const char *text) {
 
 static void print_finding(const struct text *t, const mr3d_run *run, const mr3d_result *result) {
   char *again = mr3d_rerun_command(run, result);
-  fprintf(t->to, "   %s%s at %s%s - %s\n", paint(t, BOLD), result->test->id, mr3d_tier_name(result->tier), paint(t, OFF),
+  fprintf(t->to, "   %s%s at %s%s - %s\n", paint(t, BOLD), mr3d_result_name(result, (char[192]){0}), mr3d_tier_name(result->tier), paint(t, OFF),
           result->test->title);
   fprintf(t->to, "     ");
   print_clean(t->to, result->reason);
@@ -68,7 +68,7 @@ static void print_findings(const struct text *t, const mr3d_run *run) {
     fprintf(t->to, "%2d. %s%s%s: %d result%s\n", f + 1, paint(t, RED), findings[f].name, paint(t, OFF), count, count == 1 ? "" : "s");
     print_finding(t, run, findings[f].results[0]);
     for (int i = 1; i <= also; i++)
-      fprintf(t->to, "%s%s at %s", i > 1 ? ", " : "     also: ", findings[f].results[i]->test->id,
+      fprintf(t->to, "%s%s at %s", i > 1 ? ", " : "     also: ", mr3d_result_name(findings[f].results[i], (char[192]){0}),
               mr3d_tier_name(findings[f].results[i]->tier));
     if (count - 1 > also) fprintf(t->to, " and %d more (--json or --html have all)", count - 1 - also);
     fprintf(t->to, "%s\n", also ? "\n" : "");
@@ -193,7 +193,12 @@ void mr3d_report_text(const mr3d_run *run, FILE *to, bool brief, bool colour) {
   }
   char order[128];
   mr3d_run_order(run, order);
-  fprintf(to, ", seed %llu, %s%s%d golden files verified\n", (unsigned long long)run->options.seed, order, *order ? ", " : "", run->n_golden_files);
+  if (run->options.challenge) {
+    char nonce[2 * MR3D_MOST_NONCE + 1];
+    mr3d_challenge_print(run->options.challenge, nonce);
+    fprintf(to, ", nonce %s", nonce);
+  } else fprintf(to, ", seed %llu", (unsigned long long)run->options.seed);
+  fprintf(to, ", %s%s%d golden files verified\n", order, *order ? ", " : "", run->n_golden_files);
   char kept[96];
   if (run->info.kept) fprintf(to, "it promises to keep in binary32, and is judged by that: %s\n", mr3d_promises_text(run->info.kept, kept));
   if (!brief) print_protections(&t, &run->info, run->options.no_isolation);

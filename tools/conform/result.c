@@ -1,9 +1,15 @@
 /** A result as one process holds it and as it is told to another. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "run.h"
 #include "team.h"
+
+const char *mr3d_result_name(const mr3d_result *result, char name[192]) {
+  snprintf(name, 192, "%.180s%s", result->test->id, mr3d_variant_suffix(result->variant));
+  return name;
+}
 
 void mr3d_result_clear(mr3d_result *result) {
   for (int s = 0; result->steps && s < result->test->n_steps; s++) {

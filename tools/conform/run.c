@@ -319,7 +319,7 @@ static mr3d_verdict ask_backend(struct session *s, int step, const mr3d_error *r
   if (verdict == MR3D_FAILED) diagnose(s, step + 1, &out->reply, result);
   if (verdict == MR3D_PASSED && out->reply.answer && mr3d_case_generates(result->test))
     mr3d_generation_note(&result->generation, step, s->posed.answers[step], out->reply.answer);
-  if (s->runner->memory) mr3d_memory_keep(s->runner->memory, (int)(result - s->runner->run->results), step, s->runner->last_asked, &out->reply);
+  if (s->runner->memory && result->again) mr3d_memory_keep(s->runner->memory, (int)(result - s->runner->run->results), step, s->runner->last_asked, &out->reply);
   mr3d_bundle_free(&out->reply.answer);
   return verdict;
 }
@@ -379,9 +379,10 @@ static void close_session(struct session *s) {
   mr3d_golden_close(&s->golden);
 }
 
-static void open_session(struct session *s, struct runner *r, const mr3d_case *test, mr3d_tier tier, uint64_t seed) {
+static void open_session(struct session *s, struct runner *r, const mr3d_case *test, mr3d_tier tier, uint64_t seed, const mr3d_beside *beside) {
   *s = (struct session){.runner = r};
   mr3d_posing_open(&s->posed, r->run->suite, test, tier, seed, r->scratch, r->weights, r->run->options.threads);
+  s->posed.beside = beside;
   mr3d_truth_promise(s->posed.truth, r->run->info.kept);
   mr3d_truth_keep_runs(s->posed.truth, r->yardsticks);
 }
@@ -390,7 +391,7 @@ static void open_session(struct session *s, struct runner *r, const mr3d_case *t
 static mr3d_status compare_with_golden(struct runner *r, const mr3d_case *test, double *worst, mr3d_error *error) {
   struct session s;
   mr3d_error refusal = {0};
-  open_session(&s, r, test, MR3D_FP64, 0);
+  open_session(&s, r, test, MR3D_FP64, 0, NULL);
   mr3d_status status = mr3d_golden_open(r->run->suite, test, &s.golden, error);
   for (int step = 0; step < test->n_steps && status == MR3D_OK; step++) {
     status = make_request(&s, step, error);
@@ -406,7 +407,7 @@ static mr3d_status compare_with_golden(struct runner *r, const mr3d_case *test, 
 static mr3d_verdict run_steps(struct runner *r, mr3d_result *result, struct agreement *agreement) {
   struct session s;
   mr3d_error error = {0};
-  open_session(&s, r, result->test, result->tier, result->seed);
+  open_session(&s, r, result->test, result->tier, result->seed, result->variant == MR3D_BESIDE ? &result->beside : NULL);
   mr3d_verdict verdict = MR3D_PASSED;
   mr3d_status status = MR3D_OK;
   bool compare = agreement->state == NOT_COMPARED; /* run_case has settled it for any other tier and seed */
@@ -479,13 +480,13 @@ static mr3d_verdict run_case(struct runner *r, mr3d_result *result, struct agree
 
 /* ---- the run ---- */
 
-/** Removes the weights files of the sets that no later case of the selection needs. */
+/** Removes the weights files of the sets that no later case of the selection needs; under a challenge none does, each case has a seed of its own. */
 static void drop_weights(const mr3d_run *run, int index) {
   const mr3d_case *test = &run->suite->cases[index];
   for (int s = 0; s < test->n_steps; s++) {
     const char *set = test->steps[s].weights;
     bool needed = set == NULL;
-    for (int i = index + 1; i < run->suite->n_cases && !needed; i++)
+    for (int i = index + 1; i < run->suite->n_cases && !needed && !run->options.challenge; i++)
       for (int t = 0; t < run->suite->cases[i].n_steps && !needed; t++)
         needed = run->suite->cases[i].steps[t].weights && strcmp(run->suite->cases[i].steps[t].weights, set) == 0 &&
                  mr3d_case_selected(&run->suite->cases[i], &run->options.selection);
@@ -495,19 +496,38 @@ static void drop_weights(const mr3d_run *run, int index) {
   }
 }
 
+static bool is_asked(const mr3d_run_options *options, const mr3d_case *test, mr3d_tier tier, mr3d_variant variant) {
+  const mr3d_challenge *challenge = options->challenge;
+  if (challenge ? !mr3d_challenge_asks(challenge, test, tier, variant) : variant != MR3D_PLAIN && variant != MR3D_AGAIN) return false;
+  return !options->wanted || options->wanted(options->wanted_user, test, tier, variant);
+}
+
+static mr3d_result planned(const mr3d_run_options *options, const mr3d_case *test, mr3d_tier tier, mr3d_variant variant) {
+  mr3d_result result = {.test = test, .tier = tier, .variant = variant, .seed = options->seed, .golden_worst = NAN};
+  result.again = variant == MR3D_PLAIN && is_asked(options, test, tier, MR3D_AGAIN);
+  if (options->challenge) result.seed = mr3d_challenge_seed(options->challenge, test->id, variant);
+  if (variant == MR3D_BESIDE) {
+    const uint64_t neighbour = mr3d_challenge_neighbour_seed(options->challenge, test->id);
+    result.beside = (mr3d_beside){.seed = neighbour, .first = neighbour % 2};
+  }
+  return result;
+}
+
 /** Lists the results to come, those of a case one after the other. */
 static void plan(struct runner *r, uint32_t tiers) {
   mr3d_run *run = r->run;
   int n = run->suite->n_cases;
-  run->results = mr3d_allocate((long long)n * MR3D_N_TIERS, sizeof *run->results);
+  run->results = mr3d_allocate((long long)n * MR3D_N_TIERS * MR3D_AGAIN, sizeof *run->results);
   r->firsts = mr3d_allocate(n + 1, sizeof *r->firsts);
   for (int i = 0; i < n; i++) {
     const mr3d_case *test = &run->suite->cases[i];
     if (!(tiers & test->tiers) || !mr3d_case_selected(test, &run->options.selection)) continue;
-    r->firsts[r->n_cases++] = r->total;
+    const int first = r->total;
     for (int tier = 0; tier < MR3D_N_TIERS; tier++)
-      if (tiers & test->tiers & 1u << tier)
-        run->results[r->total++] = (mr3d_result){.test = test, .tier = (mr3d_tier)tier, .seed = run->options.seed, .golden_worst = NAN};
+      for (int variant = MR3D_PLAIN; variant < MR3D_AGAIN; variant++)
+        if (tiers & test->tiers & 1u << tier && is_asked(&run->options, test, (mr3d_tier)tier, (mr3d_variant)variant))
+          run->results[r->total++] = planned(&run->options, test, (mr3d_tier)tier, (mr3d_variant)variant);
+    if (r->total > first) r->firsts[r->n_cases++] = first;
   }
   r->firsts[r->n_cases] = r->total;
 }
@@ -566,7 +586,7 @@ static void judge_cases(struct runner *r) {
       if (r->to < 0) settle(r);
       else if (!mr3d_tell(r->to, &i, sizeof i) || !mr3d_result_tell(&run->results[i], r->to)) return;
     }
-    if (!r->memory) drop_weights(run, (int)(run->results[r->firsts[c]].test - run->suite->cases));
+    if (!r->memory || run->options.challenge) drop_weights(run, (int)(run->results[r->firsts[c]].test - run->suite->cases));
   }
 }
 
@@ -580,6 +600,7 @@ static void note_again(struct runner *r, int index, const mr3d_difference *d) {
   if (d->repetition && (!result->difference.repetition || (d->failed && !result->difference.failed))) result->difference = *d;
   if (d->reason[0] && result->verdict == MR3D_PASSED) {
     result->verdict = MR3D_FAILED;
+    result->failed_again = true;
     snprintf(result->reason, sizeof result->reason, "passed the first time; asked again (time %d): %.900s", d->repetition, d->reason);
     run->passed--, run->failed++;
   }
@@ -587,7 +608,7 @@ static void note_again(struct runner *r, int index, const mr3d_difference *d) {
 }
 
 static bool can_be_asked_again(struct runner *r, const mr3d_result *result) {
-  if (result->verdict == MR3D_SKIPPED || result->verdict == MR3D_BROKEN || result->n_steps == 0 || r->late >= MR3D_TIMEOUTS_PER_OP) return false;
+  if (!result->again || result->verdict == MR3D_SKIPPED || result->verdict == MR3D_BROKEN || result->n_steps == 0 || r->late >= MR3D_TIMEOUTS_PER_OP) return false;
   const mr3d_step_result *last = &result->steps[result->n_steps - 1];
   return last->asked && last->reply.kind != MR3D_REPLY_TIMEOUT && first_silent(r->ledger, result) == result->n_steps;
 }
@@ -619,7 +640,7 @@ static void ask_again(struct runner *r, mr3d_result *result, int repetition, mr3
   struct session s;
   mr3d_error error = {0};
   bool differs = false;
-  open_session(&s, r, result->test, result->tier, result->seed);
+  open_session(&s, r, result->test, result->tier, result->seed, result->variant == MR3D_BESIDE ? &result->beside : NULL);
   for (int step = 0; step < result->n_steps && !differs; step++) {
     mr3d_error refusal = {0};
     if (make_request(&s, step, &error) != MR3D_OK || ask_reference(&s, step, &refusal, &error) != MR3D_OK) break;
@@ -643,7 +664,8 @@ static void repeat_cases(struct runner *r) {
   const mr3d_run *run = r->run;
   int n = 0, *mine = mr3d_allocate(r->total, sizeof *mine), *order = mr3d_allocate(r->total, sizeof *order);
   for (int c = r->member; c < r->n_cases; c += r->members)
-    for (int i = r->firsts[c]; i < r->firsts[c + 1]; i++) mine[n++] = i;
+    for (int i = r->firsts[c]; i < r->firsts[c + 1]; i++)
+      if (run->results[i].again || !run->options.challenge) mine[n++] = i;
   for (int repetition = 2; repetition <= run->options.repeat; repetition++) {
     for (int k = 0; k < n; k++) order[k] = k;
     if (run->options.shuffle) {
@@ -656,6 +678,7 @@ static void repeat_cases(struct runner *r) {
       const int index = mine[order[k]];
       mr3d_difference d = {0};
       if (can_be_asked_again(r, &run->results[index])) ask_again(r, &run->results[index], repetition, &d);
+      if (run->options.challenge) drop_weights(run, (int)(run->results[index].test - run->suite->cases));
       if (r->to < 0) note_again(r, index, &d);
       else if (!mr3d_tell(r->to, &(int){AGAIN}, sizeof(int)) || !mr3d_tell(r->to, &index, sizeof index) || !mr3d_tell(r->to, &d, sizeof d)) break;
     }
@@ -684,6 +707,23 @@ static void name_order_sensitivity(mr3d_run *run) {
     snprintf(result->diagnosis, sizeof result->diagnosis, "the answer depends on repetition or on what was asked before (P26): %s%s%.300s", what,
              before[0] ? "; of the first answer: " : "", before);
     if (strncmp(result->mistake, "order-sensitivity", 17) != 0) snprintf(result->mistake, sizeof result->mistake, "order-sensitivity");
+  }
+}
+
+/** What passes with one seed or in a batch of its own, and fails with another or beside others, depends on what it must not depend on. */
+static void name_dependence(mr3d_run *run) {
+  const mr3d_result *plain = NULL;
+  for (int i = 0; i < run->n_results; i++) {
+    mr3d_result *result = &run->results[i];
+    if (result->variant == MR3D_PLAIN) plain = result;
+    if (result->variant == MR3D_PLAIN || result->verdict != MR3D_FAILED || result->mistake[0] || !plain || plain->test != result->test || plain->verdict != MR3D_PASSED) continue;
+    char before[sizeof result->diagnosis];
+    memcpy(before, result->diagnosis, sizeof before);
+    snprintf(result->diagnosis, sizeof result->diagnosis, "%s (P26)%s%.700s",
+             result->variant == MR3D_BESIDE ? "passed in a batch of its own, fails beside other samples: the answer depends on its neighbours"
+                                            : "passed with one seed, fails with another: the answer depends on which inputs were drawn",
+             before[0] ? "; " : "", before);
+    snprintf(result->mistake, sizeof result->mistake, "order-sensitivity");
   }
 }
 
@@ -747,7 +787,11 @@ static char *copied(const char *text) { return text ? strdup(text) : NULL; }
 
 static void copy_options(mr3d_run *run, const mr3d_run_options *options) {
   run->options = *options;
-  if (options->shuffle && options->repeat < 2) run->options.repeat = 2;
+  if (options->challenge) {
+    run->challenge = *options->challenge;
+    run->options.challenge = &run->challenge;
+    run->options.repeat = 2, run->options.shuffle = true, run->options.shuffle_seed = mr3d_challenge_order_seed(&run->challenge);
+  } else if (options->shuffle && options->repeat < 2) run->options.repeat = 2;
   if (options->jobs > 1) {
     int threads = (options->threads > 0 ? options->threads : mr3d_parallel_jobs(0)) / options->jobs;
     run->options.threads = threads > 1 ? threads : 1;
@@ -774,6 +818,7 @@ static mr3d_status run_selection(struct runner *r, mr3d_error *error) {
   mr3d_status status = run_all(r, error);
   mr3d_diagnose_settle(run, &r->ledger->lessons);
   name_order_sensitivity(run);
+  name_dependence(run);
   run->diagnosis_seconds = r->ledger->diagnosis_seconds;
   mr3d_backend_rest(r->backend, run->options.threads); /* how it ends is worth a remark */
   run->remarks = mr3d_backend_remarks(r->backend);
@@ -793,8 +838,10 @@ mr3d_status mr3d_run_suite(const mr3d_run_options *options, mr3d_progress *progr
   if (status == MR3D_OK) status = mr3d_scratch_open(&r.scratch, error);
   if (status == MR3D_OK) {
     r.weights = mr3d_weights_cache_new();
+    const char *const kept[] = {r.scratch, options->golden_dir, options->data_dir ? options->data_dir : r.scratch, options->yardsticks_dir, NULL};
     const mr3d_backend_options backend = {.threads = run->options.threads, .weights = r.weights, .no_isolation = options->no_isolation,
-                                          .memory = options->memory, .hidden = options->golden_dir};
+                                          .memory = options->memory, .hidden = options->golden_dir, .kept = kept};
+    if (options->jobs <= 1) mr3d_team_threads(run->options.threads);
     status = mr3d_backend_open(options->backend, &backend, &r.backend, error);
   }
   if (status == MR3D_OK) status = run_selection(&r, error);

@@ -4,14 +4,19 @@
 
 #include "backend.h"
 #include "case.h"
+#include "challenge.h"
 #include "generation.h"
 #include "mr3d/judge.h"
+#include "posing.h"
 
-/** Which cases: NULL or 0 selects all. The glob is fnmatch's; the others are words joined by commas. */
+/**
+ * Which cases: NULL or 0 selects all but those of the whole model (tagged `whole`), which take minutes each: `tag` must name them, or `case_glob` be one's id.
+ * The glob is fnmatch's; the others are words joined by commas.
+ */
 typedef struct mr3d_selection {
   const char *case_glob, *op, *level, *pitfall, *tag;
   uint32_t tiers; /**< bit per tier; 0: those the backend announced */
-  bool without_slow;
+  bool without_slow, with_whole; /**< with_whole: they are nothing special, where cases are only listed */
 } mr3d_selection;
 
 typedef enum mr3d_verdict {
@@ -53,6 +58,10 @@ typedef struct mr3d_result {
   const mr3d_case *test;
   mr3d_tier tier;
   uint64_t seed;
+  mr3d_variant variant; /**< MR3D_PLAIN, MR3D_OTHER_SEED or MR3D_BESIDE; MR3D_PLAIN where there is no challenge */
+  mr3d_beside beside;   /**< of MR3D_BESIDE */
+  bool again;           /**< is asked again, where cases are */
+  bool failed_again;    /**< passed the first time, and `verdict` is what came of asking again */
   mr3d_verdict verdict;
   char reason[1024];    /**< one line: what was wrong, where, expected; or why skipped */
   char diagnosis[1024]; /**< "your output equals mask-length/unrepaired: ..." or what is certain instead, or "" */
@@ -70,10 +79,16 @@ typedef struct mr3d_result {
   mr3d_step_result *steps;
 } mr3d_result;
 
+/** Whether a test of the selection is asked. */
+typedef bool mr3d_wanted(void *user, const mr3d_case *, mr3d_tier, mr3d_variant);
+
 typedef struct mr3d_run_options {
   const char *backend; /**< spec */
   mr3d_selection selection;
+  mr3d_wanted *wanted; /**< narrows the selection further, or NULL; called with `wanted_user` */
+  void *wanted_user;
   uint64_t seed;
+  const mr3d_challenge *challenge; /**< draws each case's seed in place of `seed`, and what is asked in other ways (`repeat` and `shuffle` follow from it); NULL: none. Copied */
   double timeout; /**< seconds a request; 0: from the case's size */
   int threads;    /**< of all jobs together; 0: all processors */
   int jobs;       /**< processes that judge side by side, each with a backend of its own; 0: this one alone. See mr3d_team_run for what more than one requires */
@@ -89,6 +104,7 @@ typedef struct mr3d_run_options {
 typedef struct mr3d_run {
   mr3d_backend_info info; /**< copied strings */
   mr3d_run_options options;
+  mr3d_challenge challenge; /**< what `options.challenge` points to, where it is not NULL */
   mr3d_suite *suite;
   int n_results;
   mr3d_result *results;
@@ -100,9 +116,14 @@ typedef struct mr3d_run {
   char *remarks; /**< what the backend's files, or its end, say beside the results, or NULL */
 } mr3d_run;
 
+/** Of the whole model, tagged `whole`. */
+bool mr3d_case_is_whole(const mr3d_case *);
 bool mr3d_case_selected(const mr3d_case *, const mr3d_selection *);
 /** Errors: a word that no case has (with the one that was meant), a selection that is empty. */
 mr3d_status mr3d_selection_check(const mr3d_suite *, const mr3d_selection *, mr3d_error *);
+
+/** "attention/gqa", "attention/gqa#batch". */
+const char *mr3d_result_name(const mr3d_result *, char name[192]);
 
 /** Frees what a result holds. */
 void mr3d_result_clear(mr3d_result *);

@@ -1,8 +1,10 @@
 #include "scratch.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,20 +27,25 @@ struct entry {
   char name[];
 };
 
-/** Only calls that are safe in a signal handler. */
-static void remove_files(const char *prefix) {
+/** Files, and at the `top` folders of files: those of other processes. Only calls that are safe in a signal handler. */
+static void remove_in(int fd, const char *prefix, bool top) {
   size_t prefix_length = strlen(prefix);
-  int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (fd < 0) return;
   _Alignas(struct entry) char buffer[4096];
   for (long size; (size = syscall(SYS_getdents64, fd, buffer, sizeof buffer)) > 0;)
     for (long at = 0; at < size;) {
       const struct entry *entry = (const struct entry *)(buffer + at);
-      if (strncmp(entry->name, prefix, prefix_length) == 0) unlinkat(fd, entry->name, 0); /* "." and ".." refuse */
+      const bool dots = entry->name[0] == '.' && (entry->name[1] == 0 || (entry->name[1] == '.' && entry->name[2] == 0));
+      if (!dots && strncmp(entry->name, prefix, prefix_length) == 0 && unlinkat(fd, entry->name, 0) != 0 && top && entry->type == DT_DIR) {
+        remove_in(openat(fd, entry->name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC), "", false);
+        unlinkat(fd, entry->name, AT_REMOVEDIR);
+      }
       at += entry->length;
     }
   close(fd);
 }
+
+static void remove_files(const char *prefix) { remove_in(open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC), prefix, true); }
 
 static void on_signal(int signal_number) {
   remove_files("");
@@ -49,7 +56,8 @@ static void on_signal(int signal_number) {
 }
 
 mr3d_status mr3d_scratch_open(const char **path, mr3d_error *error) {
-  const char *base = getenv("TMPDIR");
+  char outer[sizeof folder];
+  const char *base = folder[0] ? strcpy(outer, folder) : getenv("TMPDIR");
   if (!base || !*base) base = "/tmp";
   if (snprintf(folder, sizeof folder, "%s/mr3d-XXXXXX", base) >= (int)sizeof folder)
     return mr3d_fail(error, MR3D_IO, "TMPDIR is too long a path");

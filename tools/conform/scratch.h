@@ -6,7 +6,7 @@
 
 /**
  * Makes the process's scratch folder below $TMPDIR (else /tmp) and gives its path. SIGINT, SIGTERM and SIGHUP, where they had their default
- * effect, now remove it first. Requires: none is open. Errors: MR3D_IO with path and reason.
+ * effect, now remove it first. In a process forked from one that has such a folder it lies within that. Requires: this process has opened none. Errors: MR3D_IO with path and reason.
  */
 mr3d_status mr3d_scratch_open(const char **path, mr3d_error *);
 /** Removes the files whose names begin with `prefix` ("": all). */

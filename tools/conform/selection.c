@@ -15,7 +15,17 @@ static bool any_selected(const char *list, int count, const char *const words[])
   return list == NULL;
 }
 
+bool mr3d_case_is_whole(const mr3d_case *test) { return any_selected("whole", test->n_tags, test->tags); }
+
+/** Of the whole model, and not asked for by that name. */
+static bool is_unasked_whole(const mr3d_case *test, const mr3d_selection *selection) {
+  if (selection->with_whole || !mr3d_case_is_whole(test)) return false;
+  const bool named = selection->tag && mr3d_word_selected(selection->tag, "whole");
+  return !named && (!selection->case_glob || strcmp(selection->case_glob, test->id) != 0);
+}
+
 bool mr3d_case_selected(const mr3d_case *test, const mr3d_selection *selection) {
+  if (is_unasked_whole(test, selection)) return false;
   if (selection->case_glob && fnmatch(selection->case_glob, test->id, 0) != 0) return false;
   if (!mr3d_word_selected(selection->level, test->level)) return false;
   if (!any_selected(selection->pitfall, test->n_pitfalls, test->pitfalls) || !any_selected(selection->tag, test->n_tags, test->tags))
@@ -99,6 +109,12 @@ mr3d_status mr3d_selection_check(const mr3d_suite *suite, const mr3d_selection *
                {"--tag", selection->tag}};
   for (size_t i = 0; i < sizeof given / sizeof *given; i++)
     if (given[i].value) snprintf(what + strlen(what), sizeof what - strlen(what), " %s %s", given[i].option, given[i].value);
+  mr3d_selection wider = *selection;
+  wider.with_whole = true;
+  for (int i = 0; i < suite->n_cases; i++)
+    if (mr3d_case_selected(&suite->cases[i], &wider))
+      return mr3d_fail(error, MR3D_INVALID, "the selection is empty:%s fits only cases of the whole model, such as %s; add --tag whole to ask them, minutes each", what,
+                       suite->cases[i].id);
   const char *meant = NULL;
   if (selection->case_glob) {
     struct words ids = {0};

@@ -4,11 +4,13 @@
 #include <omp.h>
 #else
 #define omp_set_num_threads(n) (void)(n)
+#define omp_get_num_procs() 1
 #endif
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
@@ -40,6 +42,12 @@ bool mr3d_told(int from, void *bytes, size_t size) {
   return true;
 }
 
+void mr3d_team_threads(int threads) {
+  atomic_int started = 0;
+#pragma omp parallel num_threads(threads > 0 ? threads : omp_get_num_procs())
+  atomic_fetch_add(&started, 1);
+}
+
 static mr3d_status start(const mr3d_team *team, int i, struct member *member, mr3d_error *error) {
   int ends[2];
   pid_t parent = getpid();
@@ -51,6 +59,7 @@ static mr3d_status start(const mr3d_team *team, int i, struct member *member, mr
     if (getppid() != parent) _exit(1);
     close(ends[0]);
     omp_set_num_threads(team->threads);
+    mr3d_team_threads(team->threads);
     team->work(team->user, i, ends[1]);
     _exit(0);
   }

@@ -16,6 +16,12 @@ typedef struct mr3d_team {
 } mr3d_team;
 
 /**
+ * Starts as many OpenMP threads as will compute here (0: one a processor), while they can be had: the runtime keeps them, and a backend that takes all
+ * that the system allows comes later.
+ */
+void mr3d_team_threads(int threads);
+
+/**
  * Forks the members and hears them until all have finished. They end with the caller's process (SIGTERM), and share with it what mr3d_shared_memory
  * gave; pointers to what was there before the fork mean the same in all. Requires: no OpenMP region has run in the caller's process, after which GNU's
  * runtime cannot go on in a forked one.

@@ -4,6 +4,7 @@
 #include <time.h>
 
 #include "judge_internal.h"
+#include "limits.h"
 
 #define WORTH_KEEPING 0.05 /* seconds of processor time for a run: reading a file costs less */
 
@@ -13,8 +14,8 @@ const char *mr3d_truth_op(const mr3d_truth *truth) {
 }
 
 /** Composed operators are judged by the yardstick; the others have an error scale. */
-static bool is_composed(const char *op) {
-  static const char *const composed[] = {"attention_block", "decoder_layer", "prefill", "decode", "drop_session"};
+bool mr3d_op_is_composed(const char *op) {
+  static const char *const composed[] = {"attention_block", "decoder_layer", "prefill", "decode", "drop_session", "encode_points"};
   for (size_t i = 0; i < sizeof composed / sizeof *composed; i++)
     if (op && strcmp(op, composed[i]) == 0) return true;
   return false;
@@ -84,7 +85,7 @@ double mr3d_processor_seconds(void) {
 
 mr3d_status mr3d_truth_step(mr3d_truth *truth, const mr3d_bundle *request, const mr3d_bundle **answer, mr3d_error *error) {
   mr3d_bundle *fresh = NULL;
-  mr3d_server *server = is_composed(mr3d_bundle_get(request, "op")) ? truth->server : truth->plain;
+  mr3d_server *server = mr3d_op_is_composed(mr3d_bundle_get(request, "op")) ? truth->server : truth->plain;
   double start = mr3d_processor_seconds();
   mr3d_status status = mr3d_server_answer(server, request, &fresh, error);
   truth->seconds += mr3d_processor_seconds() - start;
@@ -103,7 +104,7 @@ mr3d_status mr3d_truth_step(mr3d_truth *truth, const mr3d_bundle *request, const
 
 const mr3d_bundle *mr3d_truth_scaled(mr3d_truth *truth) {
   int latest = truth->n_steps - 1;
-  if (is_composed(mr3d_truth_op(truth))) return truth->answers[latest];
+  if (mr3d_op_is_composed(mr3d_truth_op(truth))) return truth->answers[latest];
   mr3d_error error = {0};
   if (!truth->scaled && mr3d_server_answer(truth->server, truth->requests[latest], &truth->scaled, &error) != MR3D_OK)
     return truth->answers[latest]; /* without scales, which the judge then reports */

@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "judge_internal.h"
+#include "limits.h"
 
 #define ELEMENT_LIMIT 12.0
 #define NARROW_SLICE_LIMIT 4.0 /* rows of fewer than WIDE values: token x head */
@@ -245,6 +246,18 @@ static int64_t count_wrong(const yardstick *stick, const row_sums *sums, double 
 static double tensor_limit(int64_t rows) {
   const double part = 2 / (9 * (double)rows);
   return rows > 0 ? fmax(TENSOR_LIMIT, sqrt(0.5 * pow(1 - part + 4 * sqrt(part), 3))) : TENSOR_LIMIT;
+}
+
+bool mr3d_yardstick_limit(const char *rule, double *least, double *most) {
+  const struct { const char *rule; double least, most; } limits[] = {
+      {"finite", 0, 0}, {"yardstick", 0, 0}, {"element", ELEMENT_LIMIT, ELEMENT_LIMIT}, {"slice", WIDE_SLICE_LIMIT, NARROW_SLICE_LIMIT},
+      {"tensor", TENSOR_LIMIT, tensor_limit(1)}, {"gain", GAIN_LIMIT, GAIN_LIMIT}, {"kl", KL_LIMIT, KL_LIMIT}, {"top1", 0, 0}};
+  for (size_t i = 0; i < sizeof limits / sizeof *limits; i++) {
+    if (strcmp(limits[i].rule, rule) != 0) continue;
+    *least = limits[i].least, *most = limits[i].most;
+    return true;
+  }
+  return false;
 }
 
 void mr3d_judge_by_yardstick(const mr3d_output *output, const char *name, int n_runs, const float *const runs[], mr3d_tensor_verdict *verdict) {

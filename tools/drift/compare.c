@@ -37,11 +37,11 @@ static bool same_shape(const mr3d_tensor *a, const mr3d_tensor *b) {
 static void differ_exactly(pair *p) {
   mr3d_tensor_verdict *v = &p->record.verdict;
   const size_t size = mr3d_dtype_size(p->a->dtype);
-  p->record.judged = true;
   v->elements = mr3d_tensor_count(p->a);
   for (int64_t i = 0; i < v->elements; i++) v->wrong += memcmp((const char *)p->a->data + (size_t)i * size, (const char *)p->b->data + (size_t)i * size, size) != 0;
   mr3d_verdict_add(v, "exact", (double)v->wrong, 0, true, "%lld of %lld elements differ", (long long)v->wrong, (long long)v->elements);
   p->record.local_ratio = v->wrong ? 1e6 : 0;
+  p->record.judged = v->wrong != 0;
 }
 
 static void differ(const mr3d_drift_run *d, const mr3d_drift_step *step, pair *p) {

@@ -4,7 +4,8 @@ const $ = selector => document.querySelector(selector);
 const bytes = text => Uint8Array.from(atob(text), c => c.charCodeAt(0));
 // A byte is eighths of an octave around 128; 0: nothing there, or no error.
 const value = byte => byte ? 2 ** ((byte - 128) / 8) : 0;
-const short = x => x === 0 ? '0' : x >= 1e4 || x < 1e-3 ? x.toExponential(1) : String(+x.toPrecision(3));
+const ceiling = value(255);
+const short = x => x >= ceiling && x < ceiling * 1.01 ? 'over ' + ceiling.toExponential(0) : x === 0 ? '0' : x >= 1e4 || x < 1e-3 ? x.toExponential(1) : String(+x.toPrecision(3));
 for (const step of data.steps) for (const kind of ['local', 'total']) step[kind] = bytes(step[kind] || '');
 for (const r of data.records) for (const kind of ['local', 'total']) if (r[kind].dims) r[kind].dims = bytes(r[kind].dims);
 const record = (s, l, p) => data.records.find(r => r.step === s && r.layer === l && r.point === p);
@@ -72,9 +73,11 @@ function paint(c, x, y, width, height, columns, rows, get) {
 }
 
 function ring(c, x, y, width, height) {
-  c.strokeStyle = style('--text');
-  c.lineWidth = 2;
-  c.strokeRect(x - 1, y - 1, Math.max(3, width) + 2, Math.max(3, height) + 2);
+  for (const [tint, line] of [[style('--page'), 4], [style('--text'), 2]]) {
+    c.strokeStyle = tint;
+    c.lineWidth = line;
+    c.strokeRect(x - 1, y - 1, Math.max(3, width) + 2, Math.max(3, height) + 2);
+  }
 }
 
 const left = 34, top = 4, under = 18;
@@ -148,7 +151,7 @@ function drawScene() {
   }).sort((a, b) => b[3] - a[3]);
   for (const [t, x, y] of seen) {
     c.beginPath();
-    c.arc(x, y, Math.max(2.5, scale * .7), 0, 7);
+    c.arc(x, y, Math.max(4, scale * .7), 0, 7);
     c.fillStyle = css(cell(at.kind, at.layer, t));
     c.fill();
     c.lineWidth = 1;
@@ -167,8 +170,9 @@ function drawScene() {
     c.font = '600 13px system-ui, sans-serif';
     c.fillText(text, Math.min(found[1] + 10, width - c.measureText(text).width - 4), Math.max(14, found[2] - 10));
   };
-  mark(at.token, style('--text'), 'chosen');
-  if (data.first && data.first.step === at.step) mark(data.first.token, style('--bad'), 'first');
+  const first = data.first && data.first.step === at.step ? data.first.token : -1;
+  if (at.token !== first) mark(at.token, style('--text'), 'chosen');
+  if (first >= 0) mark(data.first.token, style('--bad'), 'first');
 }
 
 function say() {

@@ -6,16 +6,8 @@
 
 #include <cjson/cJSON.h>
 
-#include "inputs.h"
-#include "symptoms.h"
+#include "findings.h"
 #include "verdict.h"
-
-/** What was found beside the numbers of points. Borrowed. */
-typedef struct mr3d_drift_findings {
-  const mr3d_input_differences *inputs; /**< or NULL */
-  int n_symptoms;
-  const mr3d_symptom *symptoms;
-} mr3d_drift_findings;
 
 /** What is reported beside the records. Borrowed. */
 typedef struct mr3d_drift_subject {
@@ -25,7 +17,7 @@ typedef struct mr3d_drift_subject {
   const char *command;       /**< that repeats it, or NULL */
   int n_remarks;
   const char *const *remarks;
-  mr3d_drift_findings findings;
+  const mr3d_trace_findings *findings; /**< inputs that differ, symptoms; or NULL */
 } mr3d_drift_subject;
 
 void mr3d_drift_report_text(const mr3d_drift_run *, const mr3d_drift_verdict *, const mr3d_drift_subject *, FILE *to, bool color);

@@ -7,8 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void add_line(mr3d_findings *f, const char *format, ...) MR3D_PRINTF(2, 3);
-static void add_line(mr3d_findings *f, const char *format, ...) {
+static void add_line(mr3d_trace_findings *f, const char *format, ...) MR3D_PRINTF(2, 3);
+static void add_line(mr3d_trace_findings *f, const char *format, ...) {
   char line[1000];
   va_list arguments;
   va_start(arguments, format);
@@ -36,7 +36,7 @@ static bool alike(const mr3d_input_difference *a, const mr3d_input_difference *b
   return strcmp(a->looks, b->looks) == 0 || strncmp(a->looks, "unrelated", 9) == 0 || strncmp(a->looks, "related", 7) == 0 || strncmp(a->looks, "the same with noise", 19) == 0;
 }
 
-static void say_differences(mr3d_findings *f) {
+static void say_differences(mr3d_trace_findings *f) {
   const mr3d_input_differences *d = &f->inputs;
   bool *said = mr3d_allocate(d->count, sizeof *said);
   for (int i = 0; i < d->count; i++) {
@@ -54,7 +54,7 @@ static void say_differences(mr3d_findings *f) {
   free(said);
 }
 
-void mr3d_findings_gather(mr3d_findings *f, const mr3d_inputs_side *subject, const mr3d_inputs_side *reference) {
+void mr3d_findings_gather(mr3d_trace_findings *f, const mr3d_inputs_side *subject, const mr3d_inputs_side *reference) {
   mr3d_inputs_compare(subject, reference, &f->inputs);
   say_differences(f);
   if (!subject->trace) return;
@@ -67,14 +67,14 @@ void mr3d_findings_gather(mr3d_findings *f, const mr3d_inputs_side *subject, con
   }
 }
 
-void mr3d_findings_clear(mr3d_findings *f) {
+void mr3d_findings_clear(mr3d_trace_findings *f) {
   for (int i = 0; i < f->n_lines; i++) free(f->lines[i]);
   free(f->lines);
   mr3d_input_differences_free(&f->inputs);
-  *f = (mr3d_findings){0};
+  *f = (mr3d_trace_findings){0};
 }
 
-void mr3d_findings_add(const mr3d_findings *f, cJSON *report) {
+void mr3d_findings_add(const mr3d_trace_findings *f, cJSON *report) {
   cJSON *inputs = cJSON_AddObjectToObject(report, "inputs"), *list = cJSON_AddArrayToObject(inputs, "differences"), *signals = cJSON_AddArrayToObject(report, "signals");
   cJSON_AddBoolToObject(inputs, "config_compared", f->inputs.config_compared);
   cJSON_AddNumberToObject(inputs, "weights_compared", f->inputs.weights_compared);

@@ -169,23 +169,10 @@ static void write_fault(FILE *to, const mr3d_drift_run *d, const mr3d_drift_faul
   fputs("</dl></section>\n", to);
 }
 
-static void write_differences(FILE *to, const mr3d_drift_findings *f) {
-  if (f->inputs && f->inputs->count) {
-    fputs("<h2>Different inputs</h2>\n<ul>\n", to);
-    for (int i = 0; i < f->inputs->count; i++) fputs("<li>", to), text(to, f->inputs->list[i].text), fputs("</li>\n", to);
-    fputs("</ul>\n", to);
-  }
-  if (!f->n_symptoms) return;
-  fputs("<h2>Symptoms</h2>\n<ul>\n", to);
-  for (int i = 0; i < f->n_symptoms; i++) {
-    fputs("<li>", to);
-    text(to, f->symptoms[i].found);
-    fputs(". ", to);
-    text(to, f->symptoms[i].signal->because);
-    fputs(". Look at: ", to);
-    text(to, f->symptoms[i].signal->look);
-    fputs("</li>\n", to);
-  }
+static void write_findings(FILE *to, const mr3d_trace_findings *f) {
+  if (!f || !f->n_lines) return;
+  fprintf(to, "<h2>%s</h2>\n<ul>\n", f->other_inputs ? "Different inputs, and what the trace shows by itself" : "What the trace shows by itself");
+  for (int i = 0; i < f->n_lines; i++) fputs("<li>", to), text(to, f->lines[i]), fputs("</li>\n", to);
   fputs("</ul>\n", to);
 }
 
@@ -285,7 +272,7 @@ static void write_page(FILE *to, const mr3d_drift_run *d, const mr3d_drift_verdi
   fact(to, "Not traced", v->missing);
   for (int i = 0; i < s->n_remarks; i++) fact(to, "Remark", s->remarks[i]);
   fputs("</dl>\n</header>\n<main>\n", to);
-  write_differences(to, &s->findings);
+  write_findings(to, s->findings);
   if (v->n_faults) fputs("<h2>Faults</h2>\n<p>Points behind a fault inherit its error: their total error is large, their local one is not.</p>\n", to);
   for (int i = 0; i < v->n_faults; i++) write_fault(to, d, &v->faults[i]);
   fputs("<h2>Evidence</h2>\n<ul>\n", to);
@@ -296,7 +283,7 @@ static void write_page(FILE *to, const mr3d_drift_run *d, const mr3d_drift_verdi
   write_layers(to, d, v);
   fputs("</main>\n<script type=\"application/json\" id=\"data\">", to);
   write_data(to, d, v);
-  fprintf(to, "</script>\n<script>\n%s</script>\n</body>\n</html>\n", mr3d_embedded_drift_js);
+  fprintf(to, "</script>\n<script type=\"module\">\n%s</script>\n</body>\n</html>\n", mr3d_embedded_drift_js);
 }
 
 mr3d_status mr3d_drift_report_html(const mr3d_drift_run *d, const mr3d_drift_verdict *v, const mr3d_drift_subject *s, const char *path, mr3d_error *error) {

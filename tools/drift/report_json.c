@@ -109,22 +109,9 @@ static cJSON *growth_object(const mr3d_drift_growth *g) {
   return object;
 }
 
-static cJSON *difference_object(const mr3d_input_difference *found) {
-  cJSON *object = cJSON_CreateObject();
-  cJSON_AddStringToObject(object, "kind", mr3d_input_kind_name(found->kind));
-  cJSON_AddStringToObject(object, "name", found->name);
-  if (found->step >= 0) add_count(object, "step", found->step);
-  if (found->layer >= 0) add_count(object, "layer", found->layer);
-  add_number(object, "max", found->max);
-  cJSON_AddStringToObject(object, "looks", found->looks);
-  cJSON_AddBoolToObject(object, "rounding", found->rounding);
-  cJSON_AddStringToObject(object, "text", found->text);
-  return object;
-}
-
 cJSON *mr3d_drift_report_object(const mr3d_drift_run *d, const mr3d_drift_verdict *v, const mr3d_drift_subject *s) {
   cJSON *object = cJSON_CreateObject(), *verdict, *list;
-  cJSON_AddStringToObject(object, "kind", "drift");
+  add_count(object, "format", 1);
   cJSON_AddStringToObject(object, "subject", s->name);
   if (s->producer) cJSON_AddStringToObject(object, "producer", s->producer);
   cJSON_AddStringToObject(object, "reference", s->reference);
@@ -138,15 +125,7 @@ cJSON *mr3d_drift_report_object(const mr3d_drift_run *d, const mr3d_drift_verdic
   list = cJSON_AddArrayToObject(object, "remarks");
   for (int i = 0; i < s->n_remarks; i++) cJSON_AddItemToArray(list, cJSON_CreateString(s->remarks[i]));
   if (v->n_missing) cJSON_AddStringToObject(object, "not_traced", v->missing);
-  list = cJSON_AddArrayToObject(object, "differences");
-  for (int i = 0; s->findings.inputs && i < s->findings.inputs->count; i++) cJSON_AddItemToArray(list, difference_object(&s->findings.inputs->list[i]));
-  list = cJSON_AddArrayToObject(object, "symptoms");
-  for (int i = 0; i < s->findings.n_symptoms; i++) {
-    cJSON *symptom = cJSON_CreateObject();
-    cJSON_AddStringToObject(symptom, "signal", s->findings.symptoms[i].signal->slug);
-    cJSON_AddStringToObject(symptom, "found", s->findings.symptoms[i].found);
-    cJSON_AddItemToArray(list, symptom);
-  }
+  if (s->findings) mr3d_findings_add(s->findings, object);
   list = cJSON_AddArrayToObject(object, "faults");
   for (int i = 0; i < v->n_faults; i++) cJSON_AddItemToArray(list, fault_object(d, &v->faults[i]));
   cJSON *growth = cJSON_AddObjectToObject(object, "growth");

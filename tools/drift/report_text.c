@@ -22,19 +22,14 @@ static void print_item(FILE *to, const char *label, const char *text) {
   char *clean = mr3d_clean_text(text);
   fprintf(to, "  %-*s", INDENT - 2, label);
   size_t column = INDENT;
-  for (const char *at = clean; *at;) {
+  for (const char *at = clean; *at; at += strspn(at, " ")) {
     const size_t word = strcspn(at, " ");
-    if (column > INDENT && column + word > WIDTH) {
+    if (column > INDENT && column + 1 + word > WIDTH) {
       fprintf(to, "\n%*s", INDENT, "");
       column = INDENT;
     }
-    fprintf(to, "%.*s", (int)word, at);
-    column += word;
+    column += (size_t)fprintf(to, "%s%.*s", column > INDENT ? " " : "", (int)word, at);
     at += word;
-    if (*at == ' ') {
-      at++;
-      if (column < WIDTH) fputc(' ', to), column++;
-    }
   }
   fputc('\n', to);
   free(clean);
@@ -135,32 +130,6 @@ static void print_layers(const mr3d_drift_run *d, const mr3d_drift_verdict *v, i
   }
 }
 
-static void print_differences(const mr3d_input_differences *found, FILE *to) {
-  int shown = 0, others = 0;
-  fprintf(to, "\n");
-  for (int i = 0; i < found->count; i++) {
-    if (shown == MOST_FAULTS) {
-      others++;
-      continue;
-    }
-    print_item(to, mr3d_input_kind_name(found->list[i].kind), found->list[i].text);
-    shown++;
-  }
-  if (others) fprintf(to, "  and %d more (--json has them)\n", others);
-}
-
-static void print_symptoms(const mr3d_drift_findings *f, FILE *to) {
-  char text[1200];
-  for (int i = 0; i < f->n_symptoms; i++) {
-    const mr3d_symptom *s = &f->symptoms[i];
-    snprintf(text, sizeof text, "%s. It is %s%s%s: %s", s->found, s->signal->pitfalls[0] ? s->signal->pitfalls[0] : "?", s->signal->pitfalls[0] && s->signal->pitfalls[1] ? " or " : "",
-             s->signal->pitfalls[0] && s->signal->pitfalls[1] ? s->signal->pitfalls[1] : "", s->signal->because);
-    print_item(to, i ? "" : "symptom", text);
-    snprintf(text, sizeof text, "look at: %s", s->signal->look);
-    print_item(to, "", text);
-  }
-}
-
 void mr3d_drift_report_text(const mr3d_drift_run *d, const mr3d_drift_verdict *v, const mr3d_drift_subject *s, FILE *to, bool color) {
   static const char *const words[] = {"NOTHING JUDGED", "ROUNDING", "FAULT", "DIFFERENT INPUTS", "UNEXPLAINED"};
   print_item(to, "subject", s->name);
@@ -173,8 +142,9 @@ void mr3d_drift_report_text(const mr3d_drift_run *d, const mr3d_drift_verdict *v
   if (v->n_missing) print_item(to, "not traced", v->missing);
   fprintf(to, "\n%s%s%s\n", color ? (mr3d_drift_exit_status(v) ? "\033[1;31m" : "\033[1;32m") : "", words[v->kind], color ? "\033[0m" : "");
   print_item(to, "", v->headline);
-  if (s->findings.inputs && s->findings.inputs->count) print_differences(s->findings.inputs, to);
-  print_symptoms(&s->findings, to);
+  if (s->findings && s->findings->n_lines) fprintf(to, "\n");
+  for (int i = 0; s->findings && i < s->findings->n_lines && i < MOST_FAULTS; i++) print_item(to, i ? "" : "beside", s->findings->lines[i]);
+  if (s->findings && s->findings->n_lines > MOST_FAULTS) fprintf(to, "%14sand %d more (--json has them)\n", "", s->findings->n_lines - MOST_FAULTS);
   for (int i = 0; i < v->n_faults && i < MOST_FAULTS; i++) print_fault(d, &v->faults[i], to);
   if (v->n_faults > MOST_FAULTS) fprintf(to, "\nand %d more faults (--json has them)\n", v->n_faults - MOST_FAULTS);
   if (v->n_faults) fprintf(to, "\nPoints behind a fault inherit its error: their total error is large, their local one is not.\n");

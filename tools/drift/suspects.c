@@ -477,12 +477,14 @@ static bool confirm(const mr3d_drift_evidence *e, mr3d_drift_record *record, con
   return n > 0;
 }
 
+/** Where several operators are judged at once, any mistake of a layer is tried on all of it. */
 static void try_layer(const mr3d_drift_evidence *e, mr3d_drift_record *record, const listener *reference) {
   candidate found[MR3D_MAX_SUSPECTS];
   int n = 0;
   const double start = mr3d_processor_seconds();
   for (int m = 0; m < mr3d_mutant_count() && e->drift->trial_seconds + mr3d_processor_seconds() - start < TRIAL_SECONDS && n < MR3D_MAX_SUSPECTS; m++) {
-    if (!mr3d_mutant_is_mistake_at(mr3d_mutant_at(m), e->drift->options.tier) || !is_of_a_layer(mr3d_mutant_at(m))) continue;
+    const bool any = record->composite && mr3d_mutant_touches(mr3d_mutant_at(m), "decoder_layer") && !mr3d_mutant_at(m)->hangs && !mr3d_mutant_at(m)->distort;
+    if (!mr3d_mutant_is_mistake_at(mr3d_mutant_at(m), e->drift->options.tier) || (!any && !is_of_a_layer(mr3d_mutant_at(m)))) continue;
     const double apart = apart_from(e, record->from, mr3d_mutant_at(m), reference);
     if (isfinite(apart)) found[n++] = (candidate){m, apart};
   }

@@ -95,6 +95,7 @@ static void say_confidence(const mr3d_drift_record *r, mr3d_drift_fault *fault) 
   if (r->composite) {
     fault->confidence = close ? "low" : "medium";
     snprintf(fault->why, sizeof fault->why, "the trace lacks %s, so the fault lies somewhere from there to %s", mr3d_points_about[r->from].name, about->name);
+    if (r->mistake[0]) snprintf(fault->why + strlen(fault->why), sizeof fault->why - strlen(fault->why), "; there %s", r->n_alike == 1 ? "one known mistake alone gives these values" : "several known mistakes give these values");
     snprintf(fault->settle, sizeof fault->settle, "a trace of layer %lld that has %s, too", (long long)r->layer, mr3d_points_about[r->from].name);
     return;
   }
@@ -290,7 +291,7 @@ void mr3d_drift_conclude(const mr3d_drift_run *d, const char *difference, mr3d_d
                                                       : MR3D_DRIFT_ROUNDING;
   gather_evidence(d, v);
   gather_missing(d, v);
-  if (difference) snprintf(v->headline, sizeof v->headline, "different inputs: %.680s", difference);
+  if (difference) snprintf(v->headline, sizeof v->headline, "%.690s", difference);
   else say_headline(d, v);
 }
 

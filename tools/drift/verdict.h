@@ -51,7 +51,7 @@ typedef struct mr3d_drift_verdict {
   char missing[600];      /**< points that the trace does not have, "scores, gate in all layers" */
 } mr3d_drift_verdict;
 
-/** `difference`: in words, the first input that differs (NULL: none does), which comes before all else. Ownership: mr3d_drift_verdict_clear. */
+/** `difference`: the headline where an input differs (findings.h; NULL: none does), which comes before all else. Ownership: mr3d_drift_verdict_clear. */
 void mr3d_drift_conclude(const mr3d_drift_run *, const char *difference, mr3d_drift_verdict *);
 void mr3d_drift_verdict_clear(mr3d_drift_verdict *);
 

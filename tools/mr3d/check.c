@@ -1,11 +1,11 @@
 /** mr3d check: the suite against a backend. */
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "command.h"
 #include "report.h"
+#include "shard.h"
 
 struct progress {
   bool shown, fail_fast;
@@ -29,19 +29,23 @@ static bool show_progress(void *user, const mr3d_run *run, int total) {
   return !progress->fail_fast || run->failed + run->broken == 0;
 }
 
-/** Writes the files asked for; 1 when one could not be written. */
-static int write_files(const mr3d_run *run, const char *junit, const char *json, const char *html) {
-  mr3d_error error = {0};
-  if (junit && mr3d_report_junit(run, junit, &error) != MR3D_OK) return mr3d_complain("--junit: %s", error.message);
-  if (json && mr3d_report_json(run, json, &error) != MR3D_OK) return mr3d_complain("--json: %s", error.message);
-  if (html && mr3d_report_html(run, html, &error) != MR3D_OK) return mr3d_complain("--html: %s", error.message);
-  return 0;
+/** What of the selection this process judges. */
+struct part {
+  const mr3d_selection *selection;
+  mr3d_shard shard;
+  mr3d_suite *suite; /* whose cases were dealt out */
+  mr3d_deal *deal;
+};
+
+static bool is_selected(void *user, const mr3d_case *test) {
+  const struct part *part = user;
+  return mr3d_case_selected(test, part->selection) && (!part->selection->tiers || part->selection->tiers & test->tiers);
 }
 
-/** A backend that runs as the user could end this program by any of these; those by which the user does so stay. */
-static void ignore_stray_signals(void) {
-  static const int strays[] = {SIGALRM, SIGVTALRM, SIGPROF, SIGUSR1, SIGUSR2, SIGPOLL};
-  for (size_t i = 0; i < sizeof strays / sizeof *strays; i++) signal(strays[i], SIG_IGN);
+static bool is_on_shard(void *user, const mr3d_case *test, mr3d_tier tier, mr3d_variant variant) {
+  const struct part *part = user;
+  (void)tier, (void)variant;
+  return mr3d_deal_shard_of(part->deal, mr3d_suite_find(part->suite, test->id)) == part->shard.index;
 }
 
 int mr3d_command_check(int argc, char **argv) {
@@ -52,11 +56,14 @@ int mr3d_command_check(int argc, char **argv) {
   struct progress progress = {0};
   int64_t threads = 0, memory = 0, jobs = 1, repeat = 1;
   mr3d_order order = {0};
+  const char *nonce = NULL, *shard = NULL;
   const mr3d_option table[] = {
       {"--backend", "SPEC", MR3D_OPTION_TEXT, &options.backend, "who is judged (needed); see above"},
       {"--tier", "LIST", MR3D_OPTION_TIERS, &selection->tiers, "fp64, fp32, tf32, bf16, fp16 (default: those the backend claims; fp64 for builtin: and mutant:)"},
       MR3D_SELECTION_OPTIONS(selection),
       {"--seed", "N", MR3D_OPTION_SEED, &options.seed, "draw other inputs (default 0, the golden set's)"},
+      {"--nonce", "HEX", MR3D_OPTION_TEXT, &nonce, "challenge: draw each case's inputs by this number, as mr3d certify does (docs/certificate.md)"},
+      {"--shard", "I/N", MR3D_OPTION_TEXT, &shard, "only the I-th of N parts that take about as long; together they are all"},
       {"--timeout", "SECONDS", MR3D_OPTION_SECONDS, &options.timeout, "for one request (default: 20 s and more by its size)"},
       {"--threads", "N", MR3D_OPTION_COUNT, &threads, "for reference and judge (default: all processors)"},
       {"--jobs", "N", MR3D_OPTION_COUNT, &jobs, "processes that judge side by side, each with a backend of its own and a share of the threads (default 1)"},
@@ -94,7 +101,7 @@ int mr3d_command_check(int argc, char **argv) {
                          usage.line);
 
   if (jobs < 1 || repeat < 1) return mr3d_complain("%s 0: expected at least 1", jobs < 1 ? "--jobs" : "--repeat");
-  ignore_stray_signals();
+  mr3d_ignore_stray_signals();
 
   mr3d_error error = {0};
   char golden_dir[4096];
@@ -107,6 +114,22 @@ int mr3d_command_check(int argc, char **argv) {
   options.shuffle = order.given, options.shuffle_seed = order.seed;
   options.memory = (uint64_t)(memory > (1 << 30) ? 1 << 30 : memory) << 20;
 
+  mr3d_challenge challenge;
+  if (nonce && (options.seed || repeat > 1 || order.given))
+    return mr3d_complain("--nonce draws the seeds and what is asked again itself: leave out --seed, --repeat and --shuffle");
+  if (nonce && mr3d_challenge_parse(nonce, &challenge, &error) != MR3D_OK) return mr3d_complain("--nonce: %s", error.message);
+  options.challenge = nonce ? &challenge : NULL;
+  struct part part = {.selection = selection};
+  mr3d_suite *suite = NULL;
+  if (shard) {
+    mr3d_status dealt = mr3d_shard_parse(shard, &part.shard, &error);
+    if (dealt == MR3D_OK) dealt = mr3d_suite_open(golden_dir, options.data_dir, &suite, &error);
+    if (dealt == MR3D_OK) dealt = mr3d_deal_new(suite, is_selected, &part, part.shard.of, &part.deal, &error);
+    if (dealt != MR3D_OK) return mr3d_complain("%s", error.message);
+    part.suite = suite;
+    options.wanted = is_on_shard, options.wanted_user = &part;
+  }
+
   mr3d_run *run = NULL;
   progress.shown = !quiet && isatty(STDERR_FILENO);
   mr3d_status ran = mr3d_run_suite(&options, show_progress, &progress, &run, &error);
@@ -114,7 +137,9 @@ int mr3d_command_check(int argc, char **argv) {
   if (ran != MR3D_OK) return mr3d_complain("%s", error.message);
   mr3d_report_text(run, stdout, quiet, isatty(STDOUT_FILENO) && !getenv("NO_COLOR"));
   status = mr3d_run_exit_status(run);
-  if (write_files(run, junit, json, html) != 0) status = 1;
+  if (mr3d_report_files(run, junit, json, html) != 0) status = 1;
   mr3d_run_free(&run);
+  mr3d_deal_free(&part.deal);
+  mr3d_suite_close(&suite);
   return status;
 }

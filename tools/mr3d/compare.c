@@ -32,7 +32,7 @@ static mr3d_tier tier_of(const mr3d_bundle *request) {
 
 /* ---- the files ---- */
 
-/** Whether there is a reference to compare with: the protocol has an operator that it lacks, and a file may ask anything. */
+/** Whether there is a reference to compare with: a file may ask anything. */
 static mr3d_status check_op(const struct comparison *c, const char *path, const char *op, mr3d_error *error) {
   const char *const *known = mr3d_server_ops();
   if (!op) return mr3d_fail(error, MR3D_INVALID, "%s: metadata \"op\" is missing, so it asks nothing", path);

@@ -84,17 +84,10 @@ static mr3d_status take_trace(mr3d_drift_run *drift, const mr3d_drift_source *so
   return MR3D_OK;
 }
 
-/** The first difference that is more than another number format, in words; NULL: there is none. */
-static const char *first_difference(const mr3d_input_differences *found) {
-  for (int i = 0; found && i < found->count; i++)
-    if (!found->list[i].rounding) return found->list[i].text;
-  return NULL;
-}
-
 static int report(const drift_command *c, const mr3d_drift_run *drift, const mr3d_drift_subject *subject) {
   mr3d_drift_verdict verdict;
   mr3d_error error = {0};
-  mr3d_drift_conclude(drift, first_difference(subject->findings.inputs), &verdict);
+  mr3d_drift_conclude(drift, subject->findings && subject->findings->other_inputs ? subject->findings->headline : NULL, &verdict);
   int status = mr3d_drift_exit_status(&verdict);
   mr3d_drift_report_text(drift, &verdict, subject, stdout, isatty(STDOUT_FILENO) && !getenv("NO_COLOR"));
   if (c->json && mr3d_drift_report_json(drift, &verdict, subject, c->json, &error)) status = mr3d_complain("--json: %s", error.message);
@@ -105,16 +98,14 @@ static int report(const drift_command *c, const mr3d_drift_run *drift, const mr3
 
 /* ---- files ---- */
 
-#define MOST_SYMPTOMS 16
 #define MOST_REMARKS 24
 #define MOST_SUSPICIOUS 4 /* layers of two traces that are replayed */
 
 /** A trace, and another one or none. */
 typedef struct files {
   mr3d_aligned *subject, *other;
-  mr3d_input_differences inputs;
-  mr3d_symptom symptoms[MOST_SYMPTOMS];
-  int n_symptoms, n_remarks;
+  mr3d_trace_findings findings;
+  int n_remarks;
   char remark_text[MOST_REMARKS][400];
   const char *remarks[MOST_REMARKS];
 } files;
@@ -155,14 +146,13 @@ static mr3d_status open_files(drift_command *c, char **paths, int n, files *f, m
 /** Different inputs first, and the symptoms of the trace. */
 static void look_around(files *f, const drift_command *c, mr3d_weights *weights) {
   const mr3d_inputs_side subject = {.trace = f->subject}, reference = {.trace = f->other, .config = c->config_path || !f->other ? c->config : NULL, .weights = weights};
-  mr3d_inputs_compare(&subject, &reference, &f->inputs);
-  f->n_symptoms = mr3d_symptoms_of_trace(f->subject, MOST_SYMPTOMS, f->symptoms);
+  mr3d_findings_gather(&f->findings, &subject, &reference);
   gather_remarks(f);
 }
 
 static int report_files(const drift_command *c, const files *f, const mr3d_drift_run *drift, const char *reference) {
   const mr3d_drift_subject subject = {.name = mr3d_aligned_label(f->subject), .producer = mr3d_bundle_get(c->trace, "producer"), .reference = reference, .n_remarks = f->n_remarks, .remarks = f->remarks,
-                                      .findings = {&f->inputs, f->n_symptoms, f->symptoms}};
+                                      .findings = &f->findings};
   return report(c, drift, &subject);
 }
 
@@ -226,7 +216,7 @@ static int drift_files(drift_command *c, char **paths, int n) {
                                 .init_missing = c->init_missing.given ? &c->init_missing.seed : NULL};
   const mr3d_status status = open_files(c, paths, n, f, &options, &error);
   const int exit_status = status ? mr3d_complain("%s", error.message) : n > 1 ? drift_two(c, f, &options) : drift_file(c, f, &options);
-  mr3d_input_differences_free(&f->inputs);
+  mr3d_findings_clear(&f->findings);
   mr3d_align_free(&f->subject);
   mr3d_align_free(&f->other);
   free(f);
@@ -282,7 +272,7 @@ int mr3d_command_drift(int argc, char **argv) {
   const mr3d_option options[] = {
       {"--weights", "PATH", MR3D_OPTION_TEXT, &c.weights, "a checkpoint's folder, its index, a safetensors file, or generated:SEED (default: what the trace says)"},
       {"--config", "FILE.json", MR3D_OPTION_TEXT, &c.config_path, "configuration (default: what the trace says, else config.json beside the weights)"},
-      {"--map", "FILE.json", MR3D_OPTION_TEXT, &c.map, "other names of the trace's points (docs/drift.md, \"Names of your own\")"},
+      {"--map", "FILE.json", MR3D_OPTION_TEXT, &c.map, "other names of the trace's points (docs/traces.md, \"Names and layouts of your own\")"},
       {"--init-missing", "SEED", MR3D_OPTION_GIVEN_SEED, &c.init_missing, "draw the learned rotary parameters that the checkpoint lacks, as mr3d run does"},
       {"--tier", "TIER", MR3D_OPTION_TIERS, &c.tiers, "the arithmetic that is claimed (default: what the trace says)"},
       {"--keeps", "LIST", MR3D_OPTION_TEXT, &c.keeps, "judge by these promises: scores, probabilities, products (docs/protocol.md)"},

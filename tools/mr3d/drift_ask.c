@@ -8,6 +8,7 @@
 #include "backend.h"
 #include "drift_parts.h"
 #include "mr3d/random.h"
+#include "mr3d/server.h"
 #include "scratch.h"
 
 #define WIDE_POINTS 3 /* gate, up, gated; the others have hidden_size columns or fewer */
@@ -155,6 +156,7 @@ static call *add_call(asking *a, const char *op) {
 /** Text and points without a scan: coordinates and ids drawn by the seed, a third of the text behind the points. */
 static void draw_inputs(const mr3d_drift_ask *ask, const mr3d_config *config) {
   mr3d_run *r = ask->run;
+  r->config.point_backbone = MR3D_NO_BACKBONE; /* there is no scan to encode */
   const int64_t N = ask->points, S = ask->text + N, first = ask->text - ask->text / 3;
   const int64_t grid = config->num_bins >> config->downsamplings;
   r->T = ask->text;
@@ -180,7 +182,13 @@ static mr3d_status make_prefill(asking *a, mr3d_error *error) {
   call *c = add_call(a, "prefill");
   c->embeds = mr3d_allocate(S * hidden, sizeof *c->embeds);
   c->coords = mr3d_allocate(3 * N, sizeof *c->coords);
-  const mr3d_status status = mr3d_run_embed(r, c->embeds, error);
+  double *features = mr3d_allocate(N * hidden, sizeof *features);
+  mr3d_run_progress progress = {.run = r};
+  mr3d_server *server = mr3d_server_new(&(mr3d_server_options){.weights = r->cache}); /* runs the encoder, where there is one */
+  mr3d_status status = mr3d_run_features(r, server, &progress, hidden, features, error);
+  mr3d_server_free(&server);
+  if (!status) status = mr3d_run_embed(r, features, c->embeds, error);
+  free(features);
   if (status) return status;
   mr3d_bundle_set(c->request, "weights", a->weights);
   mr3d_bundle_set(c->request, "logits_to_keep", "1");

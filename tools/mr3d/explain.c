@@ -50,7 +50,7 @@ static int explain_pitfall(const mr3d_pitfall *pitfall, const mr3d_suite *suite)
     printf("    %-30s %s\n", mutant->name, mutant->says);
   }
   printf("%s", n ? "\n" : "  No mutant yet.\n\n");
-  mr3d_selection selection = {.pitfall = pitfall->slug};
+  mr3d_selection selection = {.pitfall = pitfall->slug, .with_whole = true};
   n = 0;
   for (int i = 0; i < mr3d_suite_count(suite); i++) {
     const mr3d_case *test = mr3d_suite_at(suite, i);

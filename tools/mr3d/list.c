@@ -6,6 +6,7 @@
 #include "mr3d/server.h"
 #include "mutants.h"
 #include "pitfalls.h"
+#include "profile.h"
 #include "run.h"
 #include "words.h"
 
@@ -70,7 +71,7 @@ static int list_cases(const struct listing *l) {
 
 /** Cases of which the counted word is the level, an operator of a step, or a pitfall. */
 static int count_cases(const struct listing *l, const char *level, const char *op, const char *pitfall) {
-  mr3d_selection selection = {.level = level, .op = op, .pitfall = pitfall};
+  mr3d_selection selection = {.level = level, .op = op, .pitfall = pitfall, .with_whole = true};
   int n = 0;
   for (int i = 0; i < mr3d_suite_count(l->suite); i++) n += mr3d_case_selected(mr3d_suite_at(l->suite, i), &selection);
   return n;
@@ -141,8 +142,30 @@ static int list_levels(const struct listing *l) {
   return 0;
 }
 
+static int list_profiles(const struct listing *l) {
+  for (int p = 0; mr3d_profile_at(p); p++) {
+    const mr3d_profile *profile = mr3d_profile_at(p);
+    char root[MR3D_HEX_DIGEST];
+    mr3d_error error = {0};
+    int version = 0, cases = 0;
+    for (int i = 0; i < mr3d_suite_count(l->suite); i++) cases += mr3d_profile_has(profile, mr3d_suite_at(l->suite, i));
+    if (mr3d_profile_version(profile, l->suite, &version, root, &error) != MR3D_OK) return mr3d_complain("%s", error.message);
+    if (l->json) {
+      cJSON *line = cJSON_CreateObject();
+      cJSON_AddStringToObject(line, "profile", profile->name);
+      cJSON_AddNumberToObject(line, "version", version);
+      cJSON_AddStringToObject(line, "levels", profile->levels);
+      cJSON_AddNumberToObject(line, "cases", cases);
+      cJSON_AddStringToObject(line, "root", root);
+      cJSON_AddStringToObject(line, "proves", profile->proves);
+      print_json(line);
+    } else printf("%-8s version %d, %s, %d cases: %s\n", profile->name, version, profile->levels, cases, profile->proves);
+  }
+  return 0;
+}
+
 int mr3d_command_list(int argc, char **argv) {
-  mr3d_selection selection = {0};
+  mr3d_selection selection = {.with_whole = true};
   struct listing l = {.selection = &selection};
   const char *golden = NULL;
   const mr3d_option table[] = {
@@ -155,15 +178,15 @@ int mr3d_command_list(int argc, char **argv) {
       {"--golden", "DIR", MR3D_OPTION_TEXT, &golden, "the golden set"},
       {NULL, NULL, MR3D_OPTION_FLAG, NULL, NULL},
   };
-  const mr3d_usage usage = {"mr3d list [cases | pitfalls | mutants | ops | levels] [OPTION ...]",
-                            "Lists cases (the default), the pitfalls they cover, the mutants that prove it, operators or levels.\n", 0, 1};
+  const mr3d_usage usage = {"mr3d list [cases | pitfalls | mutants | ops | levels | profiles] [OPTION ...]",
+                            "Lists cases (the default), the pitfalls they cover, the mutants that prove it, operators, levels, or the profiles of certificates.\n", 0, 1};
   int n = 0;
   int status = mr3d_options_parse(&usage, table, argc, argv, &n);
   if (status >= 0) return status;
   const struct {
     const char *name;
     int (*list)(const struct listing *);
-  } kinds[] = {{"cases", list_cases}, {"pitfalls", list_pitfalls}, {"mutants", list_mutants}, {"ops", list_ops}, {"levels", list_levels}};
+  } kinds[] = {{"cases", list_cases}, {"pitfalls", list_pitfalls}, {"mutants", list_mutants}, {"ops", list_ops}, {"levels", list_levels}, {"profiles", list_profiles}};
   const char *what = n ? argv[0] : "cases";
   for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
     if (strcmp(what, kinds[i].name) != 0) continue;
@@ -180,5 +203,5 @@ int mr3d_command_list(int argc, char **argv) {
     mr3d_suite_close(&suite);
     return status;
   }
-  return mr3d_complain("cannot list \"%s\"; expected cases, pitfalls, mutants, ops or levels", what);
+  return mr3d_complain("cannot list \"%s\"; expected cases, pitfalls, mutants, ops, levels or profiles", what);
 }

@@ -186,8 +186,8 @@ int mr3d_command_run(int argc, char **argv) {
       {"--data", "DIR", MR3D_OPTION_TEXT, &r.data, "the data folder (default: $MR3D_DATA)"},
       {"--weights", "PATH", MR3D_OPTION_TEXT, &r.weights, "a checkpoint's folder, its index, a safetensors file, or generated:SEED; go on to prefill and greedy decode"},
       {"--init-missing", "SEED", MR3D_OPTION_GIVEN_SEED, &r.init_missing, "draw the learned rotary parameters that the checkpoint lacks, as in a fresh model"},
-      {"--features", "FILE", MR3D_OPTION_TEXT, &r.features_path, "safetensors holding `features` [tokens,hidden]; without it they are drawn by --seed"},
-      {"--seed", "N", MR3D_OPTION_SEED, &r.seed, "for drawn features (default 0)"},
+      {"--features", "FILE", MR3D_OPTION_TEXT, &r.features_path, "safetensors holding `features` [tokens,hidden], in place of the point encoder's"},
+      {"--seed", "N", MR3D_OPTION_SEED, &r.seed, "for features that are drawn, where the configuration names no point_backbone (default 0)"},
       {"--steps", "N", MR3D_OPTION_COUNT, &r.steps, "decode steps (default 8, or as many as --teacher-forced has ids)"},
       {"--teacher-forced", "IDS", MR3D_OPTION_TEXT, &r.forced_by, "feed decode steps with these ids instead of the greedy ones: 17,4,99 or FILE.json:NAME"},
       {"--chunk", "N", MR3D_OPTION_COUNT, &r.chunk, "send the prompt in prefill requests of at most N tokens each (default: in one)"},
@@ -200,8 +200,8 @@ int mr3d_command_run(int argc, char **argv) {
   const mr3d_usage usage = {
       .line = "mr3d run --scan FILE.ply [--prompt NAME [--weights PATH --config FILE]] [OPTION ...]",
       .text = "Runs the binary64 reference as far as it is given something to run on: the scan to occupied cells and point tokens; with a\n"
-              "prompt, the splice; with weights, prefill and greedy decoding with the caller's text-only mask. A checkpoint's folder brings its\n"
-              "own config.json; with generated:SEED the weights are drawn as they are needed, and nothing is on disk.\n"};
+              "prompt, the splice; with weights, the point encoder, prefill and greedy decoding with the caller's text-only mask. A checkpoint's\n"
+              "folder brings its own config.json; with generated:SEED the weights are drawn as they are needed, and nothing is on disk.\n"};
   int n = 0;
   const int parsed = mr3d_options_parse(&usage, options, argc, argv, &n);
   if (parsed >= 0) return parsed;

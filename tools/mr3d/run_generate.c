@@ -4,32 +4,9 @@
 #include <unistd.h>
 
 #include "case_internal.h"
-#include "mr3d/random.h"
 #include "mr3d/safetensors.h"
 #include "mr3d/server.h"
 #include "run_parts.h"
-
-/** features [N,hidden]: from --features, or drawn by --seed. */
-static mr3d_status find_features(mr3d_run *r, int64_t hidden, double *features, mr3d_error *error) {
-  const int64_t N = r->tokens.N;
-  if (!r->features_path) {
-    mr3d_tensor drawn = {"features", MR3D_F64, 2, {N, hidden}, features};
-    mr3d_random_draw(&(mr3d_draw){.dist = MR3D_NORMAL, .scale = 0.02}, mr3d_stream_named(r->seed, "run/features"), &drawn);
-    MR3D_SAY(r, "features drawn by seed %" PRIu64 ": not an encoder's; give --features FILE for real ones\n", r->seed);
-    return MR3D_OK;
-  }
-  mr3d_bundle *file = NULL;
-  mr3d_status status = mr3d_safetensors_open(r->features_path, 0, &file, error);
-  if (status) return status;
-  const mr3d_tensor *given = mr3d_bundle_find(file, "features");
-  char shape[96];
-  if (!given || given->rank != 2 || given->shape[0] != N || given->shape[1] != hidden || !mr3d_dtype_is_float(given->dtype))
-    status = mr3d_fail(error, MR3D_INVALID, "%s: expected a floating tensor features [%" PRId64 ",%" PRId64 "] (tokens of the scan, hidden size of the weights), found %s", r->features_path,
-                       N, hidden, given ? mr3d_shape_text(given->rank, given->shape, shape) : "none of that name");
-  else mr3d_tensor_to_double(given, features);
-  mr3d_bundle_free(&file);
-  return status;
-}
 
 /** The names of the drawn tensors behind those of a checkpoint: on the terminal the first and the last, in JSON all. */
 static void say_initialised(mr3d_run *r) {
@@ -63,12 +40,11 @@ mr3d_status mr3d_run_open_weights(mr3d_run *r, mr3d_error *error) {
   return MR3D_OK;
 }
 
-/** embeds [S,hidden]: rows of model.embed_tokens.weight for text, features for points. */
-mr3d_status mr3d_run_embed(mr3d_run *r, double *rows, mr3d_error *error) {
+/** embeds [S,hidden]: rows of model.embed_tokens.weight for text, features [N,hidden] for points. */
+mr3d_status mr3d_run_embed(mr3d_run *r, const double *features, double *rows, mr3d_error *error) {
   const mr3d_tensor *table = r->ends.embed_tokens;
   const int64_t V = table->shape[0], hidden = table->shape[1], S = r->splice.S;
-  double *features = mr3d_allocate(r->tokens.N * hidden, sizeof *features);
-  mr3d_status status = find_features(r, hidden, features, error);
+  mr3d_status status = MR3D_OK;
   for (int64_t s = 0; s < S && !status; s++) {
     const int64_t from = r->splice.source[s];
     const double *row = from < 0 ? features + (-1 - from) * hidden : NULL;
@@ -77,7 +53,6 @@ mr3d_status mr3d_run_embed(mr3d_run *r, double *rows, mr3d_error *error) {
     else if (from >= 0) status = mr3d_weights_rows(r->model, table, r->ids[from], 1, rows + s * hidden, &row, error);
     if (!status && row != rows + s * hidden) memcpy(rows + s * hidden, row, (size_t)hidden * sizeof *rows);
   }
-  free(features);
   return status;
 }
 
@@ -108,11 +83,18 @@ static mr3d_bundle *new_request(const mr3d_run *r, const char *op) {
 
 static int64_t start(void *user, const mr3d_call_state *call) { return mr3d_run_resume_start(&((generation *)user)->resume, call); }
 
+static bool wants_logits(void *user) {
+  const generation *g = user;
+  return !mr3d_run_resume_knows(&g->resume, g->resume.step);
+}
+
 static void layer_done(void *user, const mr3d_call_state *call) {
   generation *g = user;
   mr3d_run_progress_layer(&g->progress, call);
   mr3d_run_resume_layer_done(&g->resume, call);
 }
+
+static void part_done(void *user, int64_t done, int64_t parts) { mr3d_run_progress_part(&((generation *)user)->progress, done, parts); }
 
 static bool wants_point(void *user, const char *name) {
   const generation *g = user;
@@ -247,11 +229,16 @@ mr3d_status mr3d_run_generate(mr3d_run *r, mr3d_error *error) {
                   .progress = {.on = isatty(STDERR_FILENO), .run = r},
                   .embeds = mr3d_allocate(r->splice.S * r->ends.embed_tokens->shape[1], sizeof *g.embeds),
                   .tokens = mr3d_allocate(r->steps + 1, sizeof *g.tokens)};
-  const mr3d_watch watch = {.user = &g, .start = start, .layer_done = layer_done};
+  const mr3d_watch watch = {.user = &g, .start = start, .layer_done = layer_done, .wants_logits = wants_logits, .part_done = part_done};
   const mr3d_tracer tracer = {.user = &g, .wants = wants_point, .take = take_point};
   g.server = mr3d_server_new(&(mr3d_server_options){
       .threads = 0, .weights = r->cache, .init_missing = r->init_missing.given, .init_seed = r->init_missing.seed, .watch = &watch, .tracer = r->trace ? &tracer : NULL});
-  status = mr3d_run_embed(r, g.embeds, error);
+  const int64_t hidden = r->ends.embed_tokens->shape[1];
+  double *features = mr3d_allocate(r->tokens.N * hidden, sizeof *features);
+  status = mr3d_run_features(r, g.server, &g.progress, hidden, features, error);
+  mr3d_run_progress_end(&g.progress);
+  if (!status) status = mr3d_run_embed(r, features, g.embeds, error);
+  free(features);
   if (!status) status = mr3d_run_resume_open(&g.resume, r, g.embeds, g.tokens, error);
   if (!status && g.resume.found) say_resumed(r, &g.resume);
   for (int64_t i = 0; i < mr3d_run_prefills(r) && !status; i++) status = prefill(&g, i, error);

@@ -1,4 +1,5 @@
-/** What the parts of `mr3d run` share: run.c reads options, scan and prompt; run_generate.c asks the model; run_trace.c chooses what --trace writes. */
+/** What the parts of `mr3d run` share: run.c reads options, scan and prompt; run_encode.c finds the points' features; run_generate.c asks the model;
+ * run_trace.c chooses what --trace writes. */
 #ifndef MR3D_RUN_PARTS_H
 #define MR3D_RUN_PARTS_H
 
@@ -44,11 +45,20 @@ static inline void mr3d_run_say_number(mr3d_run *r, const char *key, double valu
 mr3d_status mr3d_run_read_inputs(mr3d_run *, mr3d_error *);
 /** Opens --weights as the server will, and finds the embedding. Requires: the inputs are read. */
 mr3d_status mr3d_run_open_weights(mr3d_run *, mr3d_error *);
-/** embeds [S,hidden] of the spliced prompt: rows of the embedding for text, features for points. Requires: the weights are open. */
-mr3d_status mr3d_run_embed(mr3d_run *, double *embeds, mr3d_error *);
+/** embeds [S,hidden] of the spliced prompt: rows of the embedding for text, features [N,hidden] for points. Requires: the weights are open. */
+mr3d_status mr3d_run_embed(mr3d_run *, const double *features, double *embeds, mr3d_error *);
 
 /** Prefill and greedy decode of the spliced prompt. Errors: of weights, features and the reference. */
 mr3d_status mr3d_run_generate(mr3d_run *, mr3d_error *);
+
+/** Whether the run has a point encoder: the configuration names one, and nothing takes its place. */
+bool mr3d_run_encodes(const mr3d_run *);
+/**
+ * features [N,hidden] of the point tokens: of --features, of the encoder, or drawn by --seed where there is none; which is said. Requires: the weights are
+ * open. Errors: of the encoder; its tokens are not those of the configuration's downsamplings.
+ */
+typedef struct mr3d_run_progress mr3d_run_progress;
+mr3d_status mr3d_run_features(mr3d_run *, mr3d_server *, mr3d_run_progress *, int64_t hidden, double *features, mr3d_error *);
 
 /** Prefill requests, and all that the model is sent: the steps of the trace. Require: the prompt is spliced. */
 int64_t mr3d_run_prefills(const mr3d_run *);
@@ -62,7 +72,7 @@ mr3d_run_sizes mr3d_run_request_sizes(const mr3d_run *, int64_t index);
 
 /** Writes a tensor of `mr3d run` itself into the trace as STEP.model.POINT, if it is asked for; NULL is fine. */
 void mr3d_run_trace(mr3d_run *, const char *point, int64_t step, const mr3d_tensor *);
-/** Whether --points asks for a point of the decoder, "17.query_rotated", in a step; and writes it as STEP.LAYER.POINT. */
+/** Whether --points (without it: a trace) asks for a point of the decoder, "17.query_rotated", or of the encoder, in a step; and writes it as STEP.LAYER.POINT. */
 bool mr3d_run_trace_wants(const mr3d_run *, int64_t step, const char *name);
 void mr3d_run_trace_take(mr3d_run *, int64_t step, const mr3d_tensor *);
 /** What the values come from: configuration, weights and their digests, how the prompt was made. Requires: the weights are open, where there are some. */
@@ -73,18 +83,20 @@ mr3d_status mr3d_run_trace_check(const mr3d_run *, mr3d_error *);
 mr3d_status mr3d_run_trace_fits(const mr3d_run *, mr3d_error *);
 
 /** The line on a terminal that says how far the model is. Zero-initialise; `on` where there is a terminal. */
-typedef struct mr3d_run_progress {
+struct mr3d_run_progress {
   bool on;
   const mr3d_run *run;
   char label[48];        /* "prefill", "decode 3 of 8" */
   int64_t tokens_left;   /* of the phase, the request's own included */
   int64_t new_layers;    /* layers that this request has computed, not found in a checkpoint */
   double started, shown; /* seconds; shown 0: no line is on the terminal */
-} mr3d_run_progress;
+};
 /** A request begins: `tokens_left` counts its new tokens and those of later requests of its phase. */
 void mr3d_run_progress_begin(mr3d_run_progress *, const char *label, int64_t tokens_left);
 /** After a layer: rewrites the line, ten times a second at most. */
 void mr3d_run_progress_layer(mr3d_run_progress *, const mr3d_call_state *);
+/** After a part of the encoder. */
+void mr3d_run_progress_part(mr3d_run_progress *, int64_t done, int64_t parts);
 /** Takes the line away. */
 void mr3d_run_progress_end(mr3d_run_progress *);
 

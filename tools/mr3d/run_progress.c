@@ -22,10 +22,21 @@ void mr3d_run_progress_begin(mr3d_run_progress *p, const char *label, int64_t to
   p->started = mr3d_now();
 }
 
+/* Whether it is time for a line. */
+static bool is_due(const mr3d_run_progress *p, double at) { return p->on && !(p->shown > 0 && at - p->shown < SECONDS_BETWEEN_LINES); }
+
+void mr3d_run_progress_part(mr3d_run_progress *p, int64_t done, int64_t parts) {
+  const double at = mr3d_now();
+  if (!is_due(p, at)) return;
+  fprintf(stderr, "\r%s: part %" PRId64 " of %" PRId64 ", %.0f s so far\033[K", p->label, done, parts, at - p->started);
+  fflush(stderr);
+  p->shown = at;
+}
+
 void mr3d_run_progress_layer(mr3d_run_progress *p, const mr3d_call_state *call) {
   p->new_layers++;
   const double at = mr3d_now(), took = at - p->started;
-  if (!p->on || (p->shown > 0 && at - p->shown < SECONDS_BETWEEN_LINES)) return;
+  if (!is_due(p, at)) return;
   const double rate = (double)p->new_layers / took; /* layers a second */
   const double left = ((double)call->layers * (double)p->tokens_left / (double)call->q - (double)call->done) / rate;
   char speed[48];

@@ -18,7 +18,8 @@ static const struct {
   own_when when;
   bool needs_prompt, needs_weights;
 } own_points[] = {{"grid", AT_START, false, false},           {"point_coords", AT_PREFILL, false, false},  {"input_ids", ALWAYS, true, false},
-                  {"point_token_mask", AT_PREFILL, true, false}, {"attention_mask", ALWAYS, true, false}, {"inputs_embeds", AT_PREFILL, true, true},
+                  {"point_token_mask", AT_PREFILL, true, false}, {"attention_mask", ALWAYS, true, false}, {"features", AT_START, true, true},
+                  {"inputs_embeds", AT_PREFILL, true, true},
                   {"hidden", AT_PREFILL, true, true},          {"logits", ALWAYS, true, true}};
 #define N_OWN_POINTS ((int)(sizeof own_points / sizeof *own_points))
 
@@ -77,6 +78,13 @@ static bool matches_decoder(const mr3d_run *r, const glob *g) {
   return matches_a_point(g, "model", MR3D_TRACE_OF_MODEL) || matches_a_point(g, "model", MR3D_TRACE_OF_CALL);
 }
 
+/* Whether it names a point that the encoder passes: before step 0's request. */
+static bool matches_encoder(const mr3d_run *r, const glob *g) {
+  for (const char *const *point = mr3d_trace_encoder_points(); mr3d_run_encodes(r) && *point; point++)
+    if (matches_name(g, "encoder", *point)) return true;
+  return false;
+}
+
 static bool is_there(const mr3d_run *r, int i, int64_t step) {
   if ((own_points[i].needs_prompt && !r->prompt) || (own_points[i].needs_weights && !r->weights)) return false;
   return step == 0 || own_points[i].when == ALWAYS || (own_points[i].when == AT_PREFILL && step < mr3d_run_prefills(r));
@@ -105,6 +113,8 @@ static void list_points(const mr3d_run *r, char *text, size_t size) {
   list_place(MR3D_TRACE_OF_MODEL, text, size);
   snprintf(text + strlen(text), size - strlen(text), "; a layer (0 .. %" PRId64 ") has", r->config.num_hidden_layers - 1);
   list_place(MR3D_TRACE_OF_LAYER, text, size);
+  if (mr3d_run_encodes(r)) snprintf(text + strlen(text), size - strlen(text), "; encoder has");
+  for (const char *const *point = mr3d_trace_encoder_points(); mr3d_run_encodes(r) && *point; point++) snprintf(text + strlen(text), size - strlen(text), " %s", *point);
 }
 
 mr3d_status mr3d_run_trace_check(const mr3d_run *r, mr3d_error *error) {
@@ -115,9 +125,9 @@ mr3d_status mr3d_run_trace_check(const mr3d_run *r, mr3d_error *error) {
   bool any = false;
   for (const char *list = r->points; next_glob(&list, &g); any = true) {
     bool found = false;
-    for (int64_t step = 0; step < steps && !found; step++) found = is_step(&g, step) && (matches_own(r, &g, step) || matches_decoder(r, &g));
+    for (int64_t step = 0; step < steps && !found; step++) found = is_step(&g, step) && (matches_own(r, &g, step) || matches_decoder(r, &g) || (step == 0 && matches_encoder(r, &g)));
     if (found) continue;
-    char known[700];
+    char known[1000];
     list_points(r, known, sizeof known);
     return mr3d_fail(error, MR3D_INVALID, "--points: \"%.60s%s%.60s\" matches nothing; expected globs of STEP.LAYER.POINT, such as 0.17.query_rotated. Steps are 0 .. %" PRId64 "; %s", g.step,
                      *g.point ? "." : "", g.point, steps - 1, known);
@@ -187,7 +197,9 @@ void mr3d_run_trace(mr3d_run *r, const char *point, int64_t step, const mr3d_ten
   if (r->trace && tensor && (!r->points || wants(r, step, name))) keep(r, step, name, tensor);
 }
 
-bool mr3d_run_trace_wants(const mr3d_run *r, int64_t step, const char *name) { return r->trace && r->points && wants(r, step, name); }
+bool mr3d_run_trace_wants(const mr3d_run *r, int64_t step, const char *name) {
+  return r->trace && (r->points ? wants(r, step, name) : strncmp(name, "encoder.", 8) == 0);
+}
 
 void mr3d_run_trace_take(mr3d_run *r, int64_t step, const mr3d_tensor *tensor) { keep(r, step, tensor->name, tensor); }
 

@@ -19,6 +19,29 @@ typedef enum { MR3D_NORM_GRID, MR3D_NORM_NONE, MR3D_NORM_UNIT_RANGE, MR3D_NORM_V
 typedef enum { MR3D_DRIFT_NONE, MR3D_DRIFT_AVERAGE, MR3D_DRIFT_POINTWISE } mr3d_drift;
 typedef enum { MR3D_PAD_END, MR3D_SPLICED } mr3d_decode_mask;
 typedef enum { MR3D_OVERFLOW_ERROR, MR3D_OVERFLOW_CLIP } mr3d_grid_overflow;
+typedef enum { MR3D_NO_BACKBONE, MR3D_SCENESCRIPT, MR3D_SONATA } mr3d_point_backbone;
+typedef enum { MR3D_PROJECTOR_LINEAR, MR3D_PROJECTOR_MLP } mr3d_projector;
+typedef enum { MR3D_SONATA_NORM_GRID, MR3D_SONATA_NORM_SCENE } mr3d_sonata_coord_norm;
+typedef enum { MR3D_Z, MR3D_Z_TRANS } mr3d_point_order;
+
+#define MR3D_MAX_STAGES 16 /* of an encoder */
+
+/** A list of sizes, one a stage; unused places are 0. */
+typedef struct mr3d_stages {
+  int64_t count, at[MR3D_MAX_STAGES];
+} mr3d_stages;
+
+/** `point_config` (encoders.md): the sizes of both encoders, of which point_backbone uses one's. Members are int64_t or double alone: no padding. */
+typedef struct mr3d_point_config {
+  /* SceneScript */
+  int64_t input_channels, embed_channels;
+  mr3d_stages conv_layers;
+  /* Sonata */
+  int64_t in_channels;
+  mr3d_stages order; /* of mr3d_point_order, one a block, again from the first after the last */
+  mr3d_stages stride, enc_depths, enc_channels, enc_num_head, enc_patch_size;
+  double mlp_ratio;
+} mr3d_point_config;
 
 /**
  * A checked configuration. Sizes, rope_theta and rms_norm_eps have no default: 0 means "not given", and the operator
@@ -44,6 +67,10 @@ typedef struct mr3d_config {
   int64_t point_start_token_id, point_end_token_id, point_token_id;
   mr3d_decode_mask decode_mask;
   mr3d_grid_overflow grid_overflow;
+  mr3d_point_backbone point_backbone;
+  mr3d_projector projector;
+  mr3d_sonata_coord_norm sonata_coord_norm;
+  mr3d_point_config point_config;
 } mr3d_config;
 
 /**
@@ -62,6 +89,9 @@ mr3d_status mr3d_config_parse(const char *json, mr3d_config *config, mr3d_error 
  * together is not (num_bins alone may not fit the default of downsamplings), and nothing is derived.
  */
 mr3d_status mr3d_config_parse_part(const char *json, mr3d_config *config, mr3d_error *error);
+
+/** Checks a configuration whose point_backbone was set after it was parsed: whether the encoder's sizes fit each other. */
+mr3d_status mr3d_config_check_encoder(const mr3d_config *config, mr3d_error *error);
 
 /**
  * Checks that a key without default was given, by Hugging Face name ("rope_theta", "hidden_size", "head_dim" ...); head_dim is

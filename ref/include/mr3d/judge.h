@@ -81,7 +81,7 @@ void mr3d_judgement_clear(mr3d_judgement *);
 
 /**
  * All of that for one request that no other goes before: judges `answer` to it at the request's own tier, by the bits of `kept` (promises; 0: none).
- * Returns MR3D_OK with the judgement, the caller's to clear; MR3D_INVALID or MR3D_UNSUPPORTED where the reference refuses the request, with its message.
+ * Returns MR3D_OK with the judgement, the caller's to clear; MR3D_INVALID where the reference refuses the request, with its message.
  */
 mr3d_status mr3d_judge_answer(const mr3d_bundle *request, const mr3d_bundle *answer, uint32_t kept, int threads, mr3d_judgement *, mr3d_error *);
 

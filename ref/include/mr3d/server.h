@@ -44,7 +44,7 @@ void mr3d_server_free(mr3d_server **);
  * With `with_scale` the answer also holds, for the judge: `scale:NAME` [like NAME] F64, the L0 error scale at the request's tier;
  * `turn:NAME`, for rotations, the derivative to the angle; `skip:NAME` BOOL, one per leading index [B,q] (hidden, logits) or
  * [B,1,K] (key, value), true on rows that belong to padding, where there are any.
- * Returns MR3D_INVALID: must be refused, message says why; MR3D_UNSUPPORTED: an operator not offered.
+ * Errors: MR3D_INVALID, it must be refused, and the message says why.
  * Ownership: on success *answer is the caller's.
  */
 mr3d_status mr3d_server_answer(mr3d_server *, const mr3d_bundle *request, mr3d_bundle **answer, mr3d_error *error);

@@ -11,7 +11,7 @@ extern "C" {
 
 #define MR3D_TRACE_FORMAT "1" /**< metadata `trace` of a file of traces */
 
-/** Who listens. A name is "17.query_rotated", or "model.logits" for what belongs to no layer. */
+/** Who listens. A name is "17.query_rotated", or "model.logits" for what belongs to no layer, or "encoder.stage0". */
 struct mr3d_tracer {
   void *user;
   bool (*wants)(void *user, const char *name);
@@ -19,6 +19,7 @@ struct mr3d_tracer {
 };
 
 #define MR3D_TRACE_MODEL (-1) /**< mr3d_context.layer outside the layers */
+#define MR3D_TRACE_ENCODER (-2) /**< and in a point encoder */
 
 /** Hands values of a point, of one of the library's types (F64, BOOL, I64), to the context's tracer if it wants them. Costs nothing without one. */
 void mr3d_trace(const mr3d_context *, const char *point, mr3d_dtype, int rank, const int64_t *shape, const void *values);
@@ -53,6 +54,9 @@ int mr3d_trace_shape(const mr3d_trace_point *, const mr3d_trace_sizes *, int64_t
 const mr3d_trace_point *mr3d_trace_points(mr3d_trace_place);
 /** The point of that name, of a layer or (both other places) of the model; NULL: there is none. */
 const mr3d_trace_point *mr3d_trace_point_named(bool of_layer, const char *name);
+
+/** The points of a point encoder, encoder.POINT, in the order in which it passes them, NULL-terminated: all that an encoder of MR3D_MAX_STAGES stages can have. */
+const char *const *mr3d_trace_encoder_points(void);
 
 #ifdef __cplusplus
 }

@@ -41,6 +41,16 @@ static void list_points(mr3d_trace_place place, char *text, size_t size) {
   for (const mr3d_trace_point *point = mr3d_trace_points(place); point->name; point++) snprintf(text + strlen(text), size - strlen(text), " %s", point->name);
 }
 
+static mr3d_status check_encoder_glob(const char *glob, mr3d_error *error) {
+  char name[128], known[700] = "";
+  for (const char *const *point = mr3d_trace_encoder_points(); *point; point++) {
+    snprintf(name, sizeof name, "encoder.%s", *point);
+    if (fnmatch(glob, name, 0) == 0) return MR3D_OK;
+    snprintf(known + strlen(known), sizeof known - strlen(known), " %s", *point);
+  }
+  return mr3d_fail(error, MR3D_INVALID, "metadata trace: \"%.60s\" matches no point; expected globs of encoder.POINT, such as encoder.stage0. An encoder has%s", glob, known);
+}
+
 /* Whether it could match: a misspelt point must not be an empty trace. A layer given as a number is taken to be there. */
 static mr3d_status check_glob(const char *glob, mr3d_error *error) {
   const size_t digits = strspn(glob, "0123456789");
@@ -57,6 +67,8 @@ static mr3d_status check_glob(const char *glob, mr3d_error *error) {
 
 mr3d_status mr3d_request_trace(mr3d_request *r) {
   const char *list = mr3d_bundle_get(r->bundle, "trace");
+  const char *op = mr3d_bundle_get(r->bundle, "op");
+  const bool encoder = op && strcmp(op, "encode_points") == 0;
   char glob[MR3D_TRACE_GLOBS];
   r->context.tracer = r->server->tracer;
   if (!list) return MR3D_OK;
@@ -64,7 +76,7 @@ mr3d_status mr3d_request_trace(mr3d_request *r) {
     return mr3d_fail(r->error, MR3D_INVALID, "metadata trace has %zu bytes, at most %d are possible", strlen(list), MR3D_TRACE_GLOBS - 1);
   if (!*list) return mr3d_fail(r->error, MR3D_INVALID, "metadata trace is empty; expected globs of LAYER.POINT joined by commas, such as *.query_rotated,model.logits");
   snprintf(r->trace_globs, sizeof r->trace_globs, "%s", list);
-  while (next_glob(&list, glob)) MR3D_TRY(check_glob(glob, r->error));
+  while (next_glob(&list, glob)) MR3D_TRY((encoder ? check_encoder_glob : check_glob)(glob, r->error));
   r->tracer = (mr3d_tracer){r, wants, take};
   r->context.tracer = &r->tracer;
   return MR3D_OK;

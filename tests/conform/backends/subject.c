@@ -7,6 +7,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <math.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -159,6 +160,49 @@ static bool freeze_suite(void) {
   return statvfs("/sys/fs/cgroup", &s) == 0 && !(s.f_flag & ST_RDONLY);
 }
 
+static bool changes(const char *path) {
+  char other[4200];
+  snprintf(other, sizeof other, "%s-moved", path);
+  if (rename(path, other) == 0) return rename(other, path) == 0;
+  return access(path, W_OK) == 0;
+}
+
+/* The suite's program, from beside which the host is started again after a crash, or any folder above it. */
+static bool replace_program(void) {
+  char path[4096];
+  if (!realpath(getenv("MR3D"), path) || changes(path)) return true;
+  char other[4200];
+  for (char *slash; (slash = strrchr(path, '/')) > path;) {
+    *slash = 0;
+    snprintf(other, sizeof other, "%s-moved", path);
+    if (rename(path, other) == 0) return rename(other, path) == 0;
+  }
+  return false;
+}
+
+/* The folder with the weights that requests name. */
+static bool write_scratch(void) {
+  char path[4096];
+  DIR *all = opendir(getenv("TMPDIR"));
+  bool reached = !all;
+  for (struct dirent *entry; all && (entry = readdir(all));) {
+    snprintf(path, sizeof path, "%s/%s", getenv("TMPDIR"), entry->d_name);
+    reached |= strncmp(entry->d_name, "mr3d-", 5) == 0 && changes(path);
+  }
+  if (all) closedir(all);
+  return reached;
+}
+
+static bool see_terminals(void) {
+  DIR *all = opendir("/dev/pts");
+  bool found = false;
+  for (struct dirent *entry; all && (entry = readdir(all));) found |= entry->d_name[0] >= '0' && entry->d_name[0] <= '9';
+  if (all) closedir(all);
+  return found;
+}
+
+static bool nest_users(void) { return unshare(CLONE_NEWUSER) == 0; }
+
 static bool read_goldens(void) {
   char path[4096];
   snprintf(path, sizeof path, "%s/set", getenv("MR3D_GOLDEN"));
@@ -174,7 +218,8 @@ static const struct {
   const char *name;
   bool (*reach)(void);
 } reaches[] = {{"stop-suite", stop_suite}, {"kill-suite", kill_suite},     {"trace-suite", trace_suite},  {"limit-suite", limit_suite},
-               {"join-suite", join_suite}, {"freeze-suite", freeze_suite}, {"read-goldens", read_goldens}};
+               {"join-suite", join_suite}, {"freeze-suite", freeze_suite}, {"read-goldens", read_goldens},
+               {"replace-program", replace_program}, {"write-scratch", write_scratch}, {"see-terminals", see_terminals}, {"nest-users", nest_users}};
 
 /* What needs no answer at hand. */
 static void misbehave(const char *what) {
@@ -210,6 +255,13 @@ static void answer(const mr3d_bundle *request, const char *what) {
   else
     for (int i = 0; i < mr3d_bundle_count(request); i++) mr3d_bundle_copy(frame, NULL, mr3d_bundle_at(request, i));
 
+  if (DO("long-header")) {
+    char *words = malloc(5 << 20);
+    memset(words, 'w', 5 << 20);
+    words[(5 << 20) - 1] = 0;
+    mr3d_bundle_set(frame, "words", words);
+    free(words);
+  }
   uint64_t size;
   void *bytes = as_bytes(frame, &size);
   if (DO("segfault")) signal(SIGSEGV, SIG_DFL), raise(SIGSEGV); /* not a sanitizer's handler */

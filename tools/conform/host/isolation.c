@@ -1,5 +1,6 @@
 #include "isolation.h"
 
+#include <cjson/cJSON.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
@@ -14,6 +15,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -26,6 +28,7 @@
 #define GIB ((uint64_t)1 << 30)
 #define LARGEST_FILE GIB
 #define MOST_THREADS 4096
+#define MOST_PROCESSES 16384
 #define PROCESSOR_HOURS 24
 #define FIRST_TO_GO "/proc/self/oom_score_adj", "1000" /* when the machine's memory ends, this process goes first */
 
@@ -78,15 +81,70 @@ static int read_only(const char *path) {
   return syscall(SYS_mount_setattr, AT_FDCWD, path, 0x8000U /* AT_RECURSIVE */, &attributes, sizeof attributes) == 0 ? 0 : errno;
 }
 
-/** By a control group's files a process of the same user can be frozen or ended. */
-static int close_control_groups(void) {
-  static const char groups[] = "/sys/fs/cgroup";
-  if (mount(groups, groups, NULL, MS_BIND | MS_REC, NULL) != 0) return errno == ENOENT ? 0 : errno; /* a system without them */
-  return read_only(groups);
+/** Binds a folder or a file to itself: what is mounted cannot be renamed or removed in here. Whatever is not there is fine. */
+static int pin(const char *path) { return mount(path, path, NULL, MS_BIND | MS_REC, NULL) == 0 || errno == ENOENT ? 0 : errno; }
+
+/** Can be read, but not be written, replaced or moved, nor can any folder above it. `pinned`: what was pinned before. */
+static int keep(const char *path, cJSON *pinned) {
+  char *real = realpath(path, NULL);
+  int reason = 0;
+  if (!real) return errno == ENOENT ? 0 : errno;
+  for (char *end = real; *end && reason == 0;) {
+    end += strcspn(end + 1, "/") + 1;
+    const char rest = *end;
+    *end = 0;
+    if (real[1] && !cJSON_HasObjectItem(pinned, real)) {
+      reason = pin(real);
+      cJSON_AddTrueToObject(pinned, real);
+    }
+    *end = rest;
+  }
+  if (reason == 0 && real[1]) reason = read_only(real);
+  free(real);
+  return reason;
 }
 
-/** In a mount namespace of its own: all files read-only, or, for a command of the user's, control groups alone. Whether `hidden` is hidden. */
-static bool change_mounts(const char *hidden, bool own_processes, bool of_command, mr3d_protections *protections) {
+/** What the suite and its programs are made of, and the control groups, in which a process can be frozen. */
+static int keep_all(const mr3d_confinement *wanted) {
+  static const char *const system[] = {"/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc", "/sys", "/sys/fs/cgroup"};
+  cJSON *pinned = cJSON_CreateObject();
+  int reason = 0;
+  for (size_t i = 0; i < sizeof system / sizeof *system && reason == 0; i++) reason = keep(system[i], pinned);
+  for (int i = 0; i < wanted->n_kept && reason == 0; i++) reason = keep(wanted->kept[i], pinned);
+  cJSON_Delete(pinned);
+  return reason;
+}
+
+/** The path of this process's controlling terminal; false where it has none, or a pseudo terminal. */
+static bool controlling_terminal(char *path, size_t size) {
+  char text[1024] = "", link[64], target[256];
+  FILE *stat = fopen("/proc/self/stat", "r");
+  const size_t n = stat ? fread(text, 1, sizeof text - 1, stat) : 0;
+  if (stat) fclose(stat);
+  text[n] = 0;
+  int number = 0;
+  const char *behind_name = strrchr(text, ')');
+  if (!behind_name || sscanf(behind_name, ") %*c %*d %*d %*d %d", &number) != 1 || number == 0) return false;
+  snprintf(link, sizeof link, "/sys/dev/char/%u:%u", major((dev_t)number), minor((dev_t)number));
+  const ssize_t length = readlink(link, target, sizeof target - 1);
+  if (length <= 0) return false;
+  target[length] = 0;
+  snprintf(path, size, "/dev/%s", strrchr(target, '/') + 1);
+  return access(path, F_OK) == 0;
+}
+
+/** Pseudo terminals of its own, and none in place of the one in front of which the suite may sit: output on that could be stopped. */
+static int hide_terminals(void) {
+  char path[300];
+  if (access("/dev/pts", F_OK) == 0 && mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620") != 0) return errno;
+  return controlling_terminal(path, sizeof path) && mount("/dev/null", path, NULL, MS_BIND, NULL) != 0 ? errno : 0;
+}
+
+/** Further user namespaces would bring back the rights to mount. */
+static int forbid_users(void) { return write_to("/proc/sys/user/max_user_namespaces", "0"); }
+
+/** In a mount namespace of its own: all files read-only, or, for a command of the user's (wanted not NULL), those that the suite needs. Whether `hidden` is hidden. */
+static bool change_mounts(const char *hidden, bool own_processes, const mr3d_confinement *wanted, mr3d_protections *protections) {
   char *folder = getcwd(NULL, 0);
   int reason = mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 ? 0 : errno;
   bool is_private = reason == 0, is_hidden = false;
@@ -97,8 +155,11 @@ static bool change_mounts(const char *hidden, bool own_processes, bool of_comman
   }
   if (is_private && own_processes)
     tell(protections, "sees its own processes only", mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) == 0 ? 0 : errno);
-  if (of_command) tell(protections, "control groups read-only", is_private ? close_control_groups() : reason);
-  else tell(protections, "files read-only by mounts", is_private ? read_only("/") : reason);
+  if (wanted) {
+    tell(protections, "the suite's files, the system's and control groups read-only", is_private ? keep_all(wanted) : reason);
+    tell(protections, "no terminals but its own", is_private ? hide_terminals() : reason);
+    tell(protections, "no further user namespaces", forbid_users());
+  } else tell(protections, "files read-only by mounts", is_private ? read_only("/") : reason);
   /* The working folder again, by its name: it may be the one that a mount hides. */
   if (folder && chdir(folder) != 0 && chdir("/") != 0) is_hidden = false;
   free(folder);
@@ -140,7 +201,7 @@ static _Noreturn void be_first(pid_t host, int report) {
 }
 
 /** Forks twice: returns in the second child, which is not the first process there, so that signals end it. Returns 0 or an errno. */
-static int enter_processes(bool own_mounts, const char *hidden, bool of_command, bool *is_hidden, mr3d_protections *protections) {
+static int enter_processes(bool own_mounts, const char *hidden, const mr3d_confinement *wanted, bool *is_hidden, mr3d_protections *protections) {
   int report[2];
   if (pipe2(report, O_CLOEXEC) != 0) return errno;
   pid_t first = fork();
@@ -156,7 +217,7 @@ static int enter_processes(bool own_mounts, const char *hidden, bool of_command,
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   close(report[0]);
   if (poll(&(struct pollfd){.fd = report[1]}, 1, 0) > 0) _exit(1); /* the one in front had ended before this one asked to end with it */
-  if (own_mounts) *is_hidden = change_mounts(hidden, true, of_command, protections);
+  if (own_mounts) *is_hidden = change_mounts(hidden, true, wanted, protections);
   pid_t host = fork();
   if (host < 0) _exit(1);
   if (host > 0) be_first(host, report[1]);
@@ -164,26 +225,24 @@ static int enter_processes(bool own_mounts, const char *hidden, bool of_command,
   return 0;
 }
 
-/** Whether `hidden` is hidden. A command of the user's keeps the caller's network and files. */
-static bool enter_namespaces(const char *hidden, bool of_command, mr3d_protections *protections) {
+/** Whether `hidden` is hidden. A command of the user's (wanted not NULL) keeps the caller's network and most files. */
+static bool enter_namespaces(const char *hidden, const mr3d_confinement *wanted, mr3d_protections *protections) {
   const unsigned user = getuid(), group = getgid();
   bool is_hidden = false;
   int reason = unshare(CLONE_NEWUSER) == 0 ? map_ids(user, group) : errno;
   tell(protections, "user namespace", reason);
-  if (!of_command) {
-    unshared(protections, "network namespace without a network", CLONE_NEWNET);
-    unshared(protections, "ipc namespace", CLONE_NEWIPC);
-  }
+  if (!wanted) unshared(protections, "network namespace without a network", CLONE_NEWNET);
+  unshared(protections, "ipc namespace", CLONE_NEWIPC);
   bool mounts = unshare(CLONE_NEWNS) == 0;
   if (!mounts) tell(protections, "mount namespace", errno);
   prctl(PR_SET_PDEATHSIG, SIGKILL); /* a change of rights may have reset it */
   if (unshared(protections, "process namespace", CLONE_NEWPID)) {
-    reason = enter_processes(mounts, hidden, of_command, &is_hidden, protections);
+    reason = enter_processes(mounts, hidden, wanted, &is_hidden, protections);
     if (reason == 0) return is_hidden;
     fprintf(stderr, "mr3d-host: could not enter a process namespace: %s\n", strerror(reason));
     exit(1); /* this process may no longer start any other */
   }
-  return mounts && change_mounts(hidden, false, of_command, protections);
+  return mounts && change_mounts(hidden, false, wanted, protections);
 }
 
 /* ---- limits ---- */
@@ -206,6 +265,19 @@ static int limit(int resource, uint64_t most) {
   return setrlimit(resource, &bound) == 0 ? 0 : errno;
 }
 
+/** At most so many in this user namespace, and half of what there may be outside, where the suite needs some. It does not bind root's. */
+static void limit_threads(uint64_t most, mr3d_protections *protections) {
+  char name[64];
+  struct rlimit bound;
+  unsigned long long group;
+  FILE *file = fopen("/sys/fs/cgroup/pids.max", "r"); /* a container's; "max" where there is none */
+  if (file && fscanf(file, "%llu", &group) == 1 && group / 2 < most) most = group / 2;
+  if (file) fclose(file);
+  if (getrlimit(RLIMIT_NPROC, &bound) == 0 && bound.rlim_cur / 2 < most) most = bound.rlim_cur / 2;
+  snprintf(name, sizeof name, "at most %llu threads", (unsigned long long)most);
+  tell(protections, name, limit(RLIMIT_NPROC, most));
+}
+
 static void set_limits(uint64_t memory, bool own_user, mr3d_protections *protections) {
   char name[64];
   if (MR3D_SANITIZED) {
@@ -222,10 +294,7 @@ static void set_limits(uint64_t memory, bool own_user, mr3d_protections *protect
   snprintf(name, sizeof name, "files at most %d GiB", (int)(LARGEST_FILE / GIB));
   tell(protections, name, limit(RLIMIT_FSIZE, LARGEST_FILE));
   tell(protections, "no core files", limit(RLIMIT_CORE, 0));
-  if (own_user) { /* elsewhere it counts all that the user runs */
-    snprintf(name, sizeof name, "at most %d threads", MOST_THREADS);
-    tell(protections, name, limit(RLIMIT_NPROC, MOST_THREADS));
-  }
+  if (own_user) limit_threads(MOST_THREADS, protections); /* elsewhere it counts all that the user runs */
 }
 
 static int drop_capabilities(void) {
@@ -238,7 +307,7 @@ static int drop_capabilities(void) {
 void mr3d_isolate(const mr3d_isolation *wanted, mr3d_protections *protections) {
   *protections = (mr3d_protections){0};
   write_to(FIRST_TO_GO);
-  bool is_hidden = enter_namespaces(wanted->hidden, false, protections);
+  bool is_hidden = enter_namespaces(wanted->hidden, NULL, protections);
   set_limits(wanted->memory, strstr(protections->active, "user namespace") != NULL, protections);
   tell(protections, "no capabilities", drop_capabilities());
 
@@ -251,10 +320,13 @@ void mr3d_isolate(const mr3d_isolation *wanted, mr3d_protections *protections) {
   else tell(protections, "system calls filtered (seccomp): no processes, no sockets, no tracing", mr3d_filter_calls());
 }
 
-void mr3d_confine(const char *hidden, mr3d_protections *protections) {
+void mr3d_confine(const mr3d_confinement *wanted, mr3d_protections *protections) {
   *protections = (mr3d_protections){0};
   write_to(FIRST_TO_GO);
-  enter_namespaces(hidden, true, protections);
-  if (strstr(protections->active, "user namespace")) tell(protections, "no capabilities", drop_capabilities()); /* root would undo it with them */
-  setsid(); /* no terminal either, through which it could type */
+  enter_namespaces(wanted->hidden, wanted, protections);
+  if (strstr(protections->active, "user namespace")) {
+    limit_threads(MOST_PROCESSES, protections);
+    tell(protections, "no capabilities", drop_capabilities()); /* root would undo it with them */
+  }
+  setsid(); /* where it has no process namespace it is a group's leader already, and keeps its terminal */
 }

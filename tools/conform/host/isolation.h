@@ -24,11 +24,18 @@ void mr3d_protection(mr3d_protections *, bool active, const char *format, ...) _
  */
 void mr3d_isolate(const mr3d_isolation *, mr3d_protections *);
 
+/** For a command of the user's own, which needs more than a plug-in. */
+typedef struct mr3d_confinement {
+  const char *hidden; /**< as above */
+  int n_kept;
+  const char **kept; /**< files and folders that it may only read, since the suite needs them */
+} mr3d_confinement;
+
 /**
- * Keeps a command of the user's own, which this process is to become, from other processes, the suite first, from `hidden` (as above) and from the terminal, and leaves it files,
- * network and devices. Forks and returns as mr3d_isolate does. Requires: one thread.
+ * Keeps the command that this process is to become from other processes, the suite first, from `hidden`, from writing `kept` and the system's programs, and from terminals, and
+ * leaves it other files, network and devices. Forks and returns as mr3d_isolate does. Requires: one thread.
  */
-void mr3d_confine(const char *hidden, mr3d_protections *);
+void mr3d_confine(const mr3d_confinement *, mr3d_protections *);
 
 /** Denies system calls by which a process reaches beyond itself (seccomp); for good. Returns 0 or an errno. Requires: no_new_privs. */
 int mr3d_filter_calls(void);

@@ -186,20 +186,23 @@ struct wishes {
   mr3d_isolation isolation;
   const char *plugin;
   char **command; /* in place of a plug-in */
+  mr3d_confinement confinement;
 };
 
 #define USAGE "usage: mr3d-host [--threads N] [--isolate [--memory BYTES] [--hide FOLDER]] PLUGIN.so (mr3d starts it for lib:PLUGIN.so)\n" \
-              "       mr3d-host [--hide FOLDER] --confine COMMAND [WORD ...] (for exec:COMMAND)"
+              "       mr3d-host [--hide FOLDER] [--keep PATH] ... --confine COMMAND [WORD ...] (for exec:COMMAND)"
 
 static void read_wishes(int argc, char **argv, struct wishes *w) {
   int i = 1;
+  w->confinement.kept = mr3d_allocate(argc, sizeof *w->confinement.kept);
   for (; i + 1 < argc && strncmp(argv[i], "--", 2) == 0; i++)
     if (strcmp(argv[i], "--isolate") == 0) w->isolated = true;
     else if (i + 2 < argc && strcmp(argv[i], "--threads") == 0) w->threads = atoi(argv[++i]);
     else if (i + 2 < argc && strcmp(argv[i], "--memory") == 0) w->isolation.memory = strtoull(argv[++i], NULL, 10);
     else if (i + 2 < argc && strcmp(argv[i], "--hide") == 0) w->isolation.hidden = argv[++i];
+    else if (i + 2 < argc && strcmp(argv[i], "--keep") == 0) w->confinement.kept[w->confinement.n_kept++] = argv[++i];
     else if (strcmp(argv[i], "--confine") == 0) {
-      w->command = argv + i + 1;
+      w->command = argv + i + 1, w->confinement.hidden = w->isolation.hidden;
       return;
     } else break;
   if (i + 1 != argc) die(1, USAGE);
@@ -216,9 +219,9 @@ static void tell_protections(int out, const mr3d_protections *protections) {
 }
 
 /** Tells the protections on stdout, which then is the command's. */
-static _Noreturn void become(char **command, const char *hidden) {
+static _Noreturn void become(char **command, const mr3d_confinement *confinement) {
   mr3d_protections protections;
-  mr3d_confine(hidden, &protections);
+  mr3d_confine(confinement, &protections);
   tell_protections(1, &protections);
   execv(command[0], command);
   die(1, "could not start %s: %s%s", command[0], strerror(errno), errno == ENOEXEC ? " (a script needs a first line such as #!/usr/bin/env python3)" : "");
@@ -228,7 +231,7 @@ int main(int argc, char **argv) {
   struct wishes wishes = {0};
   mr3d_protections protections = {0};
   read_wishes(argc, argv, &wishes);
-  if (wishes.command) become(wishes.command, wishes.isolation.hidden);
+  if (wishes.command) become(wishes.command, &wishes.confinement);
   if (wishes.isolated) mr3d_isolate(&wishes.isolation, &protections);
 
   /* The frames' descriptors are moved away, so that a print of the plug-in cannot corrupt a frame and a read cannot steal one. */

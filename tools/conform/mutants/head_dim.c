@@ -111,9 +111,9 @@ static mr3d_status derived_for_scale(const mr3d_context *context, const mr3d_con
 }
 
 static const mr3d_mutant entries[] = {
-    {"head-dim", "scale-of-32", "scores are divided by sqrt(32), a head_dim assumed, instead of sqrt(head_dim)", "attention " MR3D_LAYERS,
+    {"head-dim", "scale-of-32", "scores are divided by sqrt(32), a head_dim assumed, instead of sqrt(head_dim)", MR3D_ATTENDING,
      {.attention = scale_of_32}},
-    {"head-dim", "scale-of-64", "scores are divided by sqrt(64), a head_dim compiled in, instead of sqrt(head_dim)", "attention " MR3D_LAYERS,
+    {"head-dim", "scale-of-64", "scores are divided by sqrt(64), a head_dim compiled in, instead of sqrt(head_dim)", MR3D_ATTENDING,
      {.attention = scale_of_64}},
     {"head-dim", "frequencies-of-32", "1D frequencies have the exponent -2j/32, a head_dim assumed, instead of -2j/head_dim", "rope1d " MR3D_ROTATIONS,
      {.rotary_table = frequencies_of_32}},

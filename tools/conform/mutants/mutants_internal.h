@@ -19,6 +19,8 @@ typedef struct mr3d_mutant_set {
 
 #define MR3D_LAYERS "attention_block decoder_layer prefill decode"
 #define MR3D_ROTATIONS "mixed_rope " MR3D_LAYERS
+#define MR3D_ATTENDING "attention encode_points " MR3D_LAYERS
+#define MR3D_PRODUCTS "linear encode_points " MR3D_LAYERS
 #define MR3D_NORMS "rmsnorm decoder_layer prefill decode"
 
 /** A sample's coordinate rows. A mistake stands before the reference's checks, so the count may be any number. */
@@ -129,5 +131,7 @@ extern const mr3d_mutant_set mr3d_mutants_mask_length, mr3d_mutants_decode_rope,
 extern const mr3d_mutant_set mr3d_mutants_mask_overflow, mr3d_mutants_silent_downcast, mr3d_mutants_narrow_angles, mr3d_mutants_keep_all_logits,
     mr3d_mutants_empty_cache, mr3d_mutants_head_dim, mr3d_mutants_stale_cis, mr3d_mutants_degenerate, mr3d_mutants_dirty_scan,
     mr3d_mutants_order_sensitivity, mr3d_mutants_overflow_half;
+extern const mr3d_mutant_set mr3d_mutants_token_rows, mr3d_mutants_sparse_conv, mr3d_mutants_group_norm, mr3d_mutants_patches, mr3d_mutants_grid_pooling,
+    mr3d_mutants_fourier_features, mr3d_mutants_encoder_gelu;
 
 #endif

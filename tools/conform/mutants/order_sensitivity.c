@@ -127,7 +127,7 @@ static const mr3d_mutant entries[] = {
     {"order-sensitivity", "maximum-of-tile", "softmax subtracts one maximum from 64 neighbouring queries: rows far below it become 0/0 in binary32",
      "attention " MR3D_LAYERS, {.attention = tile_maximum}, .only_whole = true},
     {"order-sensitivity", "sample-1-over-0", "the attention of sample 1 is written over that of sample 0", "attention " MR3D_LAYERS, {.attention = sample_1_over_0}},
-    {"order-sensitivity", "tail-not-written", "the last columns of a product, beyond a multiple of 8, are never written and hold zeros", "linear " MR3D_LAYERS,
+    {"order-sensitivity", "tail-not-written", "the last columns of a product, beyond a multiple of 8, are never written and hold zeros", MR3D_PRODUCTS,
      {.linear = tail_not_written}},
     {"order-sensitivity", "last-session", "a decode step goes to the session that was prefilled last, not to the one it names", "prefill decode", {NULL},
      .decorate = on_last_session},

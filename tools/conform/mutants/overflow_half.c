@@ -66,7 +66,7 @@ static void silu_of_growing_exp(const mr3d_context *context, const mr3d_swiglu_i
   }
 }
 
-#define ATTENTION "attention " MR3D_LAYERS
+#define ATTENTION MR3D_ATTENDING
 
 static const mr3d_mutant entries[] = {
     {"overflow-half", "product-fp16", "query times key is held in float16 before it is divided by sqrt(head_dim): it overflows beyond 65504", ATTENTION,

@@ -118,7 +118,7 @@ static void rope3d(const mr3d_context *context, const mr3d_rope3d_in *in, double
 #define ONLY_FP64 .tiers = 1u << MR3D_FP64, .harmless = "binary32 is what every other tier computes in"
 
 static const mr3d_mutant entries[] = {
-    {"silent-downcast", "softmax", "softmax is computed in binary32 inside a binary64 run", "attention " MR3D_LAYERS, {.attention = softmax}, ONLY_FP64},
+    {"silent-downcast", "softmax", "softmax is computed in binary32 inside a binary64 run", MR3D_ATTENDING, {.attention = softmax}, ONLY_FP64},
     {"silent-downcast", "rmsnorm", "RMSNorm casts its input to binary32 inside a binary64 run", MR3D_NORMS, {.rmsnorm = rmsnorm}, ONLY_FP64},
     {"silent-downcast", "rotary-table", "the 1D cos and sin are computed in binary32 inside a binary64 run", "rope1d " MR3D_ROTATIONS,
      {.rotary_table = rotary_table}, ONLY_FP64},
@@ -129,7 +129,7 @@ static const mr3d_mutant entries[] = {
      {.rope3d = rope3d}, ONLY_FP64},
     {"silent-downcast", "coords", "normalised coordinates are stored in binary32 inside a binary64 run", "normalize_coords " MR3D_ROTATIONS,
      {.normalize_coords = normalize_coords}, ONLY_FP64},
-    {"silent-downcast", "linear", "matrix products are computed in binary32 inside a binary64 run", "linear " MR3D_LAYERS, {.linear = linear}, ONLY_FP64},
+    {"silent-downcast", "linear", "matrix products are computed in binary32 inside a binary64 run", MR3D_PRODUCTS, {.linear = linear}, ONLY_FP64},
     {"silent-downcast", "silu", "SiLU is computed in binary32 inside a binary64 run", "swiglu decoder_layer prefill decode", {.swiglu = swiglu}, ONLY_FP64},
 };
 const mr3d_mutant_set mr3d_mutants_silent_downcast = MR3D_MUTANT_SET(entries);

@@ -1,0 +1,409 @@
+/** Tampering: every value of a certificate changed, removed, doubled and put in another place, with the signature as it was and, by the vendor himself, signed anew. */
+#include <sodium.h>
+
+#include "certified.h"
+#include "file.h"
+
+/* What the one who signs vouches for, and nothing else in the file or the suite can contradict. Signed anew, another value is another claim. */
+static const char *const claims[] = {"commit", "spec", "version", "processor", "system", "compiler", "driver", "program", "sha256", "name", "active", "missing", "asked", "keeps", "reason", "mistake", "parts"};
+
+/** A place in a tree: the indices of the children on the way. */
+struct place {
+  int depth, steps[12];
+};
+
+static cJSON *item_at(cJSON *root, const struct place *place, int depth) {
+  for (int d = 0; d < depth; d++) {
+    root = root->child;
+    for (int i = 0; i < place->steps[d]; i++) root = root->next;
+  }
+  return root;
+}
+
+static int find_places(const cJSON *item, const struct place *here, struct place *places, int n) {
+  int i = 0;
+  for (const cJSON *child = item->child; child; child = child->next, i++) {
+    struct place *place = &places[n++];
+    *place = *here;
+    place->steps[place->depth++] = i;
+    n = find_places(child, place, places, n);
+  }
+  return n;
+}
+
+static bool is_listed(const char *word, int n, const char *const list[]) {
+  for (int i = 0; i < n; i++)
+    if (strcmp(list[i], word) == 0) return true;
+  return false;
+}
+
+/** The key nearest above a place, its own included; `is_claim` where it or one above it is a claim. */
+static const char *key_of(cJSON *root, const struct place *place, bool *is_claim) {
+  const char *key = "";
+  bool in_configuration = false;
+  *is_claim = false;
+  for (int d = 1; d <= place->depth; d++) {
+    const cJSON *item = item_at(root, place, d);
+    if (!item->string || strcmp(key, "waivers") == 0) continue; /* within, it is a signed file of its own */
+    key = item->string;
+    in_configuration = in_configuration || is_listed(key, 4, (const char *const[]){"configuration", "suite", "profile", "challenge"});
+    if (is_listed(key, (int)(sizeof claims / sizeof *claims), claims) && !(in_configuration && strcmp(key, "commit") != 0)) *is_claim = true;
+  }
+  return key;
+}
+
+enum { CHANGE, REMOVE, DOUBLE, MOVE, N_WAYS };
+static const char *const ways[] = {"changed", "removed", "doubled", "moved"};
+
+/** Puts an item into a list of children in front of the `at`-th; cJSON_InsertItemInArray loses some. */
+static void put(cJSON *parent, cJSON *item, int at) {
+  cJSON **link = &parent->child, *last = NULL;
+  for (int i = 0; i < at && *link; i++) last = *link, link = &last->next;
+  item->next = *link;
+  *link = item;
+  last = NULL;
+  for (cJSON *child = parent->child; child; last = child, child = child->next) child->prev = last;
+  parent->child->prev = last;
+}
+
+/** Tampers with one place; false where that cannot be done there, or changes nothing. */
+static bool tamper(cJSON *root, const struct place *place, int way) {
+  cJSON *parent = item_at(root, place, place->depth - 1), *item = item_at(root, place, place->depth), *other = item->next;
+  char text[4000];
+  switch (way) {
+  case CHANGE:
+    if (cJSON_IsString(item)) {
+      snprintf(text, sizeof text, "%.3900sx", item->valuestring);
+      if (strlen(item->valuestring) > 3900) return false;
+      cJSON_SetValuestring(item, text);
+    } else if (cJSON_IsNumber(item)) cJSON_SetNumberValue(item, item->valuedouble + 1);
+    else if (cJSON_IsBool(item)) item->type ^= cJSON_True | cJSON_False;
+    else if (cJSON_IsNull(item)) item->type = cJSON_True;
+    else return false;
+    return true;
+  case REMOVE: cJSON_Delete(cJSON_DetachItemViaPointer(parent, item)); return true;
+  case DOUBLE:
+    put(parent, cJSON_Duplicate(item, true), place->steps[place->depth - 1]);
+    return true;
+  default:
+    if (!other || (cJSON_IsArray(parent) && cJSON_Compare(item, other, true))) return false;
+    put(parent, cJSON_DetachItemViaPointer(parent, item), place->steps[place->depth - 1] + 1);
+    return true;
+  }
+}
+
+/** One certificate, all of its places in all ways; returns how many were refused. `keys`: who signs anew, NULL: nobody. */
+static int tamper_everywhere(const char *name, const char *keys, const char *words) {
+  cJSON *whole = statement_of(name);
+  struct place *places = calloc(4000, sizeof *places), top = {0};
+  const int n = find_places(whole, &top, places, 0);
+  mr3d_envelope *original = load_envelope(name);
+  int refused = 0;
+  assert_true(n < 4000);
+  for (int i = 0; i < n; i++)
+    for (int way = 0; way < N_WAYS; way++) {
+      cJSON *root = cJSON_Parse(original->payload);
+      bool is_claim = false;
+      char key[100];
+      snprintf(key, sizeof key, "%s", key_of(root, &places[i], &is_claim));
+      const bool in_waivers = strcmp(key, "waivers") == 0 && strcmp(item_at(root, &places[i], places[i].depth)->string ? item_at(root, &places[i], places[i].depth)->string : "", key) != 0;
+      const bool in_object = cJSON_IsObject(item_at(root, &places[i], places[i].depth - 1));
+      if (!tamper(root, &places[i], way)) {
+        cJSON_Delete(root);
+        continue;
+      }
+      char *payload = cJSON_PrintUnformatted(root);
+      cJSON_Delete(root);
+      if (keys) write_signed("tampered.json", payload, keys);
+      else {
+        char path[600];
+        mr3d_error error = {0};
+        mr3d_envelope *tampered = mr3d_envelope_new(MR3D_STATEMENT_TYPE, payload, strlen(payload));
+        tampered->n_signatures = original->n_signatures;
+        memcpy(tampered->signatures, original->signatures, sizeof tampered->signatures);
+        snprintf(path, sizeof path, "%s/tampered.json", folder);
+        assert_int_equal(mr3d_envelope_save(tampered, path, &error), MR3D_OK);
+        mr3d_envelope_free(&tampered);
+      }
+      cJSON_free(payload);
+      const int status = verify("tampered.json", words);
+      const char *says = way == DOUBLE && in_object ? "appears twice" : way == MOVE && in_object && !in_waivers ? "not in its place" : key;
+      const bool is_refused = status == 2 && strstr(output, "REFUSED");
+      if (!keys) says = "does not fit the content: the file was changed after it was signed";
+      else if (is_claim && (way == CHANGE || !in_object) && !is_refused) continue; /* another claim, signed */
+      if (!is_refused) fail_msg("%s %s in %s was accepted (%d): %.600s", key, ways[way], name, status, output);
+      if (!strstr(output, says)) fail_msg("%s %s in %s: refused, but \"%s\" is not said: %.600s", key, ways[way], name, says, output);
+      refused++;
+    }
+  mr3d_envelope_free(&original);
+  cJSON_Delete(whole);
+  free(places);
+  return refused;
+}
+
+static void nothing_can_be_changed_under_a_signature(void **state) {
+  (void)state;
+  certify_well("builtin:emulated", "good.json", "");
+  assert_int_equal(verify("good.json", "--nonce " NONCE), 0);
+  const int n = tamper_everywhere("good.json", NULL, "");
+  printf("%d variants under the old signature, all refused\n", n);
+  assert_true(n >= 200);
+}
+
+static void what_follows_from_the_rest_cannot_be_changed_by_the_signer_either(void **state) {
+  (void)state;
+  const int n = tamper_everywhere("good.json", "vendor", "");
+  printf("%d variants signed anew by the vendor, all refused\n", n);
+  assert_true(n >= 200);
+}
+
+/** A certificate that has all there is: parts, waivers, reasons. */
+static void nor_in_one_that_was_merged_and_has_waivers(void **state) {
+  (void)state;
+  write_text(folder, "waivers.json",
+             "{\"format\": 1, \"waivers\": [{\"cases\": \"rmsnorm/*\", \"tiers\": [\"fp32\"], \"reason\": \"eps is under work\", \"issue\": \"https://example.com/1\", \"expires\": \"2999-12-31\"}]}");
+  assert_int_equal(mr3d("sign %s/waivers.json --key %s/vendor.key -o %s/waivers.signed", folder, folder, folder), 0);
+  assert_int_equal(certify("mutant:qwen2-details/weight-plus-one", "p1.json", "--op rmsnorm --shard 1/2"), 0);
+  assert_int_equal(certify("mutant:qwen2-details/weight-plus-one", "p2.json", "--op rmsnorm --shard 2/2"), 0);
+  mr3d("merge %s/p2.json %s/p1.json --key %s/vendor.key -o %s/merged.json --waivers %s/waivers.signed", folder, folder, folder, folder, folder);
+  assert_said("over-broad"); /* the refusal passes, so this waiver covers too much; the report of failure has all parts of a statement all the same */
+  const int n = tamper_everywhere("merged.json.failure", "vendor", "--op rmsnorm");
+  printf("%d variants of a merged report with waivers, all refused\n", n);
+  assert_true(n >= 200);
+}
+
+/* ---- results ---- */
+
+/** Leaves with one text in place of another, packed, rooted and signed anew. */
+static int with_leaves(const char *from, const char *to, bool every) {
+  cJSON *statement = statement_of("good.json"), *results = cJSON_GetObjectItemCaseSensitive(extension_of(statement), "results");
+  char *packed = NULL, root[MR3D_HEX_DIGEST];
+  void *leaves = NULL, *again = NULL;
+  size_t size, n, n_again;
+  mr3d_error error = {0};
+  assert_int_equal(mr3d_text_from_base64(cJSON_GetObjectItemCaseSensitive(results, "leaves"), "leaves", &packed, &size, &error), MR3D_OK);
+  assert_int_equal(mr3d_gunzip(packed, size, 1 << 24, &leaves, &n, &error), MR3D_OK);
+  char *text = NULL;
+  size_t length = 0;
+  FILE *stream = open_memstream(&text, &length);
+  char *old = strndup(leaves, n), *at = old, *found;
+  if (!strstr(old, from)) fail_msg("\"%s\" is not in the leaves: %.2000s", from, old);
+  while ((found = strstr(at, from)) && (every || at == old)) {
+    fwrite(at, 1, (size_t)(found - at), stream);
+    fputs(to, stream);
+    at = found + strlen(from);
+  }
+  fputs(at, stream);
+  fclose(stream);
+  mr3d_merkle_of_lines(text, root);
+  assert_int_equal(mr3d_gzip(text, length, &again, &n_again, &error), MR3D_OK);
+  char *base64 = mr3d_text_to_base64(again, n_again);
+  cJSON_ReplaceItemInObjectCaseSensitive(results, "leaves", cJSON_CreateString(base64));
+  cJSON_ReplaceItemInObjectCaseSensitive(results, "root", cJSON_CreateString(root));
+  char *payload = cJSON_PrintUnformatted(statement);
+  write_signed("tampered.json", payload, "vendor");
+  cJSON_free(payload), free(base64), free(again), free(leaves), free(packed), free(text), free(old);
+  cJSON_Delete(statement);
+  return verify("tampered.json", "");
+}
+
+/** The first line of the leaves that begins so, whole. */
+static void leaf(const char *name, char line[1000]) {
+  cJSON *statement = statement_of("good.json");
+  char *packed = NULL;
+  void *leaves = NULL;
+  size_t size, n;
+  mr3d_error error = {0};
+  mr3d_text_from_base64(cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(extension_of(statement), "results"), "leaves"), "leaves", &packed, &size, &error);
+  mr3d_gunzip(packed, size, 1 << 24, &leaves, &n, &error);
+  char *text = strndup(leaves, n), *at = strstr(text, name);
+  assert_non_null(at);
+  snprintf(line, 1000, "%.*s\n", (int)strcspn(at, "\n"), at);
+  free(text), free(leaves), free(packed);
+  cJSON_Delete(statement);
+}
+
+static void numbers_that_do_not_allow_their_verdict_are_refused(void **state) {
+  (void)state;
+  char a[1000], b[1000], changed[2100], *at;
+  leaf("rmsnorm/a@fp32 ", a), leaf("rmsnorm/b@fp32 ", b);
+  const struct { const char *rule, *value, *says; } numbers[] = {
+      {"element=", "4010000000000001", "breaks a limit: element is 4"}, {"slice=", "4000000000000001", "breaks a limit: slice is 2"},
+      {"tensor=", "3FF0000000000001", "breaks a limit: tensor is 1"}, {"gain=", "3FF0000000000000", "breaks a limit: gain"},
+      {"element=", "7FF8000000000000", "which no statistic can be"}, {"element=", "7FF0000000000000", "breaks a limit"}, {"element=", "BFF0000000000000", "which no statistic can be"},
+      {"element=", "0000000000000000", "expected 0 for zero"}};
+  for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+    snprintf(changed, sizeof changed, "%s", a);
+    at = strstr(changed, numbers[i].rule);
+    assert_non_null(at);
+    memcpy(at + strlen(numbers[i].rule), numbers[i].value, 16);
+    assert_int_equal(with_leaves(a, changed, false), 2);
+    assert_said(numbers[i].says);
+  }
+  /* a limit of one's own: too wide, at a rule that has none, or none where one is due */
+  snprintf(changed, sizeof changed, "%s", a);
+  at = strchr(strstr(changed, "gain="), '/');
+  memcpy(at + 1, "4059000000000000", 16);
+  assert_int_equal(with_leaves(a, changed, false), 2);
+  assert_said("says its limit was 100; this suite's lies between");
+  at = strchr(strstr(changed, "gain="), '/');
+  snprintf(at, 2, "\n");
+  assert_int_equal(with_leaves(a, changed, false), 2);
+  assert_said("gain lacks its limit");
+  assert_int_equal(with_leaves(",slice=", "/4000000000000000,slice=", false), 2);
+  assert_said("element has a limit of its own");
+}
+
+static void what_was_not_compared_cannot_have_passed(void **state) {
+  (void)state;
+  char a[1000], b[1000], changed[2100];
+  leaf("rmsnorm/a@fp32 ", a), leaf("rmsnorm/b@fp32 ", b);
+  assert_int_equal(with_leaves(a, "rmsnorm/a@fp32 passed|answer\n", false), 2);
+  assert_said("says passed, but the output \"y\" of rmsnorm was not compared");
+  assert_int_equal(with_leaves(a, "rmsnorm/a@fp32 passed\n", false), 2);
+  assert_said("has 0 of the case's 1 steps");
+  assert_int_equal(with_leaves(a, "rmsnorm/a@fp32 passed|error\n", false), 2);
+  assert_said("was not answered");
+  assert_int_equal(with_leaves(a, "rmsnorm/a@fp32 passed|unsupported\n", false), 2);
+  assert_said("was not answered");
+  assert_int_equal(with_leaves(a, "rmsnorm/a@fp32 passed|answer y!\n", false), 2);
+  assert_said("could not be compared");
+  assert_int_equal(with_leaves(a, "rmsnorm/a@fp32 passed|answer z:exact=0\n", false), 2);
+  assert_said("\"z\" is no output of rmsnorm");
+  assert_int_equal(with_leaves(a, "rmsnorm/a@fp32 passed|answer y:exact=0 y:exact=0\n", false), 2);
+  assert_said("stands twice");
+  assert_int_equal(with_leaves(a, "rmsnorm/a@fp32 passed|answer y:finite=0\n", false), 2);
+  assert_said("lacks the rule element");
+  assert_int_equal(with_leaves(a, "rmsnorm/a@fp32 passed|answer y:exact~\n", false), 2);
+  assert_said("exact cannot be left untested");
+  assert_int_equal(with_leaves(a, "rmsnorm/a@fp32 passed|answer y:exact=0|answer y:exact=0\n", false), 2);
+  assert_said("has more steps than the case");
+  assert_int_equal(with_leaves(",slice=", ",sliced=", false), 2);
+  assert_said("lacks the rule slice");
+  assert_int_equal(with_leaves("rmsnorm/refused@fp32 passed|error", "rmsnorm/refused@fp32 passed|answer y:exact=0", false), 2);
+  assert_said("must be refused and was not");
+  assert_int_equal(with_leaves(a, "", false), 2);
+  assert_said("expected the test rmsnorm/a@fp32 next");
+  snprintf(changed, sizeof changed, "%s%s", a, a);
+  assert_int_equal(with_leaves(a, changed, false), 2);
+  assert_said("is missing, doubled, out of order");
+  assert_int_equal(with_leaves("rmsnorm/b@", "rmsnorm/z@", false), 2);
+  assert_said("expected the test rmsnorm/b@fp32 next, found \"rmsnorm/z@fp32\"");
+  assert_int_equal(with_leaves("rmsnorm/a@fp32 passed", "rmsnorm/a@fp32 failed", false), 2);
+  assert_said("reasons: that of rmsnorm/a@fp32, which did not pass, is missing");
+  assert_int_equal(with_leaves("rmsnorm/a@fp32 passed", "rmsnorm/a@fp32 broken", false), 2);
+  assert_said("expected passed, failed or skipped");
+  assert_int_equal(with_leaves("#again passed", "#again failed", false), 2);
+  assert_said("which did not pass, is missing");
+  assert_int_equal(with_leaves("\n", "\r\n", false), 2);
+  assert_int_equal(with_leaves("rmsnorm/refused@fp32 passed|error\n", "rmsnorm/refused@fp32 passed|error\nrmsnorm/zz@fp32 passed|error\n", false), 2);
+}
+
+/* ---- other tricks ---- */
+
+static void a_certificate_for_another_nonce_key_profile_or_suite_is_refused(void **state) {
+  (void)state;
+  assert_int_equal(verify("good.json", "--nonce " OTHER_NONCE), 2);
+  assert_said("it answers another nonce than yours");
+  assert_int_equal(verify("good.json", "--profile scan"), 2);
+  assert_said("it is about decoder, not scan");
+  assert_int_equal(verify("good.json", "--tier bf16"), 2);
+  assert_said("not about all of the tiers");
+  assert_int_equal(mr3d("verify %s/good.json --key %s/stranger.key.pub", folder, folder), 2);
+  assert_said("signature: none is by key");
+  assert_int_equal(mr3d("verify %s/good.json --key %s/vendor.key.pub,%s/stranger.key.pub", folder, folder, folder), 2);
+  /* claims of another nonce or profile, signed: then the tests are others */
+  cJSON *statement = statement_of("good.json");
+  cJSON_SetValuestring(cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(extension_of(statement), "challenge"), "nonce"), OTHER_NONCE);
+  char *payload = cJSON_PrintUnformatted(statement);
+  write_signed("tampered.json", payload, "vendor");
+  cJSON_free(payload);
+  assert_int_equal(verify("tampered.json", ""), 2);
+  assert_said("expected the test");
+  cJSON_Delete(statement);
+  statement = statement_of("good.json");
+  cJSON_SetValuestring(cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(extension_of(statement), "profile"), "name"), "core");
+  payload = cJSON_PrintUnformatted(statement);
+  write_signed("tampered.json", payload, "vendor");
+  cJSON_free(payload);
+  assert_int_equal(verify("tampered.json", ""), 2);
+  cJSON_Delete(statement);
+  /* the same certificate where another golden set is installed */
+  assert_int_equal(run_command("cd \"$MR3D_GOLDEN\" && mkdir other && cp -r *.json set other && sed -i 's/forty rows/40 rows/' other/cases.json"), 0);
+  char words[700];
+  snprintf(words, sizeof words, "--golden %s/other", folder);
+  assert_int_equal(verify("good.json", words), 2);
+  assert_said("configuration[1].digest");
+}
+
+static void signatures_themselves_cannot_be_tampered_with(void **state) {
+  (void)state;
+  char path[600], pair[1200];
+  mr3d_error error = {0};
+  snprintf(path, sizeof path, "%s/tampered.json", folder);
+  assert_int_equal(mr3d("sign %s/good.json --key %s/lab.key -o %s/both.json", folder, folder, folder), 0);
+  snprintf(pair, sizeof pair, "verify %s/tampered.json --key %s/vendor.key.pub,%s/lab.key.pub", folder, folder, folder);
+  for (int s = 0; s < 2; s++)
+    for (int i = 0; i < 64; i++) {
+      mr3d_envelope *envelope = load_envelope("both.json");
+      envelope->signatures[s].bytes[i] ^= (unsigned char)(1 << i % 8);
+      assert_int_equal(mr3d_envelope_save(envelope, path, &error), MR3D_OK);
+      assert_int_equal(mr3d("%s", pair), 2);
+      assert_said("does not fit the content");
+      mr3d_envelope_free(&envelope);
+    }
+  mr3d_envelope *envelope = load_envelope("both.json");
+  assert_int_equal(mr3d_envelope_save(envelope, path, &error), MR3D_OK);
+  assert_int_equal(mr3d("%s", pair), 0); /* as it is it holds */
+  assert_int_equal(verify("both.json", ""), 0);
+  assert_said("was not checked; give its public key");
+  memcpy(envelope->signatures[1].bytes, envelope->signatures[0].bytes, 64); /* the one's signature under the other's name */
+  assert_int_equal(mr3d_envelope_save(envelope, path, &error), MR3D_OK);
+  assert_int_equal(mr3d("%s", pair), 2);
+  envelope->n_signatures = 1;
+  assert_int_equal(mr3d_envelope_save(envelope, path, &error), MR3D_OK);
+  assert_int_equal(mr3d("%s", pair), 2);
+  assert_said("signature: none is by key");
+  mr3d_envelope_free(&envelope);
+  /* another type of payload, signed by the vendor himself: what was signed for one purpose serves no other */
+  mr3d_secret_key key;
+  load_key("vendor", &key);
+  envelope = load_envelope("good.json");
+  free(envelope->type);
+  envelope->type = strdup("text/plain"), envelope->n_signatures = 0;
+  assert_int_equal(mr3d_envelope_sign(envelope, &key, &error), MR3D_OK);
+  assert_int_equal(mr3d_envelope_save(envelope, path, &error), MR3D_OK);
+  assert_int_equal(verify("tampered.json", ""), 2);
+  assert_said("payloadType is text/plain");
+  mr3d_envelope_free(&envelope);
+}
+
+static void a_file_cut_short_or_of_other_bytes_is_refused(void **state) {
+  (void)state;
+  size_t size;
+  char *text = read_bytes(folder, "good.json", &size);
+  for (size_t part = 0; part < 40; part++) {
+    char *cut = strndup(text, size * part / 40);
+    write_text(folder, "tampered.json", cut);
+    assert_int_equal(verify("tampered.json", ""), 2);
+    assert_said("envelope");
+    free(cut);
+  }
+  for (size_t i = 0; i + 1 < size; i += size / 60) { /* one byte, anywhere */
+    char before = text[i];
+    text[i] = before == 'A' ? 'B' : 'A';
+    write_text(folder, "tampered.json", text);
+    assert_int_equal(verify("tampered.json", ""), 2);
+    text[i] = before;
+  }
+  free(text);
+  assert_int_equal(verify("nothing.json", ""), 1); /* not there: could not check */
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {cmocka_unit_test(nothing_can_be_changed_under_a_signature), cmocka_unit_test(what_follows_from_the_rest_cannot_be_changed_by_the_signer_either),
+                                     cmocka_unit_test(nor_in_one_that_was_merged_and_has_waivers), cmocka_unit_test(numbers_that_do_not_allow_their_verdict_are_refused),
+                                     cmocka_unit_test(what_was_not_compared_cannot_have_passed), cmocka_unit_test(a_certificate_for_another_nonce_key_profile_or_suite_is_refused),
+                                     cmocka_unit_test(signatures_themselves_cannot_be_tampered_with), cmocka_unit_test(a_file_cut_short_or_of_other_bytes_is_refused)};
+  return cmocka_run_group_tests(tests, make_certified, drop);
+}

@@ -1,0 +1,31 @@
+/**
+ * Leaves: the results of a run as lines of text, one a test, and the verdicts that follow from their numbers.
+ *
+ *     attention/gqa@fp32 passed|answer y:finite=0,element=3FF1C0..,slice=..,tensor=..,gain=../3FB999..
+ *     rope1d/nan@fp32 passed|error
+ *     attention/gqa@fp32#again passed
+ *
+ * A name, a verdict, then for each step its reply and for each tensor of an answer its statistics: sixteen hexadecimal digits of a binary64 number, or 0; behind a
+ * stroke the limit, where the rule's depends on the data; "~" for a rule that too few elements let untested. docs/certificate.md has the grammar.
+ */
+#ifndef MR3D_CERTIFY_LEAVES_H
+#define MR3D_CERTIFY_LEAVES_H
+
+#include "profile.h"
+
+/** The leaves of a run's results: the tests of its scope, in their order. Requires: the run asked them all. Ownership: the caller's. */
+char *mr3d_leaves_print(const mr3d_run *, int n_tests, const mr3d_test tests[]);
+
+/** What one leaf says. */
+typedef enum mr3d_leaf_verdict { MR3D_LEAF_PASSED, MR3D_LEAF_FAILED, MR3D_LEAF_SKIPPED } mr3d_leaf_verdict;
+
+/**
+ * Reads the leaves of exactly these tests and applies the limits of this suite to their numbers: what passed must be within them, with every rule and every output that the
+ * operator has, and a request that must be refused must have been refused. `verdicts` holds n_tests. Errors name the test and what is wrong with it.
+ */
+mr3d_status mr3d_leaves_judge(const char *leaves, int n_tests, const mr3d_test tests[], mr3d_leaf_verdict verdicts[], mr3d_error *);
+
+/** The leaf (without its line break) that begins at a line; how long it is. */
+size_t mr3d_leaf_length(const char *line);
+
+#endif

@@ -1,0 +1,173 @@
+/** mr3d certify: judges a backend under a challenge and signs what came of it. */
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "command.h"
+#include "issue.h"
+#include "report.h"
+#include "signing.h"
+#include "subject.h"
+#include "text.h"
+
+/** What was asked for on the command line, opened. */
+struct order {
+  mr3d_scope scope;
+  mr3d_suite *suite;
+  int n_tests;
+  mr3d_test *tests;
+  mr3d_secret_key key;
+  mr3d_envelope *waivers;
+  cJSON *files;
+};
+
+static void close_order(struct order *order) {
+  cJSON_Delete(order->files);
+  mr3d_envelope_free(&order->waivers);
+  mr3d_secret_key_clear(&order->key);
+  free(order->tests);
+  mr3d_suite_close(&order->suite);
+}
+
+static bool show_progress(void *user, const mr3d_run *run, int total) {
+  if (*(bool *)user) {
+    if (run->asked_again) fprintf(stderr, "\r\033[Kasked again %d", run->asked_again);
+    else fprintf(stderr, "\r\033[K%d/%d %s%s", run->n_results, total, run->results[run->n_results - 1].test->id, run->failed ? ", some failed" : "");
+    fflush(stderr);
+  }
+  return true;
+}
+
+/** Waivers must bear a good signature of the certificate's own key or of one of those named. */
+static mr3d_status open_waivers(struct order *order, const char *path, const char *keys, mr3d_error *error) {
+  mr3d_public_key known[MR3D_MAX_KEYS];
+  mr3d_waivers *waivers = NULL;
+  char day[32];
+  int n = 0;
+  if (!path) return MR3D_OK;
+  if (order->scope.shard.of) return mr3d_fail(error, MR3D_INVALID, "--waivers: a part cannot have them; give them to mr3d merge");
+  mr3d_text_now(day);
+  day[10] = '\0';
+  mr3d_status status = mr3d_load_keys(keys, &n, known, error);
+  if (status == MR3D_OK && n == 0) known[n++] = order->key.public;
+  if (status == MR3D_OK) status = mr3d_envelope_load(path, &order->waivers, error);
+  if (status == MR3D_OK && mr3d_signed_by_one(order->waivers, n, known, error) != MR3D_OK) status = mr3d_fail_in(error, "%s", path);
+  if (status == MR3D_OK && mr3d_waivers_read(order->waivers, day, &waivers, error) != MR3D_OK) status = mr3d_fail_in(error, "%s", path);
+  mr3d_waivers_free(&waivers);
+  return status;
+}
+
+/** Judges, checks that the backend's files are still the same, and makes the statement. */
+static mr3d_status judge(struct order *order, mr3d_run_options *options, const char *more_files, const char *compiler, const char *driver, bool shown, mr3d_run **run, mr3d_envelope **out,
+                         mr3d_conclusion *c, mr3d_error *error) {
+  mr3d_wanted_tests wanted = {order->n_tests, order->tests};
+  options->challenge = &order->scope.challenge;
+  options->selection.tiers = order->scope.tiers;
+  options->wanted = mr3d_is_wanted, options->wanted_user = &wanted;
+  mr3d_status status = mr3d_run_suite(options, show_progress, &shown, run, error);
+  if (shown) fprintf(stderr, "\r\033[K");
+  if (status != MR3D_OK) return status;
+  if (mr3d_run_exit_status(*run) == 1) {
+    char why[512];
+    mr3d_run_verdict(*run, why);
+    return mr3d_fail(error, MR3D_INVALID, "nothing is signed: %s", why);
+  }
+  cJSON *after = NULL;
+  status = mr3d_subject_files(options->backend, more_files, &after, error);
+  if (status == MR3D_OK && !cJSON_Compare(after, order->files, true)) status = mr3d_fail(error, MR3D_INVALID, "nothing is signed: the backend's files changed while it was judged");
+  cJSON_Delete(after);
+  if (status != MR3D_OK) return status;
+  mr3d_claims claims;
+  char *payload = NULL;
+  mr3d_claims_of_run(*run, &order->scope, order->n_tests, order->tests, order->files, mr3d_subject_machine(*run, compiler, driver), order->waivers, &claims);
+  order->files = NULL;
+  status = mr3d_statement_make(order->suite, &claims, &payload, c, error);
+  mr3d_claims_clear(&claims);
+  if (status != MR3D_OK) return status;
+  *out = mr3d_envelope_new(MR3D_STATEMENT_TYPE, payload, strlen(payload));
+  cJSON_free(payload);
+  return mr3d_envelope_sign(*out, &order->key, error);
+}
+
+int mr3d_command_certify(int argc, char **argv) {
+  mr3d_run_options options = {0};
+  struct order order = {0};
+  const char *profile = "core", *nonce = NULL, *key = NULL, *passphrase_file = NULL, *out = NULL, *waivers = NULL, *waiver_keys = NULL, *shard = NULL, *more_files = NULL, *compiler = NULL,
+             *driver = NULL, *junit = NULL, *json = NULL, *html = NULL, *golden = NULL;
+  bool quiet = false;
+  int64_t threads = 0, memory = 0, jobs = 1;
+  const mr3d_option table[] = {
+      {"--backend", "SPEC", MR3D_OPTION_TEXT, &options.backend, "who is certified (needed); as in mr3d check, but no dir:"},
+      {"--nonce", "HEX", MR3D_OPTION_TEXT, &nonce, "the number that the one who will verify has chosen (needed; openssl rand -hex 32)"},
+      {"--key", "FILE", MR3D_OPTION_TEXT, &key, "private key to sign with (needed; mr3d keygen)"},
+      {"--passphrase-file", "FILE", MR3D_OPTION_TEXT, &passphrase_file, "that opens it; else it is asked for"},
+      {"-o", "FILE", MR3D_OPTION_TEXT, &out, "the certificate (needed; must not exist). A report of failure goes to FILE.failure"},
+      {"--profile", "NAME", MR3D_OPTION_TEXT, &profile, "core (default), decoder or scan (mr3d list profiles)"},
+      {"--tier", "LIST", MR3D_OPTION_TIERS, &order.scope.tiers, "fp64, fp32, tf32, bf16, fp16 (needed)"},
+      {"--op", "LIST", MR3D_OPTION_TEXT, &order.scope.ops, "only cases that ask no other operators; the certificate says so"},
+      {"--waivers", "FILE", MR3D_OPTION_TEXT, &waivers, "signed list of failures that somebody answers for (mr3d sign)"},
+      {"--waiver-key", "LIST", MR3D_OPTION_TEXT, &waiver_keys, "public keys of those who may (default: that of --key)"},
+      {"--shard", "I/N", MR3D_OPTION_TEXT, &shard, "judge the I-th of N parts, to be put together by mr3d merge"},
+      {"--files", "LIST", MR3D_OPTION_TEXT, &more_files, "further files that the backend is made of; what --backend names is in already"},
+      {"--compiler", "TEXT", MR3D_OPTION_TEXT, &compiler, "what built the backend (default: what a plug-in itself says)"},
+      {"--driver", "TEXT", MR3D_OPTION_TEXT, &driver, "what drives its device (default: NVIDIA's, where there is one)"},
+      {"--timeout", "SECONDS", MR3D_OPTION_SECONDS, &options.timeout, "for one request"},
+      {"--threads", "N", MR3D_OPTION_COUNT, &threads, "for reference and judge (default: all processors)"},
+      {"--jobs", "N", MR3D_OPTION_COUNT, &jobs, "processes that judge side by side (default 1)"},
+      {"--no-isolation", NULL, MR3D_OPTION_FLAG, &options.no_isolation, "for plug-ins that need a GPU, the network, processes or files to write to; recorded"},
+      {"--memory", "MIB", MR3D_OPTION_COUNT, &memory, "what a lib: backend may allocate"},
+      {"--junit", "FILE", MR3D_OPTION_TEXT, &junit, "write JUnit XML"},
+      {"--json", "FILE", MR3D_OPTION_TEXT, &json, "write JSON lines"},
+      {"--html", "FILE", MR3D_OPTION_TEXT, &html, "write one self-contained page"},
+      {"--golden", "DIR", MR3D_OPTION_TEXT, &golden, "the golden set"},
+      {"--quiet", NULL, MR3D_OPTION_FLAG, &quiet, "findings and verdict only"},
+      {NULL, NULL, MR3D_OPTION_FLAG, NULL, NULL},
+  };
+  const mr3d_usage usage = {"mr3d certify --backend SPEC --tier LIST --nonce HEX --key FILE -o FILE [OPTION ...]",
+                            "Judges a backend by a whole profile, with inputs drawn by a nonce, and writes a signed certificate; or, where anything failed or was skipped, a signed report of\n"
+                            "failure. mr3d verify checks either, offline. Exit status: 0 certificate (or part) written, 2 report of failure written, 1 nothing written.\n",
+                            0, 0, NULL};
+  int n = 0, status = mr3d_options_parse(&usage, table, argc, argv, &n);
+  if (status >= 0) return status;
+  const struct { const char *given, *option, *what; } needed[] = {{options.backend, "--backend", "who is to be certified?"}, {nonce, "--nonce", "the one who will verify chooses it, so that no answer can be known before (openssl rand -hex 32)"},
+                                                                  {key, "--key", "the private key to sign with (mr3d keygen)"}, {out, "-o", "where the certificate goes"}};
+  for (size_t i = 0; i < sizeof needed / sizeof *needed; i++)
+    if (!needed[i].given) return mr3d_complain("%s is missing: %s\nUsage: %s", needed[i].option, needed[i].what, usage.line);
+  if (!order.scope.tiers) return mr3d_complain("--tier is missing: a certificate names its tiers, as --tier fp32,bf16\nUsage: %s", usage.line);
+  if (jobs < 1) return mr3d_complain("--jobs 0: expected at least 1");
+  char golden_dir[4096], failure[4200];
+  snprintf(failure, sizeof failure, "%.4000s.failure", out);
+  if (access(out, F_OK) == 0 || access(failure, F_OK) == 0)
+    return mr3d_complain("%s exists already: a new certificate never takes the place of an old file; choose another name or remove it", access(out, F_OK) == 0 ? out : failure);
+
+  mr3d_ignore_stray_signals();
+  mr3d_error error = {0};
+  mr3d_status ready = mr3d_find_golden(golden, golden_dir, &error);
+  if (ready == MR3D_OK) ready = mr3d_profile_named(profile, &order.scope.profile, &error);
+  if (ready == MR3D_OK) ready = mr3d_challenge_parse(nonce, &order.scope.challenge, &error);
+  if (ready == MR3D_OK && shard) ready = mr3d_shard_parse(shard, &order.scope.shard, &error);
+  if (ready == MR3D_OK) ready = mr3d_suite_open(golden_dir, NULL, &order.suite, &error);
+  if (ready == MR3D_OK) ready = mr3d_selection_check(order.suite, &(mr3d_selection){.op = order.scope.ops}, &error);
+  if (ready == MR3D_OK) ready = mr3d_scope_tests(&order.scope, order.suite, &order.tests, &order.n_tests, &error);
+  if (ready == MR3D_OK) ready = mr3d_profile_version(order.scope.profile, order.suite, &(int){0}, (char[MR3D_HEX_DIGEST]){0}, &error);
+  if (ready == MR3D_OK) ready = mr3d_subject_files(options.backend, more_files, &order.files, &error);
+  if (ready == MR3D_OK) ready = mr3d_open_key(key, passphrase_file, &order.key, &error);
+  if (ready == MR3D_OK) ready = open_waivers(&order, waivers, waiver_keys, &error);
+  options.golden_dir = golden_dir;
+  options.threads = (int)(threads > 1024 ? 1024 : threads);
+  options.jobs = (int)(jobs > 1024 ? 1024 : jobs);
+  options.memory = (uint64_t)(memory > (1 << 30) ? 1 << 30 : memory) << 20;
+  mr3d_run *run = NULL;
+  mr3d_envelope *envelope = NULL;
+  mr3d_conclusion c;
+  if (ready == MR3D_OK) ready = judge(&order, &options, more_files, compiler, driver, !quiet && isatty(STDERR_FILENO), &run, &envelope, &c, &error);
+  if (run) mr3d_report_text(run, stdout, quiet, isatty(STDOUT_FILENO) && !getenv("NO_COLOR"));
+  if (ready == MR3D_OK) ready = mr3d_envelope_save(envelope, c.kind == MR3D_FAILURE ? failure : out, &error);
+  if (ready == MR3D_OK) printf("\n%s: %s\nsigned by key %s: %s\n", c.kind == MR3D_FAILURE ? "report of failure" : mr3d_kind_name(c.kind), c.verdict, order.key.public.id, c.kind == MR3D_FAILURE ? failure : out);
+  status = ready != MR3D_OK ? mr3d_complain("%s", error.message) : c.kind == MR3D_FAILURE ? 2 : 0;
+  if (run && mr3d_report_files(run, junit, json, html) != 0) status = 1;
+  mr3d_run_free(&run);
+  mr3d_envelope_free(&envelope);
+  close_order(&order);
+  return status;
+}
