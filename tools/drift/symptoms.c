@@ -58,7 +58,7 @@ static void check_visible(search *s) {
            s->sizes.q == 1 ? "s" : "", K);
     return;
   }
-  if (!visible || (mask && !all_ones(mask))) return;
+  if (!visible || mr3d_tensor_count(visible) < s->sizes.q * K || (mask && !all_ones(mask))) return;
   for (int64_t i = 0; i < s->sizes.q; i++) {
     int64_t hidden = 0;
     for (int64_t j = 0; j <= s->sizes.L + i; j++) hidden += !((const bool *)visible->data)[i * K + j];
