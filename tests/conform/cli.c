@@ -62,7 +62,7 @@ static void mistakes_in_the_command_line_exit_1_and_say_what_was_meant(void **st
       {"eval x.safetensors", "-o is missing"},
       {"compare a b --tier fp32,bf16", "compared at one tier"},
       {"compare /no/such.safetensors b", "/no/such.safetensors"},
-      {"list colours", "expected cases, pitfalls, mutants, ops or levels"},
+      {"list colours", "expected cases, pitfalls, mutants, ops, levels or profiles"},
       {"explain mask-lenght", "did you mean mask-length?"},
       {"bench", "for instance: mr3d bench builtin:reference@fp64"},
       {"bench builtin:reference", "\"builtin:reference\": expected SPEC@TIER"},

@@ -198,7 +198,11 @@ static void large_vocabulary_is_read_in_blocks(void **state) {
 
 /* ---- what is converted ---- */
 
-enum { ENDS = HIDDEN + V * HIDDEN }; /* final norm and head, at each call */
+enum {
+  ENDS = HIDDEN + V * HIDDEN,             /* final norm and head, at each call of more than a few rows */
+  STEP = HIDDEN + HIDDEN,                 /* a decode step's row of the embedding, and the final norm: matrices are used as they are stored */
+  VECTORS = (H + 2 * G) * D + 2 * HIDDEN, /* of a layer: biases and norms */
+};
 
 static void decode_steps_convert_no_layer_again(void **state) {
   (void)state;
@@ -216,16 +220,16 @@ static void decode_steps_convert_no_layer_again(void **state) {
     assert_int_equal(mr3d_weights_cache_converted(cache) - before, (elements));   \
   } while (0)
   CONVERTED((server, prefill("a", path, "fp64", CONFIG, false)), LAYERS * LAYER_ELEMENTS + ENDS);
-  CONVERTED((server, decode("a", "fp64")), HIDDEN + ENDS);
-  CONVERTED((server, decode("a", "fp64")), HIDDEN + ENDS);
+  CONVERTED((server, decode("a", "fp64")), STEP);
+  CONVERTED((server, decode("a", "fp64")), STEP);
   CONVERTED((server, prefill("b", path, "fp64", CONFIG, true)), LAYERS * ROTARY_ELEMENTS + ENDS);
   CONVERTED((second, prefill("a", path, "fp64", CONFIG, true)), ENDS); /* servers share the cache */
   /* Room for exactly one file's layers: those of the file that is used stay. */
   mr3d_weights_cache_limit(cache, LAYERS * LAYER_ELEMENTS * (int64_t)sizeof(double));
   CONVERTED((server, prefill("c", other_path, "fp64", CONFIG, false)), LAYERS * LAYER_ELEMENTS + ENDS);
-  CONVERTED((server, decode("c", "fp64")), HIDDEN + ENDS);
-  CONVERTED((server, decode("a", "fp64")), LAYERS * LAYER_ELEMENTS + HIDDEN + ENDS);
-  CONVERTED((server, decode("a", "fp64")), HIDDEN + ENDS);
+  CONVERTED((server, decode("c", "fp64")), STEP);
+  CONVERTED((server, decode("a", "fp64")), LAYERS * VECTORS + STEP);
+  CONVERTED((server, decode("a", "fp64")), STEP);
 #undef CONVERTED
   mr3d_server_free(&server);
   mr3d_server_free(&second);
@@ -257,7 +261,7 @@ static void four_idle_files_stay_converted(void **state) {
   }
   const int64_t before = mr3d_weights_cache_converted(cache);
   done(answer(server, decode("held", "fp64")));
-  assert_int_equal(mr3d_weights_cache_converted(cache) - before, HIDDEN + ENDS);
+  assert_int_equal(mr3d_weights_cache_converted(cache) - before, STEP);
   mr3d_server_free(&server);
   mr3d_weights_cache_free(&cache);
   unlink(held);
@@ -277,10 +281,10 @@ static void cache_without_room_changes_no_bit(void **state) {
     done(answer(server, prefill("a", path, "fp64", CONFIG, true)));
     int64_t before = mr3d_weights_cache_converted(cache);
     answers[k] = answer(server, decode("a", "fp64"));
-    int64_t again = mr3d_weights_cache_converted(cache) - before - HIDDEN - ENDS;
+    int64_t again = mr3d_weights_cache_converted(cache) - before - STEP;
     const int64_t spare = mr3d_weights_cache_spare(cache), layer = (LAYER_ELEMENTS + ROTARY_ELEMENTS) * (int64_t)sizeof(double);
     assert_true(k == 2 ? spare == 0 : spare > 0 && spare <= layer); /* memory of one layer serves them all */
-    assert_true(k == 0 ? again == LAYERS * LAYER_ELEMENTS : k == 1 ? again > 0 && again < LAYERS * LAYER_ELEMENTS : again == 0);
+    assert_true(k == 0 ? again == LAYERS * VECTORS : k == 1 ? again > 0 && again < LAYERS * VECTORS : again == 0);
     mr3d_server_free(&server);
     mr3d_weights_cache_free(&cache);
   }
