@@ -100,7 +100,7 @@ static void no_trace_does_harm(void **state) {
     mr3d_missing missing[8];
     mr3d_align_bundle(other, "other", NULL, &b, &error);
     if (mr3d_align_bundle(subject, "mine", &(mr3d_align_options){.reference = draw(2) ? b : NULL}, &a, &error) == MR3D_OK) {
-      mr3d_findings f = {0};
+      mr3d_trace_findings f = {0};
       opened++;
       read_everything(a);
       mr3d_aligned_missing(a, b, 8, missing);
