@@ -358,7 +358,8 @@ static void layout_text(const entry *e, const mr3d_trace_sizes *sizes, char text
 
 /* ---- copies in the protocol's layout ---- */
 
-void mr3d_layout_permute(const mr3d_tensor *from, const int order[], mr3d_tensor *to) {
+/* Copies the elements of `from`, whose axis i is axis order[i] of `to`. */
+static void permute(const mr3d_tensor *from, const int order[], mr3d_tensor *to) {
   const size_t size = mr3d_dtype_size(from->dtype);
   int64_t stride[MR3D_MAX_RANK], index[MR3D_MAX_RANK] = {0}, step = 1;
   for (int i = from->rank - 1; i >= 0; i--) { /* of the axes of `to`, in `from` */
@@ -416,14 +417,14 @@ static mr3d_tensor *permuted(const entry *e, int rank, const int64_t *shape) {
   seen.rank = rank;
   for (int i = 0; i < rank; i++) seen.shape[i] = shape[e->layout.order[i]] * (rank == 4 && e->layout.order[i] == 1 ? e->layout.repeat : 1);
   if (e->layout.repeat == 1) {
-    mr3d_layout_permute(&seen, e->layout.order, to);
+    permute(&seen, e->layout.order, to);
     return to;
   }
   int64_t all_shape[MR3D_MAX_RANK]; /* heads repeated: the first of each group */
   memcpy(all_shape, shape, sizeof all_shape);
   all_shape[1] *= e->layout.repeat;
   mr3d_tensor *all = new_tensor(e->tensor->name, e->tensor->dtype, rank, all_shape);
-  mr3d_layout_permute(&seen, e->layout.order, all);
+  permute(&seen, e->layout.order, all);
   const size_t head = (size_t)(shape[2] * shape[3]) * mr3d_dtype_size(to->dtype);
   for (int64_t h = 0; h < shape[0] * shape[1]; h++) memcpy((char *)to->data + (size_t)h * head, (const char *)all->data + (size_t)(h * e->layout.repeat) * head, head);
   free(all->data), free(all);

@@ -67,7 +67,4 @@ typedef struct mr3d_missing {
 /** Points that `other` (NULL: the protocol) has and this one lacks, in the order of a call. Returns how many there are; writes at most `most`. Points of the call are left out where there is no `other`. */
 int mr3d_aligned_missing(const mr3d_aligned *, const mr3d_aligned *other, int most, mr3d_missing *);
 
-/** Copies the elements of `from` into `to`, whose axis i is axis order[i] of ... `from`; for tests and for who lays out otherwise. */
-void mr3d_layout_permute(const mr3d_tensor *from, const int order[], mr3d_tensor *to);
-
 #endif
