@@ -1,11 +1,12 @@
 #!/bin/sh
 # Measures the numbers that the documentation quotes, on this machine.
 #   sh tools/numbers.sh [--seeds LIST] [SECTION ...]
-# Sections, all but `source` without one (three idle hours on two cores, most of them `honest`):
+# Sections, all but `drift` and `source` without one (three idle hours on two cores, most of them `honest`):
 #   reference   how far the reference is from the goldens; time and memory over L0 to L2
 #   speed       one job and two; what the protocol and the judging cost
 #   mutants     that every mutant is caught, how often it is named, what the diagnosis adds to a run
 #   honest      that right backends pass with fresh inputs, at every tier they claim; --seeds, default "1 2 3 4 5". With PYTHON that has torch, PyTorch too
+#   drift       every mutant in one layer of a decoder: layer, operator and mistake named at fp32 and bf16; honest arithmetic at all tiers (an hour)
 #   source      that the tests notice changes of the source of ref/: 150 of them, one at a time (a quarter of an hour; needs python3)
 set -eu
 cd "$(dirname "$0")/.."
@@ -17,8 +18,8 @@ sections=""
 while [ $# -gt 0 ]; do
   case "$1" in
     --seeds) seeds=${2:?which seeds?}; shift ;;
-    reference|speed|mutants|honest|source) sections="$sections $1" ;;
-    *) echo "$0: \"$1\" is no section; they are reference, speed, mutants, honest, source" >&2; exit 1 ;;
+    reference|speed|mutants|honest|drift|source) sections="$sections $1" ;;
+    *) echo "$0: \"$1\" is no section; they are reference, speed, mutants, honest, drift, source" >&2; exit 1 ;;
   esac
   shift
 done
@@ -80,6 +81,20 @@ if wanted honest; then
     judge "exec:$PYTHON tools/backends/torch_backend.py --attention eager" "torch eager"
     judge "exec:$PYTHON tools/backends/torch_backend.py --attention sdpa" "torch sdpa "
   done
+fi
+
+if wanted drift; then
+  planted=build/tests/drift/test-drift-planted
+  echo "== drift: honest arithmetic, the statistic nearest to its limit of all settings"
+  for tier in fp32 tf32 bf16 fp16; do
+    $planted $tier 4 56 72 9 24 honest >"$work/honest.txt" || failed=1
+    sed 's/.*: \(.*\) of a limit.*/\1/' "$work/honest.txt" | sort -g | tail -1 | sed "s/^/$tier  /"
+  done
+  echo "== drift: every mutant in one layer"
+  for tier in fp32 bf16; do $planted $tier 4 56 72 9 24 >"$work/planted.txt" || failed=1; tail -1 "$work/planted.txt"; done
+  echo "== drift: every tenth mutant in one layer of 24, of full width"
+  $planted fp32 24 896 4864 9 24 '*' 10 >"$work/planted.txt" || failed=1
+  tail -1 "$work/planted.txt"
 fi
 
 if wanted source; then

@@ -138,18 +138,37 @@ static outcome plant(study *s, const setting *here, const mr3d_mutant *mutant, i
   return JUDGED;
 }
 
+/** Whether a mutant is to be planted: chosen, a mistake at the tier, and one that a single layer can have. */
+static bool is_chosen(const study *s, int m) {
+  const mr3d_mutant *mutant = mr3d_mutant_at(m);
+  char slug[160];
+  snprintf(slug, sizeof slug, "%s/%s", mutant->slug, mutant->name);
+  if ((s->every && m % s->every) || (s->glob && fnmatch(s->glob, slug, 0) != 0) || !mr3d_mutant_is_mistake_at(mutant, s->tier)) return false;
+  mr3d_mutant_server *server = mr3d_mutant_server_new_at(mutant, 0, &(mr3d_server_options){.threads = 1});
+  const bool can = server != NULL;
+  mr3d_mutant_server_free(&server);
+  return can;
+}
+
+static bool any_left(const study *s, const bool *done) {
+  for (int m = 0; m < mr3d_mutant_count(); m++)
+    if (!done[m] && is_chosen(s, m)) return true;
+  return false;
+}
+
 static void run(study *s) {
   mr3d_weights_cache *weights = mr3d_weights_cache_new();
   const int n = mr3d_mutant_count();
   bool *done = mr3d_allocate(n, sizeof *done), *hidden = mr3d_allocate(n, sizeof *hidden);
   for (int kind = 0; kind < s->kinds; kind++)
     for (int set = 0; set < s->sets; set++) {
+      if (!any_left(s, done)) continue;
       setting here = open_setting(s, kind, set, 3, weights);
       for (int m = 0; m < n; m++) {
         const mr3d_mutant *mutant = mr3d_mutant_at(m);
         char slug[160];
         snprintf(slug, sizeof slug, "%s/%s", mutant->slug, mutant->name);
-        if (done[m] || (s->every && m % s->every) || (s->glob && fnmatch(s->glob, slug, 0) != 0) || !mr3d_mutant_is_mistake_at(mutant, s->tier)) continue;
+        if (done[m] || !is_chosen(s, m)) continue;
         const int64_t layer = (int64_t)(mr3d_random_raw(mr3d_stream_named(1, slug), 0) % (uint64_t)s->model.layers);
         const outcome o = plant(s, &here, mutant, layer, weights);
         done[m] = o == JUDGED;
@@ -159,12 +178,12 @@ static void run(study *s) {
     }
   for (int m = 0; m < n; m++) {
     const mr3d_mutant *mutant = mr3d_mutant_at(m);
-    if (done[m] || (s->every && m % s->every) || !mr3d_mutant_is_mistake_at(mutant, s->tier)) continue;
+    if (done[m] || !is_chosen(s, m)) continue;
     s->hidden += hidden[m];
     s->none += !hidden[m];
-    if (s->loud && !s->glob) printf("%s: %s/%s\n", hidden[m] ? "below the noise" : "none of a layer, or never shown", mutant->slug, mutant->name);
+    if (s->loud) printf("%s: %s/%s\n", hidden[m] ? "below the noise" : "shown in no setting", mutant->slug, mutant->name);
   }
-  printf("%s, %d layers of width %d, %lld tokens: %d planted; layer and operator right %d (%.1f %%), mistake named %d (%.1f %%), nothing found %d; below the noise %d, not of a layer %d; %.2f s each\n",
+  printf("%s, %d layers of width %d, %lld tokens: %d planted; layer and operator right %d (%.1f %%), mistake named %d (%.1f %%), nothing found %d; below the noise %d, shown in no setting %d; %.2f s each\n",
          mr3d_tier_name(s->tier), s->model.layers, s->model.hidden, (long long)(s->text + s->points + 3), s->planted, s->placed, 100.0 * s->placed / s->planted, s->named,
          100.0 * s->named / s->planted, s->silent, s->hidden, s->none, s->seconds / s->planted);
   free(done);
