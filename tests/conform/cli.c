@@ -77,7 +77,6 @@ static void mistakes_in_the_command_line_exit_1_and_say_what_was_meant(void **st
       {"explain", "for instance: mr3d explain mask-length"},
       {"explain L3", "L3 is a level, which is not explained here: `mr3d list levels`"},
       {"explain attention", "attention is an operator, which is not explained here: docs/protocol.md"},
-      {"list --level L5", "--level \"L5\": no case has that level yet"},
       {"list --level L7", "no case has that"},
       {"golden verfy", "expected verify, list or diff"},
       {"golden diff", "needs the other folder"},
