@@ -92,7 +92,7 @@ static void print_fault(const mr3d_drift_run *d, const mr3d_drift_fault *fault, 
   }
   snprintf(text, sizeof text, "%s: %s", fault->confidence, fault->why);
   print_item(to, "confidence", text);
-  if (fault->settle[0]) print_item(to, "settle by", fault->settle);
+  if (fault->settle[0]) print_item(to, "settled by", fault->settle);
 }
 
 typedef struct line {

@@ -19,6 +19,7 @@
 #define EXPLAINED_PART 0.05      /* of the squared distance from the reference's that may remain */
 #define LAYER_NOISE 4.0          /* times an operator's scale: what a layer's operators before it add */
 #define CAP 1000.0
+#define WRONG 6.0                /* units of the scale from which on an element is wrong, not noisy */
 #define ALIKE 1.1                /* times the nearest distance, and a twentieth of a unit */
 
 /* ---- requests for one operator ---- */
@@ -266,6 +267,57 @@ static bool try_operator(const mr3d_drift_evidence *e, mr3d_drift_record *record
   return single;
 }
 
+/** The largest tested statistic over its limit, of all outputs. */
+static double ratio_of(const mr3d_judgement *judgement) {
+  double most = 0;
+  for (int t = 0; t < judgement->n_tensors; t++)
+    for (int i = 0; i < judgement->tensors[t].n_statistics; i++) {
+      const mr3d_statistic *s = &judgement->tensors[t].statistics[i];
+      if (s->tested && s->limit > 0) most = fmax(most, s->value / s->limit);
+    }
+  return most;
+}
+
+/**
+ * A bias below one rounding leaves no element that could be compared: there the question is whether the subject's answer would pass if a mistake were the truth. The one as
+ * which it passes best is named.
+ */
+static void try_as_truth(const mr3d_drift_evidence *e, mr3d_drift_record *record) {
+  mr3d_drift_run *d = e->drift;
+  asked a;
+  if (record->local.worst > WRONG || d->trial_seconds > TRIAL_SECONDS || !ask_operator(e, record, &a)) return;
+  const double start = mr3d_processor_seconds();
+  double best = INFINITY;
+  for (int m = 0; m < mr3d_mutant_count() && d->trial_seconds + mr3d_processor_seconds() - start < TRIAL_SECONDS; m++) {
+    const mr3d_mutant *mutant = mr3d_mutant_at(m);
+    const mr3d_bundle *expected;
+    mr3d_judgement judgement;
+    mr3d_error error = {0};
+    if (mutant->hangs || mutant->decorate || mutant->distort || !mr3d_mutant_is_mistake_at(mutant, d->options.tier) || !mr3d_mutant_touches(mutant, mr3d_points_about[record->point].op)) continue;
+    mr3d_truth *truth = mr3d_truth_new(d->options.tier, &mutant->operators, NULL, 1);
+    mr3d_truth_promise(truth, d->options.kept);
+    if (mr3d_truth_step(truth, a.request, &expected, &error) == MR3D_OK) {
+      mr3d_judge(truth, a.answer, &judgement);
+      if (judgement.passed) {
+        const size_t used = strlen(record->alike);
+        const double ratio = ratio_of(&judgement);
+        record->n_alike++;
+        snprintf(record->alike + used, sizeof record->alike - used, "%s%s/%s", used ? " " : "", mutant->slug, mutant->name);
+        if (ratio < best) {
+          best = ratio;
+          snprintf(record->mistake, sizeof record->mistake, "%s/%s", mutant->slug, mutant->name);
+          snprintf(record->diagnosis, sizeof record->diagnosis, "the bias is below one rounding; it would pass as %s: %s", record->mistake, mutant->says);
+        }
+      }
+      mr3d_judgement_clear(&judgement);
+    }
+    mr3d_truth_free(&truth);
+  }
+  mr3d_bundle_free(&a.request);
+  mr3d_bundle_free(&a.answer);
+  d->trial_seconds += mr3d_processor_seconds() - start;
+}
+
 /* ---- a whole layer, over all calls so far ---- */
 
 typedef struct listener {
@@ -511,6 +563,7 @@ static void diagnose_record(const mr3d_drift_evidence *e, mr3d_drift_record *rec
   record->n_alike = 0;
   try_layer(e, record, reference);
   if (!record->mistake[0]) copy_diagnosis(&kept, record);
+  if (!record->mistake[0]) try_as_truth(e, record);
 }
 
 /** A mistake that was named explains the later faults of its layer where the layer with it equals the subject from its first fault on. */

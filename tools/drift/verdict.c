@@ -100,8 +100,8 @@ static void say_confidence(const mr3d_drift_record *r, mr3d_drift_fault *fault) 
     return;
   }
   if (close) {
-    fault->confidence = "low";
-    snprintf(fault->why, sizeof fault->why, "the rule is broken by less than twice its limit");
+    fault->confidence = fault->n > 2 ? "medium" : "low";
+    snprintf(fault->why, sizeof fault->why, "the rule is broken by less than twice its limit%s", fault->n > 2 ? ", but at several places alike" : "");
     snprintf(fault->settle, sizeof fault->settle, "the same with another prompt or seed: rounding changes sides, a mistake does not");
     return;
   }
