@@ -5,12 +5,12 @@ Where encoders.md leaves a choice, this is what is chosen here:
 * `point_config`: a key that is absent has the public value (the defaults below; stride 2 and patches of 1024 for each stage
   that enc_depths gives); `shuffle_orders` and `enable_rpe` absent are false. Unknown keys are ignored unless they look
   misspelt or, like `pre_norm` false, ask for another network. `stride` may hold any powers of two: coordinates are
-  floor-divided by them, and 2^downsamplings is their product. `mlp_ratio` may be any number that makes mlp_ratio·C whole.
+  floor-divided by them. `mlp_ratio` may be any number that makes mlp_ratio·C whole.
   Block i uses `order` number i mod len(order).
 * `projector` is `linear` by default, `mlp` is hidden_size wide inside; `point_backbone` and `hidden_size` have no default.
   Metadata `encoder` may stand for `point_backbone`; where both are given they must agree.
-* The grid that Fourier features are scaled by is `reduced_grid_size`, else num_bins / 2^(the encoder's downsamplings);
-  `downsamplings`, where given, must be the encoder's.
+* The grid that Fourier features are scaled by is the configuration's `reduced_grid_size`, else num_bins / 2^downsamplings
+  (spec.md section 8), whatever the encoder's own depth.
 * SceneScript's bottleneck is Linear(c→2c), GroupNorm, ReLU, Linear(2c→embed_channels), c the last of `conv_layers`.
 * Channels must divide into a norm's groups and into heads, or the configuration is refused.
 * `sonata_coord_norm` `scene` with SceneScript is refused.
@@ -139,12 +139,9 @@ def encoder_config(config: dict, encoder: str | None) -> EncoderConfig:
     point = {key: default for key, (default, _) in table.items()}
     # One letter, because public configurations hold keys of a decoder, too, and dec_depths is two from enc_depths.
     point |= checked(given.get("point_config", {}), {key: check for key, (_, check) in table.items()}, 1, "point_config.")
-    downsamplings = (check_scenescript if backbone == "scenescript" else check_sonata)(point)
+    (check_scenescript if backbone == "scenescript" else check_sonata)(point)
 
-    if config.get("downsamplings", downsamplings) != downsamplings:
-        raise Refused(f"config key downsamplings is {shown(config['downsamplings'])}, but the {backbone} of point_config "
-                      f"halves the grid {downsamplings} times; correct or remove it")
-    options = Options({**config, "downsamplings": downsamplings})
+    options = Options(config)
     coord_norm = given.get("sonata_coord_norm", "grid")
     if coord_norm == "scene" and backbone != "sonata":
         raise Refused(f'sonata_coord_norm "scene" has no meaning for point_backbone "{backbone}"; remove it')
@@ -167,16 +164,16 @@ def named_backbone(configured: str | None, encoder: str | None) -> str:
     return configured or encoder
 
 
-def check_scenescript(point: dict) -> int:
-    """The number of downsamplings. Raises Refused where sizes do not fit together."""
+def check_scenescript(point: dict):
+    """Raises Refused where sizes do not fit together."""
     for channels in point["conv_layers"]:
         check_divides(channels, min(GROUPS, channels), "config key point_config.conv_layers", "a norm's groups")
     check_divides(2 * point["conv_layers"][-1], GROUPS, "twice the last of config key point_config.conv_layers",
                   "the bottleneck's groups")
-    return len(point["conv_layers"]) - 1
 
 
-def check_sonata(point: dict) -> int:
+def check_sonata(point: dict):
+    """Fills in what follows from enc_depths. Raises Refused where sizes do not fit together."""
     stages = len(point["enc_depths"])
     for key, public in (("stride", [2] * (stages - 1)), ("enc_patch_size", [1024] * stages)):
         if point[key] is None:
@@ -192,7 +189,6 @@ def check_sonata(point: dict) -> int:
         if wide != int(wide) or wide < 1:
             raise Refused(f"config key point_config.mlp_ratio is {point['mlp_ratio']:g}; it makes {wide:g} of {channels} "
                           "channels, expected a whole number")
-    return math.prod(point["stride"]).bit_length() - 1
 
 
 def check_divides(channels: int, parts: int, what: str, into: str):

@@ -213,6 +213,7 @@ class Operators(unittest.TestCase):
         grid = torch.tensor([[0, 3, 5], [4, 3, 5], [8, 3, 6]])  # extents 8, 0 and 1
         by_grid = encoders.encoder_config({**SONATA, "num_bins": 80}, None)
         self.assertEqual(by_grid.reduced_grid_size, 20)
+        self.assertEqual(encoders.encoder_config({**SONATA, "num_bins": 80, "downsamplings": 4}, None).reduced_grid_size, 5)
         assert_close(self, encoders.positions(grid, by_grid, F64), grid.double() / 19)
         by_scene = encoders.encoder_config({**SONATA, "sonata_coord_norm": "scene"}, None)
         expected = [[0, 0, 0], [0.5, 0, 0], [1, 0, 1]]
@@ -471,7 +472,7 @@ class Refusals(unittest.TestCase):
             self.ask(given)
             self.ask({k: v for k, v in given.items() if k != "point_backbone"}, encoder=given["point_backbone"],
                      weights=self.paths[given["point_backbone"]])
-            self.ask({k: v for k, v in given.items() if k != "downsamplings"})
+            self.ask({**{k: v for k, v in given.items() if k != "downsamplings"}, "num_bins": 48})  # its default is 4
         self.ask({k: v for k, v in SCENESCRIPT.items() if k != "projector"})
         self.ask({**SONATA, "num_bins": 40.0, "downsamplings": 2.0, "point_config": {**SONATA["point_config"], "mlp_ratio": 2.0,
                   "stride": [2.0, 2], "dec_depths": [1], "drop_path": 0.3}})
@@ -555,7 +556,6 @@ class Refusals(unittest.TestCase):
             ('"hiden_size" is unknown.*"hidden_size"', {**SONATA, "hiden_size": 20}),
             ('sonata_coord_norm is "none"', {**SONATA, "sonata_coord_norm": "none"}),
             ("sonata_coord_norm .*no meaning", {**SCENESCRIPT, "sonata_coord_norm": "scene"}),
-            ("downsamplings is 4.*2 times", {**SONATA, "num_bins": 80, "downsamplings": 4}),
             ("num_bins 42 does not divide", {**SONATA, "num_bins": 42}),
             ("pre_norm is false, expected true", with_point(SONATA, pre_norm=False)),
             ("qk_scale is 0.5, expected null", with_point(SONATA, qk_scale=0.5)),
