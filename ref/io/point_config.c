@@ -21,7 +21,8 @@ typedef enum kind {
   ORDERS,  /* mr3d_stages of mr3d_point_order */
   RATIO,   /* double above 0 */
   ONLY_TRUE,
-  ONLY_FALSE, /* no field: what is not computed here is refused, never ignored */
+  ONLY_FALSE,
+  ONLY_NULL, /* these have no field: what is not computed here is refused, never ignored */
   IGNORED,    /* known, so that it is not taken for a misspelt key */
 } kind;
 
@@ -31,7 +32,7 @@ static const struct key {
   const char *name;
   kind kind;
   size_t field;
-  const char *why; /* ONLY_TRUE, ONLY_FALSE */
+  const char *why; /* ONLY_TRUE, ONLY_FALSE, ONLY_NULL */
 } keys[] = {
     {NAMED(input_channels), .kind = SIZE},
     {NAMED(embed_channels), .kind = SIZE},
@@ -49,6 +50,7 @@ static const struct key {
     {"pre_norm", .kind = ONLY_TRUE, .why = "the norm stands before attention and MLP here"},
     {"qkv_bias", .kind = ONLY_TRUE, .why = "queries, keys and values have a bias here"},
     {"enable_fourier_encode", .kind = ONLY_TRUE, .why = "the features end with Fourier features here"},
+    {"qk_scale", .kind = ONLY_NULL, .why = "scores are divided by sqrt(C/heads) here"},
     /* the decoder of the same public class, which an encoder does not have */
     {"dec_depths", .kind = IGNORED},
     {"dec_channels", .kind = IGNORED},
@@ -126,8 +128,9 @@ static mr3d_status read_member(const struct key *k, const cJSON *value, mr3d_poi
     return *(double *)field > 0 && *(double *)field <= LARGEST_SIZE ? MR3D_OK : bad_value(k, value, "expected a number above 0", error);
   case ONLY_TRUE:
   case ONLY_FALSE:
-    snprintf(expected, sizeof expected, "the only valid value is %s: %s", k->kind == ONLY_TRUE ? "true" : "false", k->why);
-    return (k->kind == ONLY_TRUE ? cJSON_IsTrue(value) : cJSON_IsFalse(value)) ? MR3D_OK : bad_value(k, value, expected, error);
+  case ONLY_NULL:
+    snprintf(expected, sizeof expected, "the only valid value is %s: %s", k->kind == ONLY_TRUE ? "true" : k->kind == ONLY_FALSE ? "false" : "null", k->why);
+    return (k->kind == ONLY_TRUE ? cJSON_IsTrue(value) : k->kind == ONLY_FALSE ? cJSON_IsFalse(value) : cJSON_IsNull(value)) ? MR3D_OK : bad_value(k, value, expected, error);
   case IGNORED: break;
   }
   return MR3D_OK;

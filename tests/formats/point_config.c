@@ -65,9 +65,10 @@ static void what_is_not_computed_is_refused_not_ignored(void **state) {
   refuse("sonata", "\"pre_norm\": false", "pre_norm is false; the only valid value is true");
   refuse("sonata", "\"qkv_bias\": false", "qkv_bias is false");
   refuse("sonata", "\"enable_fourier_encode\": false", "enable_fourier_encode is false");
+  refuse("sonata", "\"qk_scale\": 0.5", "qk_scale is 0.5; the only valid value is null");
   refuse("sonata", "\"shuffle_orders\": 0", "the only valid value is false");
   refuse("sonata", "\"order\": [\"z\", \"hilbert-trans\"]", "order is [\"z\",\"hilbert-trans\"]; expected a list of 1 .. 16 \"z\" and \"z-trans\"");
-  parsed("sonata", "\"shuffle_orders\": false, \"enable_rpe\": false, \"pre_norm\": true, \"qkv_bias\": true, \"enable_fourier_encode\": true");
+  parsed("sonata", "\"shuffle_orders\": false, \"enable_rpe\": false, \"pre_norm\": true, \"qkv_bias\": true, \"qk_scale\": null, \"enable_fourier_encode\": true");
 }
 
 static void misspelt_keys_are_refused_and_others_ignored(void **state) {
