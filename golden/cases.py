@@ -17,10 +17,12 @@ import sys
 OUTPUT = pathlib.Path(__file__).resolve().with_name("cases.json")
 CASES, WEIGHTS = [], {}
 
-LEVELS = {"attention_block": "L1", "decoder_layer": "L2", "prefill": "L3", "decode": "L4", "drop_session": "L4"}
+LEVELS = {"attention_block": "L1", "decoder_layer": "L2", "prefill": "L3", "decode": "L4", "drop_session": "L4",
+          "encode_points": "L5"}
 PITFALLS = """mask-length decode-rope gqa-heads coords-count mask-ownership batch pairing temporal-table broadcast
 mask-overflow silent-downcast narrow-angles theta-mixup cache-rotation splice keep-all-logits empty-cache qwen2-details
-head-dim axial-weights layout stale-cis degenerate dirty-scan drift-norm order-sensitivity overflow-half""".split()
+head-dim axial-weights layout stale-cis degenerate dirty-scan drift-norm order-sensitivity overflow-half token-rows
+sparse-conv group-norm patches grid-pooling fourier-features encoder-gelu""".split()
 
 START, END, PAD = 151652, 151653, 151654  # the default marker ids
 T, N, S, MARK = 231, 556, 786, 24         # canonical sizes; MARK is the index of the start marker
@@ -72,7 +74,8 @@ def runs(*rows, dtype="I64", shape=None):
 
 
 def scene(what, *shape):
-    return {"shape": list(shape), "dtype": "F32" if what == "points" else "I64", "scene": what}
+    dtype = {"points": "F32", "features": "tier"}.get(what, "I64")
+    return {"shape": list(shape), "dtype": dtype, "scene": what}
 
 
 def grid_coords(*shape):
@@ -204,6 +207,89 @@ def weight_set(name, cfg, probe=False, flat=False, head=False):
     if head:
         tensors["lm_head.weight"] = heavy(cfg["vocab_size"], cfg["hidden_size"], scale=0.1)
     WEIGHTS[name] = tensors
+
+
+# Point encoders.
+
+SCENESCRIPT = {"point_backbone": "scenescript", "point_config": {
+    "input_channels": 6, "embed_channels": 512, "conv_layers": [16, 32, 64, 128, 256]}}
+SONATA = {"point_backbone": "sonata", "point_config": {
+    "in_channels": 6, "order": ["z", "z-trans"], "stride": [2, 2, 2, 2], "enc_depths": [3, 3, 3, 12, 3],
+    "enc_channels": [48, 96, 192, 384, 512], "enc_num_head": [3, 6, 12, 24, 32], "enc_patch_size": [1024] * 5, "mlp_ratio": 4,
+    "enable_rpe": False, "shuffle_orders": False}}
+FOURIER = 63  # positional features of a token
+
+
+def encoder_weights(cfg):
+    """Recipes of all tensors of a point encoder and its projector (docs/generator.md). Activations stay near 1, attention is
+    neither flat nor one-hot, no bias is 0 and no norm's weight 1, so that each of them shows."""
+    point, tensors = cfg["point_config"], {}
+
+    def vector(name, size):
+        tensors[name] = heavy(size, scale=0.1)
+
+    def linear(name, c_in, c_out, rms=1):
+        tensors[name + ".weight"] = heavy(c_out, c_in, scale=rounded(rms / (2.27 * math.sqrt(c_in))))
+        vector(name + ".bias", c_out)
+
+    def norm(name, channels):
+        tensors[name + ".weight"] = uniform(0.2, 2, channels)
+        vector(name + ".bias", channels)
+
+    def kernel_scale(k, c_in):
+        """Of the k³ cells around a cell of a surface about k² are occupied."""
+        return rounded(1 / (2.27 * math.sqrt(k * k * c_in)))
+
+    def conv(name, k, c_in, c_out):
+        tensors[name + ".0.kernel"] = heavy(k**3, c_in, c_out, scale=kernel_scale(k, c_in))
+        norm(name + ".1", c_out)
+
+    def res(name, channels):
+        conv(name + ".block0", 3, channels, channels)
+        conv(name + ".block1", 3, channels, channels)
+
+    net = "point_backbone."
+    if cfg["point_backbone"] == "scenescript":
+        widths, embed = point["conv_layers"], point["embed_channels"]
+        conv(net + "sparse_resnet.stem.0", 7, point["input_channels"], widths[0])
+        res(net + "sparse_resnet.stem.1", widths[0])
+        for i, (c_in, c_out) in enumerate(zip(widths, widths[1:])):
+            block = f"{net}sparse_resnet.blocks.{i}."
+            conv(block + "0", 2, c_in, c_out)
+            res(block + "1", c_out)
+            res(block + "2", c_out)
+        linear(net + "sparse_resnet.bottleneck.0", widths[-1], 2 * widths[-1])
+        norm(net + "sparse_resnet.bottleneck.1", 2 * widths[-1])
+        linear(net + "sparse_resnet.bottleneck.3", 2 * widths[-1], embed)
+        vector(net + "extra_embedding", embed)
+    else:
+        widths, embed = point["enc_channels"], point["enc_channels"][-1]
+        linear(net + "embedding.stem.linear", point["in_channels"], widths[0])
+        norm(net + "embedding.stem.norm", widths[0])
+        for stage, c in enumerate(widths):
+            if stage:
+                linear(f"{net}enc.enc{stage}.down.proj", widths[stage - 1], c)
+                norm(f"{net}enc.enc{stage}.down.norm.0", c)
+            for i in range(point["enc_depths"][stage]):
+                block, wide = f"{net}enc.enc{stage}.block{i}.", int(point["mlp_ratio"] * c)
+                tensors[block + "cpe.0.weight"] = heavy(c, 3, 3, 3, c, scale=kernel_scale(3, c))
+                vector(block + "cpe.0.bias", c)
+                linear(block + "cpe.1", c, c)
+                norm(block + "cpe.2", c)
+                norm(block + "norm1.0", c)
+                linear(block + "attn.qkv", c, 3 * c, rms=1.5)
+                linear(block + "attn.proj", c, c)
+                norm(block + "norm2.0", c)
+                linear(block + "mlp.0.fc1", c, wide)
+                linear(block + "mlp.0.fc2", wide, c)
+    linear(net + "input_proj", embed + FOURIER, embed)
+    hidden = cfg["hidden_size"]
+    if cfg["projector"] == "linear":
+        linear("point_proj", embed, hidden, rms=0.1)
+    else:
+        linear("point_proj.0", embed, hidden)
+        linear("point_proj.2", hidden, hidden, rms=0.1)
+    return tensors
 
 
 # Cases.
@@ -2082,6 +2168,185 @@ def decode_cases():
         [text, drop(), drop(message=["a"], **refused)], SMALL2, tags="error", weights="small-probe")
 
 
+# L5: point encoders.
+
+def encoder(base, hidden=24, num_bins=64, projector="linear", **point):
+    """An encoder's configuration: `base` with changes of its point_config."""
+    return {**base, "point_config": {**base["point_config"], **point}, "projector": projector, "hidden_size": hidden,
+            "num_bins": num_bins}
+
+
+# Groups of 1, 2 and 3 channels; three channels a head and four; each stage has tokens enough for several patches.
+SMALL_SCENESCRIPT = {**encoder(SCENESCRIPT, embed_channels=48, conv_layers=[4, 16, 24]), "downsamplings": 2}
+SMALL_SONATA = {**encoder(SONATA, projector="mlp", stride=[2, 2], enc_depths=[2, 3, 2], enc_channels=[8, 12, 16],
+                          enc_num_head=[2, 3, 4], enc_patch_size=[32, 16, 16], mlp_ratio=2), "downsamplings": 2}
+DEEP_SCENESCRIPT = {**encoder(SCENESCRIPT, num_bins=1280, embed_channels=16, conv_layers=[4, 4, 8, 8, 8]), "downsamplings": 4}
+DEEP_SONATA = {**encoder(SONATA, num_bins=1280, enc_depths=[1, 1, 1, 2, 1], enc_channels=[4, 4, 8, 8, 8],
+                         enc_num_head=[1, 2, 2, 4, 2], enc_patch_size=[64, 48, 32, 24, 16]), "downsamplings": 4}
+ONE_BLOCK_SONATA = {**encoder(SONATA, stride=[], enc_depths=[2], enc_channels=[8], enc_num_head=[2], enc_patch_size=[24]),
+                    "downsamplings": 0}
+
+
+def encoder_set(name, cfg):
+    """A weight set that serves both projectors."""
+    WEIGHTS[name] = {**encoder_weights({**cfg, "projector": "linear"}), **encoder_weights({**cfg, "projector": "mlp"})}
+
+
+def occupied(size, count=None, first=0):
+    """About a quarter of the cells of a grid of size³, in a pattern without symmetry; at most `count`, indices from `first`."""
+    cells = [(x, y, z) for x in range(size) for y in range(size) for z in range(size)
+             if (x * 73 + y * 151 + z * 283 + 7 * x * y + 5 * y * z + 3 * x * x * z) % 101 < 25]
+    return [(x + first, y + first, z + first) for x, y, z in cells[:count]]
+
+
+def grid_of(*cells):
+    cells = sorted(set(cells))
+    return values([len(cells), 3], *[index for cell in cells for index in cell])
+
+
+def encode_cases():
+    encoder_set("scenescript-small", SMALL_SCENESCRIPT)
+    encoder_set("scenescript-deep", DEEP_SCENESCRIPT)
+    encoder_set("sonata-small", SMALL_SONATA)
+    encoder_set("sonata-deep", DEEP_SONATA)
+    encoder_set("sonata-one-stage", ONE_BLOCK_SONATA)
+    sizes = {"scenescript": ("scenescript-small", SMALL_SCENESCRIPT), "sonata": ("sonata-small", SMALL_SONATA)}
+    deep = {"scenescript": ("scenescript-deep", DEEP_SCENESCRIPT), "sonata": ("sonata-deep", DEEP_SONATA)}
+    both = ("scenescript", "sonata")
+
+    def cloud(grid, channels=6, **keys):
+        return {"grid": grid, "features": uniform(-1, 1, grid["shape"][0], channels, **keys)}
+
+    def enc(name, title, why, inputs, which, pitfalls="", tags="", **options):
+        weights, cfg = which
+        session(f"encode-points/{name}", title, why, [step("encode_points", inputs)], {**cfg, **options}, pitfalls, tags, weights)
+
+    everything = {"scenescript": "token-rows sparse-conv group-norm fourier-features",
+                  "sonata": "token-rows sparse-conv group-norm patches grid-pooling fourier-features encoder-gelu"}
+    room = grid_of(*occupied(9))  # 186 cells
+    for backbone in both:
+        small = sizes[backbone]
+        enc(backbone, "everything on: several channels a group, three pools, two orders, many patches",
+            "a wrong layer anywhere in the network", cloud(room), small, everything[backbone], "canonical")
+        other = "mlp" if backbone == "scenescript" else "linear"
+        enc(f"{backbone}-{other}", f"the projector is {other}", "the projector's GELU missing, or one too many", cloud(room), small,
+            "encoder-gelu" if other == "mlp" else "patches grid-pooling", "options", projector=other)
+        enc(f"{backbone}-even-maximum", "the largest index is even on each axis, at every stage",
+            "a library's strided convolution loses the last slab",
+            cloud(grid_of(*occupied(6, 40), (8, 1, 2), (3, 8, 4), (2, 5, 8), (8, 8, 8))), small, "sparse-conv dirty-scan", "awkward")
+        enc(f"{backbone}-odd-maximum", "the largest index is odd on each axis, at every stage", "an empty slab is added",
+            cloud(grid_of(*occupied(6, 40), (7, 1, 2), (3, 7, 4), (2, 5, 7), (7, 7, 7))), small, "sparse-conv dirty-scan", "awkward")
+        enc(f"{backbone}-last-cell", "cells in all corners of the grid of 64 bins", "neighbours beyond the grid wrap around",
+            cloud(grid_of(*[(x, y, z) for x in (0, 1, 62, 63) for y in (0, 63) for z in (0, 62, 63)])), small,
+            "sparse-conv fourier-features dirty-scan", "awkward")
+        enc(f"{backbone}-one-cell", "a single cell", "a variance of one value; a patch of one; an empty range",
+            cloud(grid_of((5, 6, 7))), small, "degenerate fourier-features", "awkward")
+        enc(f"{backbone}-all-into-one", "64 cells that become one token", "a token a stage too early; mean for maximum",
+            cloud(grid_of(*[(x, y, z) for x in range(4) for y in range(4) for z in range(4)])), small,
+            "degenerate token-rows" + " grid-pooling" * (backbone == "sonata"), "awkward")
+        enc(f"{backbone}-isolated", "cells without neighbours that never meet", "neighbours by row instead of by place",
+            cloud(grid_of(*[(4 * x, 4 * y, 4 * z) for x, y, z in occupied(4)])), small, "degenerate token-rows", "awkward")
+        for axis, letter in enumerate("xyz"):
+            enc(f"{backbone}-line-{letter}", f"fifteen cells along {letter}", "axes of a kernel or of the coordinates exchanged",
+                cloud(grid_of(*[tuple(n if a == axis else 3 for a in range(3)) for n in range(15)])), small,
+                "degenerate sparse-conv token-rows", "awkward")
+        enc(f"{backbone}-tiny", "features of 1e-3", "eps of a norm", cloud(room, scale=0.001), small, "group-norm", "tiny")
+        enc(f"{backbone}-wide-range", "features from -30 to 60", "a variance by the mean of squares", cloud(room, scale=45, shift=15),
+            small, "group-norm", "awkward")
+        enc(f"{backbone}-reduced-grid-size", "reduced_grid_size 40", "the grid of the positional features is compiled in", cloud(room),
+            small, "fourier-features", "options", reduced_grid_size=40)
+        first, second = cloud(room), cloud(grid_of(*[(z, y, x) for x, y, z in occupied(9)]))
+        session(f"encode-points/{backbone}-three-scans", "two scans of as many cells in turn, the first once more",
+                "tables of the previous scan", [step("encode_points", inputs) for inputs in (first, second, first)], small[1],
+                "sparse-conv stale-cis order-sensitivity", "awkward", small[0])
+        enc(f"{backbone}-deep", "four halvings, 1280 bins, cells from 1216 on", "narrow indices; codes cut at 16 bits",
+            cloud(grid_of(*[(7 * x % 64 + 1216, 9 * y % 64 + 1216, 5 * z % 64 + 1216) for x, y, z in occupied(9)])), deep[backbone],
+            "narrow-angles token-rows", "awkward")
+        enc(f"{backbone}-scene", "the canonical scene: 68,442 cells become 556 tokens",
+            "tokens in another order than their coordinates; raw rows for tokens",
+            {"grid": scene("grid", *SCENE_GRID), "features": scene("features", SCENE_GRID[0], 6)}, deep[backbone],
+            "coords-count token-rows", "canonical slow")
+
+    sonata = sizes["sonata"]
+    enc("sonata-scene-norm", "coordinates scaled by the scene, which is flat in z", "the grid's scale; a division by 0",
+        cloud(grid_of(*[(x + 9, y + 20, 7) for x, y, _ in occupied(9)])), sonata, "fourier-features", "options",
+        sonata_coord_norm="scene")
+    enc("sonata-scene-norm-narrow", "scaled by the scene, two tokens wide in x", "max - min + 1 or an eps for max(max - min, 1)",
+        cloud(grid_of(*[(x % 8, y, z) for x, y, z in occupied(9)])), sonata, "fourier-features", "options", sonata_coord_norm="scene")
+    for name, order in (("z", ["z"]), ("z-trans", ["z-trans"]), ("trans-first", ["z-trans", "z"])):
+        cfg = encoder(sonata[1], 24, 64, "mlp", order=order)
+        enc(f"sonata-order-{name}", f"order {order}", "orders are compiled in", cloud(room), (sonata[0], cfg), "patches", "options")
+    one = ("sonata-one-stage", ONE_BLOCK_SONATA)
+    for count, title in ((23, "one token less than a patch"), (24, "exactly one patch"), (25, "a last run of one token"),
+                         (48, "exactly two patches"), (47, "a last run with one filler"), (65, "three runs, the last with fillers")):
+        enc(f"sonata-patches-{count}", f"{count} tokens, patches of 24: {title}",
+            "fillers from the wrong place, masked, or their outputs kept", cloud(grid_of(*occupied(9, count))), one, "patches",
+            "awkward")
+    enc("sonata-patch-of-one", "patches of one token", "attention leaves its patch", cloud(room),
+        (sonata[0], encoder(sonata[1], 24, 64, "mlp", enc_patch_size=[1, 1, 1])), "patches", "options awkward")
+
+    # Refused.
+    inputs, weights = cloud(room), {backbone: sizes[backbone][0] for backbone in both}
+
+    def wrong(name, title, why, message, inputs=inputs, backbone="sonata", cfg=None, weights=None, **keys):
+        which, base = sizes[backbone]
+        refuse(f"encode-points/refuse-{name}", title, why, inputs, base if cfg is None else cfg, message=message,
+               weights=which if weights is None else weights, **keys)
+
+    cells = [(0, 0, 1), (0, 2, 0), (0, 2, 3), (5, 1, 1), (6, 0, 0)]
+
+    def rows(*cells):
+        return cloud(values([len(cells), 3], *[index for cell in cells for index in cell]))
+
+    for backbone in both:
+        wrong(f"{backbone}-unsorted", "cells that are not in order", "features of one cell meet coordinates of another", ["grid"],
+              rows(*cells[:2], cells[3], cells[2], cells[4]), backbone, pitfalls="token-rows")
+        wrong(f"{backbone}-z-first", "cells sorted by z first", "another order of the axes is taken for the right one", ["grid"],
+              rows(*sorted(cells, key=lambda cell: cell[::-1])), backbone, pitfalls="token-rows")
+        wrong(f"{backbone}-duplicate", "a cell given twice", "a cell counts twice in a norm or in attention", ["grid"],
+              rows(*cells[:3], *cells[2:]), backbone, pitfalls="dirty-scan")
+        wrong(f"{backbone}-negative", "an index of -1", "a neighbour table that wraps", ["grid", "-1"],
+              rows((-1, 0, 0), *cells), backbone, pitfalls="dirty-scan")
+        wrong(f"{backbone}-too-large", "an index of 64 in a grid of 64 bins", "a coordinate above 1", ["grid", "64", "63"],
+              rows(*cells, (64, 0, 0)), backbone, pitfalls="dirty-scan")
+        wrong(f"{backbone}-no-cells", "an empty grid", "an empty scene has no tokens", ["grid"], rows(), backbone, pitfalls="dirty-scan")
+        wrong(f"{backbone}-rows", "features of one row less than the grid", "the last cell is dropped, or read beyond", ["features"],
+              {**inputs, "features": uniform(-1, 1, room["shape"][0] - 1, 6)}, backbone, pitfalls="coords-count")
+        wrong(f"{backbone}-channels", "features of three channels for six", "colours are made up", ["features", "3", "6"],
+              cloud(room, 3), backbone)
+        wrong(f"{backbone}-nan", "NaN among the features", "NaN spreads to every token of the scene", ["features"],
+              {**inputs, "features": poked(inputs["features"], _7="nan")}, backbone)
+        wrong(f"{backbone}-missing", "the other encoder's weights", "missing tensors are taken as zeros",
+              ["point_backbone."], inputs, backbone,
+              weights=weights["sonata" if backbone == "scenescript" else "scenescript"])
+    wrong("type", "cells in F32", "indices in a type that cannot hold them all", ["grid", "F32", "I64"],
+          {**inputs, "grid": uniform(0, 9, *room["shape"], dtype="F32")})
+    wrong("no-weights", "no weights", "weights are made up", ["weights"], weights="")
+    wrong("hidden-size", "the projector has 24 outputs, the configuration says 32", "a shape is not checked",
+          ["point_proj", "24", "32"], cfg={**SMALL_SONATA, "hidden_size": 32})
+    wrong("kernel-shape", "conv_layers of 16 channels first, the file has 4", "a shape is not checked",
+          ["point_backbone.sparse_resnet.stem.0.0.kernel", "[343,6,4]", "[343,6,16]"], backbone="scenescript",
+          cfg=encoder(SMALL_SCENESCRIPT, conv_layers=[16, 16, 24]))
+    for name, title, why, message, change in (
+            ("shuffle", "shuffle_orders true", "the result is random", ["shuffle_orders"], {"shuffle_orders": True}),
+            ("rpe", "enable_rpe true", "a bias of attention is left out", ["enable_rpe"], {"enable_rpe": True}),
+            ("order", "order hilbert", "an unknown order means z", ["order", "hilbert"], {"order": ["z", "hilbert"]}),
+            ("heads", "five heads for 12 channels", "channels are dropped", ["12", "5"], {"enc_num_head": [2, 5, 4]}),
+            ("stages", "three depths and four widths", "a stage is dropped", ["enc_channels"], {"enc_channels": [8, 12, 16, 16]}),
+            ("patch-size", "patches of 0 tokens", "a division by zero", ["enc_patch_size"], {"enc_patch_size": [32, 0, 16]})):
+        wrong(name, title, why, message, cfg=encoder(SMALL_SONATA, 24, 64, "mlp", **change))
+    for name, title, why, message, change in (
+            ("backbone", "point_backbone ptv3", "an unknown encoder means the default", ["point_backbone", "ptv3"],
+                {"point_backbone": "ptv3"}),
+            ("projector", "projector conv", "an unknown projector means the default", ["projector", "conv"], {"projector": "conv"}),
+            ("coord-norm", "sonata_coord_norm none", "an unknown value means the default", ["sonata_coord_norm", "none"],
+                {"sonata_coord_norm": "none"}),
+            ("grid-of-one", "reduced_grid_size 1", "a division by zero", ["reduced_grid_size"], {"reduced_grid_size": 1})):
+        wrong(name, title, why, message, cfg={**SMALL_SONATA, **change})
+    wrong("groups", "a norm of 12 channels in 8 groups", "channels are dropped", ["12", "8"], backbone="scenescript",
+          cfg=encoder(SMALL_SCENESCRIPT, conv_layers=[12, 16, 24]))
+
+
 # The file.
 
 def all_cases():
@@ -2090,7 +2355,7 @@ def all_cases():
     weight_sets()
     for write in (splice_cases, mask_cases, rope1d_cases, cis3d_cases, rope3d_cases, normalize_coords_cases,
             mixed_rope_cases, rmsnorm_cases, linear_cases, swiglu_cases,
-                  attention_cases, layer_cases, scan_cases, prefill_cases, decode_cases):
+                  attention_cases, layer_cases, scan_cases, prefill_cases, decode_cases, encode_cases):
         write()
     seen = set()
     for entry in CASES:

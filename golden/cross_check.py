@@ -4,11 +4,12 @@
 
 Neither is derived from the other, so where they part one of them is wrong. Every operator and every option is drawn; about
 a third of the requests are then spoiled in one place. Both must refuse the same requests, and answers must agree to
-1e-12 of the tensor's scale (1e-10 for prefill and decode). Exit status 0: they agree, 2: they part, 1: could not run.
+1e-12 of the tensor's scale (1e-10 for prefill, decode and encode_points). Exit status 0: they agree, 2: they part, 1: could not run.
 """
 
 import argparse
 import json
+import math
 import random
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+from mixedrope3d import encoders  # noqa: E402
 from mixedrope3d.answer import Refused, Server  # noqa: E402
 
 
@@ -304,6 +306,48 @@ def token_coords(d: Draw):
     d.tensors["grid"] = torch.unique(d.integers(0, d.one(4, 200), d.size(1, 200), 3), dim=0)
 
 
+def encode_points(d: Draw, folder: Path, number: int) -> list[tuple[str, "Draw"]]:
+    """One request, with the encoder's weights in a file."""
+    stages = d.size(1, 4)
+    bins = 2 ** (stages - 1) * d.size(2, 9)
+    d.config.update(point_backbone=d.one("scenescript", "sonata"), projector=d.one("linear", "mlp"), hidden_size=d.size(1, 20), num_bins=bins)
+    if d.config["point_backbone"] == "scenescript":
+        widths = [d.one(1, 3, 4, 8, 16, 24) for _ in range(stages - 1)] + [d.one(4, 8, 12)]
+        if widths[-1] == 12 and d.chance(0.9):  # a norm of 12 channels is refused
+            widths[-1] = 16
+        point = {"input_channels": d.one(1, 6, 6), "embed_channels": d.size(1, 30), "conv_layers": widths}
+    else:
+        heads = [d.size(1, 3) for _ in range(stages)]
+        point = {"in_channels": d.one(1, 6, 6), "stride": [2] * (stages - 1), "enc_depths": [d.size(1, 3) for _ in range(stages)],
+                 "enc_channels": [h * d.size(1, 5) for h in heads], "enc_num_head": heads,
+                 "enc_patch_size": [d.one(1, 5, 16, 1024) for _ in range(stages)], "mlp_ratio": d.size(1, 4),
+                 "order": d.one(["z"], ["z-trans"], ["z", "z-trans"], ["z-trans", "z"])}
+        if d.chance(0.3):
+            d.config["sonata_coord_norm"] = d.one("grid", "scene")
+        if d.chance(0.3):
+            point |= {"enable_rpe": False, "shuffle_orders": d.one(False, False, True)}
+    d.config["point_config"] = point
+    d.config["downsamplings"] = stages - 1
+    if d.chance(0.3):
+        d.config["reduced_grid_size"] = d.one(1, 2, 17, 80)
+    try:
+        shapes = encoders.tensor_shapes(encoders.encoder_config(d.config, None))
+    except Refused:
+        shapes = {"nothing": [1]}  # the request is refused before they are read
+    weights = {name: d.floats(*shape, scale=1 if len(shape) == 1 else math.prod(shape[1:]) ** -0.5) for name, shape in shapes.items()}
+    if d.chance(0.1):
+        del weights[d.one(*weights)]
+    path = folder / f"encoder-{number}.safetensors"
+    save_file(weights, path)
+    d.meta["weights"] = str(path)
+    if d.chance(0.2):
+        d.meta["encoder"] = d.one("scenescript", "sonata")
+    size = d.one(2, min(8, bins), bins)
+    grid = torch.unique(d.integers(0, size, d.one(1, 7, 60, 300), 3), dim=0)
+    d.tensors.update(grid=grid, features=d.floats(len(grid), point.get("in_channels", point.get("input_channels"))))
+    return [("encode_points", d)]
+
+
 def session(d: Draw, folder: Path, number: int) -> list["Draw"]:
     """prefill (perhaps in chunks), decode steps, drop_session: a list of requests that share a configuration."""
     hidden, _, _ = draw_layer(d, True)
@@ -370,6 +414,8 @@ def spoil(d: Draw) -> str:
     name = d.one(*names) if names else None
     tensor = d.tensors.get(name)
     kind = d.one("drop", "extra", "type", "grow", "shrink", "nan", "negative", "two", "key", "value", "meta", "huge")
+    if "point_config" in d.config and d.chance(0.4):
+        return spoil_point_config(d)
     if kind == "extra":
         d.tensors["surprise"] = torch.zeros(2)
     elif kind == "key":
@@ -401,12 +447,22 @@ def spoil(d: Draw) -> str:
     return f"{kind} {name}"
 
 
+def spoil_point_config(d: Draw) -> str:
+    point, backbone = dict(d.config["point_config"]), d.config["point_backbone"]
+    key = d.one("order", "stride", "enc_depths", "enc_channels", "enc_num_head", "enc_patch_size", "mlp_ratio", "enable_rpe",
+                "shuffle_orders") if backbone == "sonata" else d.one("conv_layers", "embed_channels", "input_channels")
+    value = d.one(..., -1, 0, 2.0, 1.5, True, "z", None, [], [2], [0, 0, 0], ["z", 2], point.get(key))
+    point.pop(key, None)
+    d.config = {**d.config, "point_config": point if value is ... else {**point, key: value}}
+    return f"point_config {key} {'gone' if value is ... else value}"
+
+
 def requests(seed: int, count: int, spoiled: float, folder: Path):
     for number in range(count):
         d = Draw(f"{seed}/{number}")
-        maker = d.one(*SINGLE, voxelize, token_coords, session)
-        if maker is session:
-            steps = session(d, folder, number)
+        maker = d.one(*SINGLE, voxelize, token_coords, encode_points, session)
+        if maker in (encode_points, session):
+            steps = maker(d, folder, number)
             broken = d.size(0, len(steps) - 1) if d.chance(spoiled) else -1
             for index, (op, step) in enumerate(steps):
                 yield f"{number:05d}-{index:02d}", op, step, spoil(step) if index == broken else ""
@@ -492,7 +548,7 @@ def main():
                         tensor, other = tensor[~skip], other[~skip]
                     error = worst(tensor, other)
                     largest[op] = max(largest.get(op, 0.0), error)
-                    if not error <= (1e-10 if op in ("prefill", "decode") else 1e-12):
+                    if not error <= (1e-10 if op in ("prefill", "decode", "encode_points") else 1e-12):
                         problem = f"{key} {list(tensor.shape)} differs by {error:.3g} of its scale"
             if problem:
                 parted += 1

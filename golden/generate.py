@@ -43,7 +43,10 @@ WHOLE = 16384         # elements up to which a tensor is kept whole
 WIDEST = 4096         # columns of the view of a tensor whose last size is over WHOLE
 ROW_ELEMENTS = 10240  # about how many elements of a larger tensor are kept as rows, at most 16 rows
 YARDSTICKS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-OTHERS = ("scene/canonical.ply", "random_digests.json", "library_errors.json")  # the manifest lists them beside the set
+# The manifest lists them beside the set.
+OTHERS = ("scene/canonical.ply", "random_digests.json", "library_errors.json",
+          *(f"scans/{scan}_{encoder}.safetensors.gz" for scan in ("canonical", "office1", "five-people")
+            for encoder in ("scenescript", "sonata")))
 LIMITS = {"F64": 1e-12, "F32": 1e-4, "BF16": 0.1, "F16": 0.1}  # --check on another machine: of the tensor's scale
 
 
@@ -182,7 +185,7 @@ class Runner:
         for number, step in enumerate(case["steps"]):
             maker.logits = logits if logits is not None else maker.logits
             op, config, meta, tensors = maker.request(number)
-            if op == "prefill":
+            if op in ("prefill", "encode_points") and maker.weight_set(number):
                 meta["weights"] = self.weights(maker.weight_set(number), tier)
             try:
                 listening = contextlib.nullcontext({})

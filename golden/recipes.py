@@ -101,7 +101,8 @@ class Maker:
         return np.array([prompts[recipe["prompt"]]], dtype=np.int64)
 
     def make_scene(self, recipe, stream, number):
-        return scene()[recipe["scene"]].copy()
+        part = scene()[recipe["scene"]]
+        return mr3d_random.convert(part, recipe["dtype"]) if recipe["scene"] == "features" else part.copy()
 
     def make_argmax(self, recipe, stream, number):
         logits = self.logits[recipe["argmax"][0]]
@@ -170,15 +171,15 @@ _scene = {}
 
 
 def scene():
-    """The canonical scene as `points`, `grid` and `coords`, by spec.md section 7."""
+    """The canonical scene as `points`, `grid`, `features` and `coords`, by spec.md section 7."""
     if not _scene:
         import torch
         from mixedrope3d import operators
         from mixedrope3d.configuration import Options
         points = read_ply(HERE / "scene" / "canonical.ply")
-        grid, _ = operators.voxelize(torch.from_numpy(points), Options({}))
+        grid, features = operators.voxelize(torch.from_numpy(points), Options({}))
         coords, _ = operators.token_coords(grid, 4)
-        _scene.update(points=points, grid=grid.numpy(), coords=coords.numpy())
+        _scene.update(points=points, grid=grid.numpy(), features=features.numpy(), coords=coords.numpy())
     return _scene
 
 

@@ -250,8 +250,9 @@ class Tracer:
             with listener:
                 return forward(*args, **kwargs)
 
+        own = "forward" in vars(attention)  # others wrap modules too
         attention.forward = traced
-        self.undo.append(lambda: attention.__dict__.pop("forward", None))
+        self.undo.append(lambda: setattr(attention, "forward", forward) if own else delattr(attention, "forward"))
 
 
 class Attention(TorchFunctionMode):

@@ -1,7 +1,7 @@
 """Answers the protocol's requests with the PyTorch model, and refuses what the protocol says must be refused.
 
 Layers and the decoder run through the modules of `modeling.py`, that is through the library's classes; single operators
-through `operators.py`, which those modules call too.
+through `operators.py`, which those modules call too; point encoders through `encoders.py`.
 """
 
 import json
@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import DynamicCache
 
-from . import operators
+from . import encoders, operators
 from .configuration import CHECKERS, MixedRope3DConfig, Options, check, head_split, shown
 from .errors import Refused, Unsupported
 from .modeling import (
@@ -33,7 +33,8 @@ from .request import Request, type_name
 __all__ = ["OPS", "Refused", "Server", "Unsupported"]
 
 OPS = ("splice", "mask", "rope1d", "cis3d", "rope3d", "normalize_coords", "mixed_rope", "rmsnorm", "linear", "swiglu",
-       "attention", "attention_block", "decoder_layer", "prefill", "decode", "drop_session", "voxelize", "token_coords")
+       "attention", "attention_block", "decoder_layer", "prefill", "decode", "drop_session", "voxelize", "token_coords",
+       "encode_points")
 
 # Shapes below `model.layers.N.`; C hidden, I intermediate, HD and GD all heads' dimensions together.
 ATTENTION_TENSORS = {
@@ -56,6 +57,7 @@ LAYER_SIZES = (*ATTENTION_SIZES, "intermediate_size", "rms_norm_eps")
 MODEL_SIZES = (*LAYER_SIZES, "num_hidden_layers", "vocab_size")
 
 MODELS_KEPT = 2
+MISSING_NAMED = 6
 LARGEST_ANSWER = 4 << 30  # bytes; a frame holds no more
 
 
@@ -86,7 +88,7 @@ class Server:
         self.dtype, self.true_precision, self.attention_kind = dtype, true_precision, attention
         self.wide = wide_type(dtype, true_precision)
         self.sessions = {} if sessions is None else sessions
-        self.models: dict[tuple, MixedRope3DForCausalLM] = {}
+        self.models: dict[tuple, MixedRope3DForCausalLM | dict[str, Tensor]] = {}
 
     @torch.no_grad()
     def answer(self, op: str, config: dict, meta: dict[str, str], tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -97,7 +99,7 @@ class Server:
         request = Request(op, meta, tensors, self.dtype)
         if op in ("prefill", "decode", "drop_session"):
             return getattr(self, op)(request, given)
-        outputs = getattr(self, op)(request, Options(given))
+        outputs = self.encode_points(request, config) if op == "encode_points" else getattr(self, op)(request, Options(given))
         return {name: tensor.contiguous() for name, tensor in outputs.items()}
 
     # -- L0 -----------------------------------------------------------------------------------------------------------
@@ -386,6 +388,21 @@ class Server:
             if value != expected:
                 raise Refused(f'config key {key} is {shown(value)}, but session "{name}" was opened with {shown(expected)}')
 
+    # -- L5 -----------------------------------------------------------------------------------------------------------
+
+    def encode_points(self, request: Request, config: dict):
+        path = request.text("weights")
+        encoder = encoders.encoder_config(config, request.meta.get("encoder"))
+        request.bind("point_config", C_in=encoder.in_channels)
+        grid = request.integers("grid", "M 3")
+        features = request.floats("features", "M C_in")
+        request.finish()
+        encoders.check_cells(grid, encoder.num_bins)
+        tensors = self._load(path, repr(encoder), lambda file: self._read_encoder(file, path, encoder))
+        features = features.to(tensors["point_backbone.input_proj.weight"].dtype)
+        tokens, coords = encoders.encode_points(grid, features, tensors, encoder, self.wide, self.attention_kind)
+        return {"features": tokens, "coords": coords}
+
     # -- weights ------------------------------------------------------------------------------------------------------
 
     def model(self, config: dict, weights: str) -> MixedRope3DForCausalLM:
@@ -393,27 +410,38 @@ class Server:
         return self._load_model(Options(config), weights)
 
     def _load_model(self, options: Options, path: str) -> MixedRope3DForCausalLM:
-        """The model of a configuration and a weights file; the last few are kept. Settles options.tie_word_embeddings."""
+        """The model of a configuration and a weights file. Settles options.tie_word_embeddings."""
+        if options.tie_word_embeddings is None:
+            options.tie_word_embeddings = self._open(path, lambda file: "lm_head.weight" not in file.keys())
+        identity = json.dumps([getattr(options, key, None) for key in CHECKERS])
+        return self._load(path, identity, lambda file: build(MixedRope3DForCausalLM, self._config(options),
+                                                             self._read_weights(file, path, options)))
+
+    @staticmethod
+    def _open(path: str, use: Callable):
+        """What `use` makes of a weights file that is open."""
         try:
-            stat = os.stat(path)
             with safe_open(path, framework="pt") as file:
-                if options.tie_word_embeddings is None:
-                    options.tie_word_embeddings = "lm_head.weight" not in file.keys()
-                identity = json.dumps([getattr(options, key, None) for key in CHECKERS])
-                key = (os.path.realpath(path), stat.st_mtime_ns, stat.st_size, identity)
-                model = self.models.pop(key, None)
-                if model is None:
-                    while len(self.models) >= MODELS_KEPT:  # before loading: two large models may not fit in memory
-                        del self.models[next(iter(self.models))]
-                    tensors = self._read_weights(file, path, options)
-                    model = build(MixedRope3DForCausalLM, self._config(options), tensors)
+                return use(file)
         except (OSError, SafetensorError) as error:
             raise Refused(f"weights {path} cannot be read as a safetensors file: {error}") from error
+
+    def _load(self, path: str, identity: str, read: Callable):
+        """What `read` makes of a weights file and the configuration named by `identity`; the last few are kept."""
+        try:
+            stat = os.stat(path)
+        except OSError as error:
+            raise Refused(f"weights {path} cannot be read as a safetensors file: {error}") from error
+        key = (os.path.realpath(path), stat.st_mtime_ns, stat.st_size, identity)
+        model = self.models.pop(key, None)
+        if model is None:
+            while len(self.models) >= MODELS_KEPT:  # before loading: two large models may not fit in memory
+                del self.models[next(iter(self.models))]
+            model = self._open(path, read)
         self.models[key] = model
         return model
 
     def _read_weights(self, file, path: str, options: Options) -> dict[str, Tensor]:
-        """The tensors the model needs, each in the narrowest type that holds all of them and the tier's exactly."""
         names = set(file.keys())
         request = Request("the model", {}, {}, self.dtype)
         bind_sizes(request, options, MODEL_SIZES)
@@ -428,6 +456,25 @@ class Server:
             rotary = {layer + "self_attn." + name: ROTARY_TENSORS[name] for name in rotary_names(options, split)}
             # A checkpoint without them serves text; a call with points is refused.
             shapes |= {name: shape for name, shape in rotary.items() if name in names}
+        tensors = self._read_tensors(request, file, path, shapes)
+        if options.tie_word_embeddings:
+            tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
+        return tensors
+
+    def _read_encoder(self, file, path: str, encoder: encoders.EncoderConfig) -> dict[str, Tensor]:
+        shapes, names = encoders.tensor_shapes(encoder), set(file.keys())
+        missing = [f"{name} {shape}" for name, shape in shapes.items() if name not in names]
+        if missing:
+            more = f" and {len(missing) - MISSING_NAMED} more" if len(missing) > MISSING_NAMED else ""
+            raise Refused(f"weights {path}: {', '.join(missing[:MISSING_NAMED])}{more} {'are' if missing[1:] else 'is'} missing; "
+                          f"this {encoder.backbone} has {len(shapes)} tensors")
+        symbols = {name: (" ".join(map(str, shape)),) for name, shape in shapes.items()}
+        return self._read_tensors(Request("the encoder", {}, {}, self.dtype), file, path, symbols)
+
+    def _read_tensors(self, request: Request, file, path: str, shapes: dict[str, tuple[str, ...]]) -> dict[str, Tensor]:
+        """The tensors of `shapes`, each in the narrowest type that holds all of them and the tier's exactly, and in the
+        first of its shapes."""
+        names = set(file.keys())
         tensors, compute = {}, self.dtype
         for name, alternatives in shapes.items():
             tensor = file.get_tensor(name) if name in names else None
@@ -443,10 +490,7 @@ class Server:
             except Refused as reason:
                 raise Refused(f"weights {path}: {reason}") from None
         # Copied, so that a file that is replaced later changes nothing.
-        tensors = {name: tensor.to(compute, copy=True) for name, tensor in tensors.items()}
-        if options.tie_word_embeddings:
-            tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
-        return tensors
+        return {name: tensor.to(compute, copy=True) for name, tensor in tensors.items()}
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -143,10 +143,10 @@ def edit_distance(a: str, b: str) -> int:
     return row[-1]
 
 
-def meant(key: str) -> str | None:
-    """The known key that an unknown one looks like, else None."""
-    for known in CHECKERS:
-        near = abs(len(key) - len(known)) <= 2 and edit_distance(key, known) <= 2
+def meant(key: str, checkers: dict = CHECKERS, distance: int = 2) -> str | None:
+    """The key of `checkers` that an unknown one looks like, else None."""
+    for known in checkers:
+        near = abs(len(key) - len(known)) <= distance and edit_distance(key, known) <= distance
         if plain(key) == plain(known) or near:
             return known
     return None

@@ -307,24 +307,26 @@ def repeat_heads(x: Tensor, times: int) -> Tensor:
     return x.repeat_interleave(times, dim=1)
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, visible: Tensor, wide: torch.dtype,
+def attention(query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None, wide: torch.dtype,
               kind: str = "eager") -> Tensor:
-    """softmax(q·kᵀ/√D over visible keys)·v: query [B,H,q,D], key and value [B,G,K,D], visible [B,q,K].
+    """softmax(q·kᵀ/√D over visible keys)·v: query [B,H,q,D], key and value [B,G,K,D], visible [B,q,K] or None: all.
 
     A hidden key has weight exactly 0; a row that sees no key is 0. `eager` is the library's order of operations, which
     stores scores before scaling them (and overflows float16 on large key biases); `eager_prescaled` scales queries first.
     """
     groups = query.shape[1] // key.shape[1]
     key, value = repeat_heads(key, groups), repeat_heads(value, groups)
-    visible = visible[:, None]
+    visible = None if visible is None else visible[:, None]
     if kind == "sdpa":
         y = F.scaled_dot_product_attention(query, key, value, attn_mask=visible)
     else:
         scale = query.shape[-1] ** 0.5
         scores = (query / scale) @ key.mT if kind == "eager_prescaled" else query @ key.mT / scale
-        weights = scores.masked_fill(~visible, -torch.inf).softmax(-1, dtype=wide).to(query.dtype)
+        if visible is not None:
+            scores = scores.masked_fill(~visible, -torch.inf)
+        weights = scores.softmax(-1, dtype=wide).to(query.dtype)
         y = weights @ value
-    return y.masked_fill(~visible.any(-1, keepdim=True), 0)
+    return y if visible is None else y.masked_fill(~visible.any(-1, keepdim=True), 0)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """What the tests share: paths, small configurations, random tensors, weights files."""
 
+import math
 import os
 import sys
 import tempfile
@@ -9,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "golden"))
 
 import torch
+from mixedrope3d import encoders
 from mixedrope3d.answer import Server
 from mixedrope3d.configuration import Options, head_split
 from safetensors.torch import save_file
@@ -76,6 +78,33 @@ def model_tensors(random: Random, given: dict, tied: bool = True) -> dict[str, t
         tensors["lm_head.weight"] = random(vocab, hidden)
     for n in range(given["num_hidden_layers"]):
         tensors |= {f"model.layers.{n}.{name}": t for name, t in layer_tensors(random, given).items()}
+    return tensors
+
+
+SCENESCRIPT = {"point_backbone": "scenescript", "projector": "linear", "hidden_size": 20, "num_bins": 40,
+               "downsamplings": 2, "point_config": {"input_channels": 6, "embed_channels": 24, "conv_layers": [4, 8, 16]}}
+SONATA = {"point_backbone": "sonata", "projector": "mlp", "hidden_size": 20, "num_bins": 40, "downsamplings": 2,
+          "point_config": {"in_channels": 6, "order": ["z", "z-trans"], "stride": [2, 2], "enc_depths": [2, 3, 1],
+                           "enc_channels": [8, 12, 16], "enc_num_head": [2, 3, 4], "enc_patch_size": [16, 8, 8],
+                           "mlp_ratio": 2, "enable_rpe": False, "shuffle_orders": False}}
+
+
+def cells(random: Random, count: int, size: int = 20) -> torch.Tensor:
+    """About `count` distinct cells of a grid of `size` per axis, in order."""
+    return torch.unique(random.integers(size, count, 3), dim=0)
+
+
+def encoder_tensors(random: Random, given: dict) -> dict[str, torch.Tensor]:
+    """Weights of an encoder: norms around 1, everything else as large as keeps activations near 1."""
+    def draw(shape: list[int]) -> torch.Tensor:
+        if len(shape) == 1:
+            return random(*shape, scale=0.3)
+        return random(*shape, scale=math.prod(shape[1:] if len(shape) == 2 else shape[1:-1]) ** -0.5)
+
+    tensors = {}
+    for name, shape in encoders.tensor_shapes(encoders.encoder_config(given, None)).items():
+        norm = name.endswith(".weight") and len(shape) == 1
+        tensors[name] = draw(shape) + (1 if norm else 0)
     return tensors
 
 

@@ -15,11 +15,23 @@ from pathlib import Path
 import numpy as np
 import safetensors
 import torch
-from safetensors.torch import load, save
-from support import ROOT, Folder, Random, config, model_tensors, truth
+from safetensors.torch import load, save, save_file
+from support import (
+    ROOT,
+    SCENESCRIPT,
+    SONATA,
+    Folder,
+    Random,
+    cells,
+    config,
+    encoder_tensors,
+    model_tensors,
+    truth,
+)
 from mixedrope3d.answer import OPS
 
 BACKENDS = ROOT / "tools" / "backends"
+TIERS = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MINE = """
 import sys
 sys.path.insert(0, {path!r})
@@ -202,7 +214,6 @@ class Torch(unittest.TestCase):
         with Folder() as name:
             given = config()
             tensors = model_tensors(Random(2), given)
-            from safetensors.torch import save_file
             path = f"{name}/weights.safetensors"
             save_file(tensors, path)
             embeds = {"inputs_embeds": tensors["model.embed_tokens.weight"][None, :5],
@@ -219,7 +230,7 @@ class Torch(unittest.TestCase):
                     request(4, "prefill", half, "bf16", given=given, **where),
                     request(5, "prefill", half, "bf16", given=given, **where | {"session": "b"}),
                     request(6, "drop_session", {}, session="a"), request(7, "drop_session", {}, session="a"),
-                    request(8, "encode_points", {}), request(9, "rmsnorm", {}, "tf32"),
+                    request(8, "rope4d", {}), request(9, "rmsnorm", {}, "tf32"),
                     request(10, "rmsnorm", {"x": torch.zeros(3), "weight": torch.zeros(3)}, given=given), BYE)
                 self.assertEqual(status, 0, log)
                 self.assertEqual(json.loads(answers[0][0]["ops"]), list(OPS))
@@ -235,6 +246,36 @@ class Torch(unittest.TestCase):
                 self.assertTrue(torch.allclose(answers[2][1]["logits"], expected["logits"], rtol=1e-12, atol=1e-12))
                 self.assertEqual(answers[6][1], {})
                 self.assertIn("expected F64", answers[10][0]["message"])
+
+    def test_point_encoders_at_every_tier(self):
+        r = Random(4)
+        grid = cells(r, 120)
+        features = r(len(grid), 6)
+        with Folder() as folder:
+            for given in (SCENESCRIPT, SONATA):
+                frames, expected = [], []
+                tensors = encoder_tensors(r, given)
+                for tier, dtype in TIERS.items():
+                    path = f"{folder}/{given['point_backbone']}-{tier}.safetensors"
+                    save_file({name: tensor.to(dtype) for name, tensor in tensors.items()}, path)
+                    asked = {"grid": grid, "features": features.to(dtype)}
+                    frames.append(request(len(frames), "encode_points", asked, tier, given, weights=path))
+                    asked["features"] = asked["features"].double()
+                    expected.append(truth().answer("encode_points", given, {"weights": path}, asked))
+                frames.append(request(9, "encode_points", {"grid": grid.flip(0), "features": features}, given=given, weights=path))
+                for attention in ("eager", "sdpa"):
+                    status, answers, log = talk([*self.command, "--attention", attention, "--threads", "1"], HELLO, *frames, BYE)
+                    self.assertEqual(status, 0, log)
+                    limits = {"fp64": 1e-12, "fp32": 1e-5, "bf16": 0.2, "fp16": 0.02}
+                    for (meta, got), truly, (tier, limit) in zip(answers[1:], expected, limits.items()):
+                        self.assertEqual(meta["type"], "answer", meta)
+                        self.assertEqual(set(got), {"features", "coords"})
+                        self.assertEqual(got["features"].dtype, TIERS[tier])
+                        self.assertTrue(torch.equal(got["coords"], truly["coords"]))
+                        error = (got["features"].double() - truly["features"]).abs().max() / truly["features"].abs().max()
+                        self.assertLess(error.item(), limit, f"{given['point_backbone']} {attention} {tier}")
+                    self.assertEqual(answers[-1][0]["type"], "error")
+                    self.assertIn("grid row 1", answers[-1][0]["message"])
 
     def test_the_same_request_twice_is_the_same_answer(self):
         r = Random(3, torch.bfloat16)

@@ -17,10 +17,11 @@ HERE = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(HERE))
 
 import cases
+import encode_scans
 import generate
 import mr3d_random
 import recipes
-from mixedrope3d import operators
+from mixedrope3d import encoders, operators
 from recipes import Maker, RecipeError, Suite
 
 MASK64 = (1 << 64) - 1
@@ -207,7 +208,10 @@ class RecipeTest(unittest.TestCase):
         self.assertEqual(scene["points"].shape, (106328, 6))
         self.assertEqual(scene["coords"].shape, (556, 3))
         self.assertEqual(scene["grid"].shape, cases.SCENE_GRID)
+        self.assertEqual(scene["features"].shape, (cases.SCENE_GRID[0], 6))
         self.assertTrue((~np.isfinite(scene["points"])).any(), "the canonical scan has rows to drop")
+        made = maker("bf16").make(cases.scene("features", cases.SCENE_GRID[0], 6), "a/b/0/x")
+        np.testing.assert_array_equal(made.array, mr3d_random.bf16_codes(scene["features"]))
 
     def test_ply_of_another_form_is_refused(self):
         blob = (HERE / "scene" / "canonical.ply").read_bytes()
@@ -254,7 +258,7 @@ class CaseListTest(unittest.TestCase):
             for number, step in enumerate(case["steps"]):
                 for name, recipe in step["inputs"].items():
                     visit(recipe, f"{case['id']}/{number}/{name}")
-                if step["op"] == "prefill":
+                if step["op"] in ("prefill", "encode_points") and "weights" not in step.get("message", ()):
                     self.assertIn(step.get("weights", case.get("weights")), self.suite.weights, case["id"])
         for name, tensors in self.suite.weights.items():
             for tensor, recipe in tensors.items():
@@ -272,6 +276,23 @@ class CaseListTest(unittest.TestCase):
     def test_every_pitfall_has_cases(self):
         covered = {slug for case in self.suite.cases.values() for slug in case["pitfalls"]}
         self.assertEqual(covered, set(cases.PITFALLS))
+
+    def test_sets_of_encoders_hold_what_the_model_reads(self):
+        for case in self.suite.cases.values():
+            if case["id"].startswith("encode-points/") and "error" not in case["tags"]:
+                drawn = {name: recipe["shape"] for name, recipe in self.suite.weights[case["weights"]].items()}
+                for name, shape in encoders.tensor_shapes(encoders.encoder_config(case["config"], None)).items():
+                    self.assertEqual(drawn[name], shape, (case["id"], name))
+        for given in encode_scans.ENCODERS.values():
+            drawn = {name: recipe["shape"] for name, recipe in cases.encoder_weights(given).items()}
+            self.assertEqual(drawn, encoders.tensor_shapes(encoders.encoder_config(given, None)))
+
+    def test_cells_of_cases_are_sorted_unless_they_must_be_refused(self):
+        for case in self.suite.cases.values():
+            for number, step in enumerate(case["steps"]):
+                if step["op"] == "encode_points" and "error" not in case["tags"]:
+                    grid = Maker(self.suite, case).make(step["inputs"]["grid"], f"{case['id']}/{number}/grid").array.tolist()
+                    self.assertEqual(grid, [list(cell) for cell in sorted(set(map(tuple, grid)))], case["id"])
 
     def test_floating_coordinates_are_exact_in_f32(self):
         for case in self.suite.cases.values():

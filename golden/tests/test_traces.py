@@ -106,6 +106,8 @@ class Stock(unittest.TestCase):
     def test_nothing_is_left_behind_and_the_outcome_is_the_same(self):
         model = stock(Qwen2ForCausalLM, Qwen2Config, "eager")
         import transformers.models.qwen2.modeling_qwen2 as library
+        wrapped = model.model.layers[1].self_attn  # as another tool may have done before
+        forward = wrapped.forward = lambda *a, **k: type(wrapped).forward(wrapped, *a, **k)
         turn, before = library.apply_rotary_pos_emb, dict(vars(model.model.layers[0].self_attn))
         ids = torch.arange(T)[None]
         with torch.no_grad():
@@ -114,6 +116,7 @@ class Stock(unittest.TestCase):
         self.assertTrue(torch.equal(plain, traced))
         self.assertIs(library.apply_rotary_pos_emb, turn)
         self.assertEqual(set(vars(model.model.layers[0].self_attn)), set(before))
+        self.assertIs(wrapped.forward, forward)
         for module in model.modules():
             self.assertFalse(module._forward_hooks or module._forward_pre_hooks)
 

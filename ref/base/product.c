@@ -9,13 +9,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "mr3d/format.h"
 #include "mr3d/status.h"
 
 #define TILE_ROWS 6    /* times four registers of 512 bits are 24 sums of the processor's 32 */
 #define TILE_DEPTH 448 /* half of Qwen2-0.5B's hidden size: 64 outputs of it are 224 KiB, which a second cache level holds */
 #define BLOCK_OUTPUTS 64
-#define FEW_ROWS 4 /* packing costs as much as some eight rows */
 #define FEW_SUMS 8
+#define FEW_DEPTH 512 /* terms of FEW_SUMS outputs that are widened at a time */
 /* Loops over registers must be unrolled at every optimisation level above none, else the sums live in memory (three times slower). */
 #define UNROLLED _Pragma("GCC unroll 8")
 #define ITSELF(w) (w)
@@ -112,11 +113,59 @@ static int64_t block_size(const mr3d_product_in *p, int64_t block) {
   return left < BLOCK_OUTPUTS ? left : BLOCK_OUTPUTS;
 }
 
+/** Elements at .. at+count-1 in binary64. */
+static void widen(const mr3d_tensor *stored, int64_t at, int64_t count, double *wide) {
+  typedef uint16_t codes __attribute__((vector_size(8), aligned(2), may_alias));
+  typedef uint32_t words __attribute__((vector_size(16)));
+  typedef float singles __attribute__((vector_size(16)));
+  typedef double reals __attribute__((vector_size(32), aligned(8), may_alias));
+  const char *from = (const char *)stored->data + (size_t)at * mr3d_dtype_size(stored->dtype);
+  if (stored->dtype == MR3D_BF16) {
+    int64_t i = 0;
+    for (; i + 4 <= count; i += 4) /* a BF16 code is the upper half of a binary32 number */
+      *(reals *)(wide + i) = __builtin_convertvector((singles)(__builtin_convertvector(*(const codes *)(from + 2 * i), words) << 16), reals);
+    for (; i < count; i++)
+      wide[i] = mr3d_bf16_to_double(((const uint16_t *)from)[i]);
+  } else if (stored->dtype == MR3D_F32)
+    for (int64_t i = 0; i < count; i++)
+      wide[i] = ((const float *)from)[i];
+  else
+    mr3d_tensor_to_double(&(mr3d_tensor){.dtype = stored->dtype, .rank = 1, .shape = {count}, .data = (void *)from}, wide);
+}
+
+/** Outputs first .. first+count-1 of weights that are stored narrow, FEW_DEPTH terms widened at a time: y carries the sums from one stretch to the next. */
+static void few_stored(const mr3d_product_in *p, int64_t first, int64_t count, double *y) {
+  enum { stride = FEW_DEPTH + 8 }; /* else all rows would want the same places of a cache */
+  double wide[FEW_SUMS * stride];
+  for (int64_t o = first; o < first + count; o += FEW_SUMS) {
+    const int64_t n = first + count - o < FEW_SUMS ? first + count - o : FEW_SUMS;
+    for (int64_t start = 0; start == 0 || start < p->in; start += FEW_DEPTH) {
+      const int64_t depth = p->in - start < FEW_DEPTH ? p->in - start : FEW_DEPTH;
+      for (int64_t k = 0; k < FEW_SUMS; k++)
+        widen(p->stored, (o + (k < n ? k : 0)) * p->in + start, depth, wide + k * stride);
+      for (int64_t r = 0; r < p->rows; r++) {
+        double sum[FEW_SUMS] = {0};
+        const double *x = p->x + r * p->x_row + start;
+        if (start > 0 || p->onto)
+          memcpy(sum, y + r * p->y_row + o, sizeof *sum * (size_t)n);
+        for (int64_t i = 0; i < depth; i++)
+          UNROLLED for (int k = 0; k < FEW_SUMS; k++)
+            sum[k] = sum[k] + x[i] * wide[k * stride + i];
+        memcpy(y + r * p->y_row + o, sum, sizeof *sum * (size_t)n);
+      }
+    }
+  }
+}
+
 void mr3d_product(const mr3d_product_in *p, int threads, double *y) {
   const int bytes = vector_bytes();
   (void)threads; /* without OpenMP */
 #pragma omp parallel for num_threads(mr3d_thread_count(threads)) schedule(dynamic) if (block_count(p) > 1 && threads != 1)
   for (int64_t block = 0; block < block_count(p); block++) {
+    if (p->stored != NULL) {
+      few_stored(p, block * BLOCK_OUTPUTS, block_size(p, block), y);
+      continue;
+    }
     double packed[BLOCK_OUTPUTS * TILE_DEPTH];
     (bytes == 64 ? block_avx512 : bytes == 32 ? block_avx2 : block_portable)(p, p->x, p->x_row, block * BLOCK_OUTPUTS, block_size(p, block), packed, y);
   }

@@ -13,6 +13,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "mr3d/tensor.h"
+
+#define MR3D_FEW_ROWS 4 /* up to so many the weights are read where they lie; packing them costs as much as some eight rows */
+
 /** x[r][i] lies at x[r * x_row + i], w[o][i] at w[o * w_out + i * w_in], y[r][o] at y[r * y_row + o]. */
 typedef struct mr3d_product_in {
   int64_t rows, in, out;
@@ -22,6 +26,7 @@ typedef struct mr3d_product_in {
   int64_t w_out, w_in;
   int64_t y_row;
   bool onto; /* y holds what each sum starts from: a sum in pieces has the bits of the whole one */
+  const mr3d_tensor *stored; /* in place of w: [out,in] in a narrower type, aligned; each element is widened, which is exact. Not for mr3d_product_squares */
 } mr3d_product_in;
 
 void mr3d_product(const mr3d_product_in *, int threads, double *y);

@@ -66,7 +66,7 @@ TILE_TARGET static void TILE_FEW(const mr3d_product_in *p, const TILE_REAL *x, i
  */
 TILE_TARGET static void TILE_BLOCK(const mr3d_product_in *p, const TILE_REAL *x, int64_t x_row, int64_t first, int64_t count,
                                    TILE_REAL *packed, TILE_REAL *y) {
-  if (p->rows <= FEW_ROWS && p->w_in == 1) {
+  if (p->rows <= MR3D_FEW_ROWS && p->w_in == 1) {
     TILE_FEW(p, x, x_row, first, count, y);
     return;
   }

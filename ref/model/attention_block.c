@@ -6,9 +6,10 @@
 
 /* y [B,heads,q,D] = x [B,q,hidden] weight^T + bias, heads apart. */
 static void project(const mr3d_context *context, const mr3d_block_in *in, int64_t hidden, int64_t heads, int64_t D, const double *weight,
-                    const double *bias, double *y) {
+                    const mr3d_tensor *stored, const double *bias, double *y) {
   double *flat = mr3d_allocate(in->B * in->q * heads * D, sizeof *flat);
-  context->op->linear(context, &(mr3d_linear_in){.rows = in->B * in->q, .in = hidden, .out = heads * D, .x = in->hidden, .weight = weight, .bias = bias},
+  context->op->linear(context, &(mr3d_linear_in){.rows = in->B * in->q, .in = hidden, .out = heads * D, .x = in->hidden, .weight = weight, .bias = bias,
+                                                   .stored = stored},
                       flat);
   for (int64_t b = 0; b < in->B; b++)
     for (int64_t i = 0; i < in->q; i++)
@@ -65,9 +66,9 @@ mr3d_status mr3d_attention_block(const mr3d_context *context, const mr3d_config 
   mr3d_status status = context->op->mask(context, &in->mask, visible, error);
   if (status == MR3D_OK) {
     for (int64_t i = 0; i < q; i++) positions[i] = in->L + i;
-    project(context, in, hidden, H, D, layer->q_weight, layer->q_bias, query);
-    project(context, in, hidden, G, D, layer->k_weight, layer->k_bias, key);
-    project(context, in, hidden, G, D, layer->v_weight, layer->v_bias, value);
+    project(context, in, hidden, H, D, layer->q_weight, layer->q_stored, layer->q_bias, query);
+    project(context, in, hidden, G, D, layer->k_weight, layer->k_stored, layer->k_bias, key);
+    project(context, in, hidden, G, D, layer->v_weight, layer->v_stored, layer->v_bias, value);
     mr3d_mixed_rope_in rope = {.B = B, .H = H, .G = G, .S = q, .D = D, .query = query, .key = key, .position_rows = 1, .position_ids = positions,
                                .points = in->points, .q = layer->rotary_q, .kv = layer->rotary_kv};
     if (in->position_rows) {
@@ -94,7 +95,7 @@ mr3d_status mr3d_attention_block(const mr3d_context *context, const mr3d_config 
                                                          .value = out->value, .visible = visible}, mixed);
     mr3d_trace(context, "context", MR3D_F64, 4, (int64_t[]){B, H, q, D}, mixed);
     merge_heads(in, H, D, mixed, flat);
-    context->op->linear(context, &(mr3d_linear_in){.rows = B * q, .in = H * D, .out = hidden, .x = flat, .weight = layer->o_weight}, out->hidden);
+    context->op->linear(context, &(mr3d_linear_in){.rows = B * q, .in = H * D, .out = hidden, .x = flat, .weight = layer->o_weight, .stored = layer->o_stored}, out->hidden);
     mr3d_trace(context, "o_proj", MR3D_F64, 3, (int64_t[]){B, q, hidden}, out->hidden);
   }
   free(visible);

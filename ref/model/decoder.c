@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../base/product.h"
 #include "mr3d/trace.h"
 
 /* Rows of the head converted at a time: 2048 x 896 doubles stay near a processor's last cache level. */
@@ -82,6 +83,11 @@ static void trace_call(const mr3d_context *of_model, const mr3d_block_in *in) {
   free(positions);
 }
 
+/* A few rows read all weights and compute little: what is stored narrow is widened within the product then. Other operators, and emulated ones, want binary64. */
+static bool may_be_stored(const mr3d_context *context, int64_t rows) {
+  return rows <= MR3D_FEW_ROWS && context->op == &mr3d_reference_operators && context->arithmetic == NULL;
+}
+
 /**
  * Decoder (spec.md 5, 6): x_0 = embeddings, x_{n+1} = decoder_layer_n(x_n), hidden = rmsnorm(x_last).
  *
@@ -110,7 +116,7 @@ mr3d_status mr3d_decoder_forward(const mr3d_context *context, const mr3d_decoder
   for (int n = (int)state.done; n < n_layers && status == MR3D_OK; n++) {
     of_layer.layer = n;
     mr3d_layer_weights layer = {0};
-    status = mr3d_weights_layer(decoder->weights, config, decoder->sizes, n, decoder->has_points, &layer, error);
+    status = mr3d_weights_layer(decoder->weights, config, decoder->sizes, n, decoder->has_points, may_be_stored(context, rows), &layer, error);
     if (status != MR3D_OK) break;
     mr3d_block_in layer_in = *in;
     layer_in.hidden = x;
@@ -142,7 +148,7 @@ mr3d_status mr3d_decoder_forward(const mr3d_context *context, const mr3d_decoder
 
 /**
  * Logits (spec.md 6): logits[b,i,t] = sum_j hidden[b, q - keep + i, j] head[t,j], the head being the embedding where tied.
- * The head is read in blocks of rows, so that a vocabulary of 151936 x 896 needs no copy in binary64. Left as they are where no one reads them.
+ * The head is read in blocks of rows, so that a vocabulary of 151936 x 896 needs no copy in binary64; a few rows use it as it is stored. Left as they are where no one reads them.
  */
 mr3d_status mr3d_decoder_logits(const mr3d_context *context, const mr3d_decoder *decoder, int64_t B, int64_t q, int64_t keep, const double *hidden,
                                 double *logits, mr3d_error *error) {
@@ -154,7 +160,9 @@ mr3d_status mr3d_decoder_logits(const mr3d_context *context, const mr3d_decoder 
     memcpy(kept + b * keep * n, hidden + (b * q + q - keep) * n, (size_t)(keep * n) * sizeof *kept);
 
   mr3d_status status = MR3D_OK;
-  for (int64_t first = 0; first < V && rows > 0 && status == MR3D_OK; first += HEAD_ROWS) {
+  const bool as_stored = may_be_stored(context, rows) && mr3d_weights_usable_as_stored(decoder->weights, decoder->ends.head);
+  if (as_stored) context->op->linear(context, &(mr3d_linear_in){.rows = rows, .in = n, .out = V, .x = kept, .stored = decoder->ends.head}, logits);
+  for (int64_t first = 0; !as_stored && first < V && rows > 0 && status == MR3D_OK; first += HEAD_ROWS) {
     const int64_t count = V - first < HEAD_ROWS ? V - first : HEAD_ROWS;
     const double *head;
     status = mr3d_weights_rows(decoder->weights, decoder->ends.head, first, count, buffer, &head, error);

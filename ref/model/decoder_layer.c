@@ -40,13 +40,13 @@ mr3d_status mr3d_decoder_layer(const mr3d_context *context, const mr3d_config *c
     op->rmsnorm(context, &(mr3d_rmsnorm_in){.rows = rows, .n = hidden, .eps = config->rms_norm_eps, .x = attended, .weight = layer->post_attention_layernorm},
                 normed);
     mr3d_trace(context, "post_attention_norm", MR3D_F64, 3, shape, normed);
-    op->linear(context, &(mr3d_linear_in){.rows = rows, .in = hidden, .out = intermediate, .x = normed, .weight = layer->gate_weight}, gate);
+    op->linear(context, &(mr3d_linear_in){.rows = rows, .in = hidden, .out = intermediate, .x = normed, .weight = layer->gate_weight, .stored = layer->gate_stored}, gate);
     mr3d_trace(context, "gate", MR3D_F64, 3, wide, gate);
-    op->linear(context, &(mr3d_linear_in){.rows = rows, .in = hidden, .out = intermediate, .x = normed, .weight = layer->up_weight}, up);
+    op->linear(context, &(mr3d_linear_in){.rows = rows, .in = hidden, .out = intermediate, .x = normed, .weight = layer->up_weight, .stored = layer->up_stored}, up);
     mr3d_trace(context, "up", MR3D_F64, 3, wide, up);
     op->swiglu(context, &(mr3d_swiglu_in){.rows = rows, .n = intermediate, .gate = gate, .up = up}, gated);
     mr3d_trace(context, "gated", MR3D_F64, 3, wide, gated);
-    op->linear(context, &(mr3d_linear_in){.rows = rows, .in = intermediate, .out = hidden, .x = gated, .weight = layer->down_weight}, out->hidden);
+    op->linear(context, &(mr3d_linear_in){.rows = rows, .in = intermediate, .out = hidden, .x = gated, .weight = layer->down_weight, .stored = layer->down_stored}, out->hidden);
     mr3d_trace(context, "down", MR3D_F64, 3, shape, out->hidden);
     add_residual(context, in, hidden, attended, out->hidden);
     mr3d_trace(context, "output", MR3D_F64, 3, shape, out->hidden);

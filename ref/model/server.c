@@ -1,3 +1,9 @@
+#ifdef _OPENMP
+#include <omp.h>
+#else
+#define omp_get_max_threads() 1
+#define omp_set_num_threads(n) (void)(n)
+#endif
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -114,8 +120,11 @@ mr3d_status mr3d_server_answer(mr3d_server *server, const mr3d_bundle *request, 
       .with_scale = server->with_scale,
       .error = error ? error : &unread,
   };
+  const int callers_threads = omp_get_max_threads();
+  if (server->threads > 0) omp_set_num_threads(server->threads); /* conversions and drawings of weights have no context that says how many */
   mr3d_status status = mr3d_request_trace(&r);
   if (status == MR3D_OK) status = answer(&r);
+  omp_set_num_threads(callers_threads);
   for (int i = 0; i < r.n_owned; i++) free(r.owned[i]);
   free(r.owned);
   if (status == MR3D_OK) {

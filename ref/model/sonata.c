@@ -128,7 +128,7 @@ static void add_branch(const mr3d_encoder *e, mr3d_tokens *tokens, double **y) {
  *     x = x + fc2(GELU(fc1(LayerNorm(x))))
  */
 static mr3d_status run_block(mr3d_encoder *e, int64_t stage, int64_t number, mr3d_tokens *tokens) {
-  char block[48];
+  char block[64];
   snprintf(block, sizeof block, "enc.enc%lld.block%lld", (long long)stage, (long long)number);
   double *y = mr3d_allocate(tokens->n * tokens->C, sizeof *y);
   mr3d_status status = position_branch(e, block, tokens, y);
@@ -177,7 +177,7 @@ static void declare_block(mr3d_bundle *list, const char *block, int64_t C, int64
 
 void mr3d_sonata_tensors(const mr3d_point_config *c, mr3d_bundle *list) {
   const int64_t stages = c->enc_depths.count, last = c->enc_channels.at[stages - 1];
-  char block[48];
+  char block[64];
   mr3d_encoder_declare_affine(list, c->enc_channels.at[0], c->in_channels, "embedding.stem.linear");
   mr3d_encoder_declare_affine(list, c->enc_channels.at[0], 0, "embedding.stem.norm");
   for (int64_t stage = 0; stage < stages; stage++) {

@@ -23,6 +23,7 @@ struct mr3d_weights {
   int uses;
   double **converted; /* by index in `tensors`; NULL: not kept */
   bool *checked;      /* every value is finite */
+  int64_t *checked_rows; /* of those from the first on; mr3d_weights_rows */
 };
 
 /* Memory for a tensor that is made anew at each use. */
@@ -116,6 +117,7 @@ static void close_weights(mr3d_weights **link) {
   mr3d_checkpoint_free(&weights->checkpoint);
   free(weights->converted);
   free(weights->checked);
+  free(weights->checked_rows);
   free(weights->path);
   free(weights->key);
   free(weights);
@@ -227,6 +229,7 @@ mr3d_status mr3d_weights_open(mr3d_weights_cache *cache, const mr3d_weights_sour
   add_tensors(weights->tensors, drawn.tensors);
   weights->converted = mr3d_allocate(mr3d_bundle_count(weights->tensors), sizeof *weights->converted);
   weights->checked = mr3d_allocate(mr3d_bundle_count(weights->tensors), sizeof *weights->checked);
+  weights->checked_rows = mr3d_allocate(mr3d_bundle_count(weights->tensors), sizeof *weights->checked_rows);
   cache->opened = weights;
   *out = mr3d_weights_share(weights);
   return MR3D_OK;
@@ -347,15 +350,30 @@ void mr3d_held_tensors_release(mr3d_held_tensors *held) {
   held->count = 0;
 }
 
+/* How many rows from the first on are known to be finite; NULL: the tensor is a view of another. */
+static int64_t *checked_rows_of(const mr3d_weights *weights, const mr3d_tensor *tensor) {
+  return mr3d_bundle_find(weights->tensors, tensor->name) == tensor ? &weights->checked_rows[index_of(weights, tensor)] : NULL;
+}
+
 mr3d_status mr3d_weights_rows(mr3d_weights *weights, const mr3d_tensor *tensor, int64_t first, int64_t count, double *buffer, const double **values,
                               mr3d_error *error) {
   const int64_t columns = tensor->shape[1];
   mr3d_tensor rows = {.name = tensor->name, .dtype = tensor->dtype, .rank = 2, .shape = {count, columns}};
   *values = is_direct(tensor) ? (const double *)tensor->data + first * columns : buffer;
   if (!is_direct(tensor)) make_rows(weights, tensor, first, count, buffer);
+  int64_t *checked = checked_rows_of(weights, tensor);
+  if (checked && first + count <= *checked) return MR3D_OK;
   char label[160];
   snprintf(label, sizeof label, "rows %lld .. of %.100s, ", (long long)first, tensor->name);
-  return in_file(weights, tensor->name, mr3d_check_finite(label, &rows, *values, error), error);
+  MR3D_TRY(in_file(weights, tensor->name, mr3d_check_finite(label, &rows, *values, error), error));
+  if (checked && first <= *checked) *checked = first + count;
+  return MR3D_OK;
+}
+
+bool mr3d_weights_usable_as_stored(const mr3d_weights *weights, const mr3d_tensor *tensor) {
+  const int64_t *checked = checked_rows_of(weights, tensor);
+  const bool finite = checked && (weights->checked[index_of(weights, tensor)] || (tensor->rank == 2 && *checked == tensor->shape[0]));
+  return finite && tensor->data && is_aligned(tensor) && !is_direct(tensor);
 }
 
 static mr3d_status find_tensor(mr3d_weights *weights, const char *name, const char *shape, mr3d_sizes *sizes, const mr3d_tensor **found, mr3d_error *error) {
@@ -444,8 +462,18 @@ mr3d_status mr3d_weights_check(mr3d_weights *weights, const mr3d_config *config,
 
 void mr3d_layer_weights_free(mr3d_layer_weights *layer) { mr3d_held_tensors_release(&layer->held); }
 
-mr3d_status mr3d_weights_layer(mr3d_weights *weights, const mr3d_config *config, mr3d_sizes *sizes, int64_t index, bool has_points, mr3d_layer_weights *out,
-                               mr3d_error *error) {
+/* Where a slot's tensor goes in a layer as it is stored; 0: nowhere, it is no matrix. */
+static size_t stored_field(size_t field) {
+#define PAIR(name) {offsetof(mr3d_layer, name##_weight), offsetof(mr3d_layer, name##_stored)}
+  static const size_t fields[][2] = {PAIR(q), PAIR(k), PAIR(v), PAIR(o), PAIR(gate), PAIR(up), PAIR(down)};
+#undef PAIR
+  for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
+    if (fields[i][0] == field) return fields[i][1];
+  return 0;
+}
+
+mr3d_status mr3d_weights_layer(mr3d_weights *weights, const mr3d_config *config, mr3d_sizes *sizes, int64_t index, bool has_points, bool may_be_stored,
+                               mr3d_layer_weights *out, mr3d_error *error) {
   mr3d_layer_weights loaded = {0};
   for (int i = 0; i < MR3D_N_LAYER_SLOTS; i++) {
     const mr3d_slot *slot = &mr3d_layer_slots[i];
@@ -455,6 +483,10 @@ mr3d_status mr3d_weights_layer(mr3d_weights *weights, const mr3d_config *config,
     const mr3d_tensor *tensor;
     const double *values = NULL;
     mr3d_status status = find_tensor(weights, name, slot->shape, sizes, &tensor, error);
+    if (status == MR3D_OK && may_be_stored && stored_field(slot->field) && !weights->converted[index_of(weights, tensor)] && mr3d_weights_usable_as_stored(weights, tensor)) {
+      memcpy((char *)&loaded.layer + stored_field(slot->field), &tensor, sizeof tensor);
+      continue;
+    }
     if (status == MR3D_OK) status = mr3d_weights_values(weights, tensor, &loaded.held, &values, error);
     if (status != MR3D_OK) {
       mr3d_layer_weights_free(&loaded);

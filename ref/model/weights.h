@@ -73,8 +73,11 @@ typedef struct mr3d_layer_weights {
   mr3d_layer layer;
   mr3d_held_tensors held;
 } mr3d_layer_weights;
-/** Layer number `index`. `sizes` holds the configuration's. Ownership: mr3d_layer_weights_free; valid until then. */
-mr3d_status mr3d_weights_layer(mr3d_weights *, const mr3d_config *, mr3d_sizes *sizes, int64_t index, bool has_points, mr3d_layer_weights *, mr3d_error *);
+/**
+ * Layer number `index`. `sizes` holds the configuration's. `may_be_stored`: matrices that are not in the cache may come as they are stored (mr3d_layer.q_stored ..).
+ * Ownership: mr3d_layer_weights_free; valid until then.
+ */
+mr3d_status mr3d_weights_layer(mr3d_weights *, const mr3d_config *, mr3d_sizes *sizes, int64_t index, bool has_points, bool may_be_stored, mr3d_layer_weights *, mr3d_error *);
 void mr3d_layer_weights_free(mr3d_layer_weights *);
 
 /** Widths of the projector's matrices (mr3d_encoder_tensors): hidden_size, else what the weights show; inner is hidden where there is none. */
@@ -89,6 +92,8 @@ mr3d_status mr3d_weights_check_encoder(mr3d_weights *, const mr3d_config *, mr3d
 
 /** Rows first .. first+count-1 of a [rows,columns] tensor in binary64: `buffer`, or the mapping itself where it is F64 and aligned. Not kept. */
 mr3d_status mr3d_weights_rows(mr3d_weights *, const mr3d_tensor *, int64_t first, int64_t count, double *buffer, const double **values, mr3d_error *);
+/** Whether a tensor can be used as it is stored, in a type narrower than F64: it lies aligned in a file, and every value was found finite. */
+bool mr3d_weights_usable_as_stored(const mr3d_weights *, const mr3d_tensor *);
 
 /** Converted and drawn tensors that a cache keeps at most, in bytes: with a layer in spare memory and the rows of a prefill of 786 tokens below 1 GB beside the mapping. */
 #define MR3D_WEIGHTS_CACHE_BYTES ((int64_t)640 << 20)

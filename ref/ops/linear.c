@@ -18,7 +18,8 @@ void mr3d_linear_plain(const mr3d_linear_in *in, double *y) {
 }
 
 static mr3d_product_in product_of(const mr3d_linear_in *in) {
-  return (mr3d_product_in){.rows = in->rows, .in = in->in, .out = in->out, .x = in->x, .x_row = in->in, .w = in->weight, .w_out = in->in, .w_in = 1, .y_row = in->out};
+  return (mr3d_product_in){.rows = in->rows, .in = in->in, .out = in->out, .x = in->x, .x_row = in->in, .w = in->weight, .w_out = in->in, .w_in = 1, .y_row = in->out,
+                           .stored = in->weight == NULL ? in->stored : NULL};
 }
 
 /**

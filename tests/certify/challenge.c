@@ -140,6 +140,8 @@ static void a_challenge_can_be_rehearsed(void **state) {
   assert_said("--case rmsnorm/a --tier fp32 --nonce " NONCE);
   assert_int_equal(mr3d("check --backend builtin:emulated --nonce " NONCE " --seed 3"), 1);
   assert_said("leave out --seed");
+  assert_int_equal(mr3d("check --backend dir:%s --nonce " NONCE, folder), 1);
+  assert_said("files of answers cannot");
   assert_int_equal(mr3d("check --backend builtin:emulated --nonce 12"), 1);
   assert_said("is no nonce");
 }

@@ -89,7 +89,9 @@ static void an_honest_certificate_survives_replay(void **state) {
   assert_int_equal(verify("good.json", "--replay 100 --backend builtin:emulated"), 0);
   assert_said("with the recorded numbers, bit for bit");
   assert_int_equal(verify("good.json", "--replay 3 --backend builtin:emulated --threads 2"), 0);
-  assert_said("replayed 3 of the tests, drawn now: 3 with");
+  assert_said("replayed 3 of the tests: 3 with");
+  assert_int_equal(verify("good.json", "--replay 3 --backend builtin:emulated --picks " OTHER_NONCE), 0);
+  assert_said("replayed what --picks " OTHER_NONCE " draws");
   assert_int_equal(verify("good.json", "--replay 3"), 1);
   assert_said("--replay and --backend go together");
 }

@@ -172,6 +172,27 @@ static void nor_in_one_that_was_merged_and_has_waivers(void **state) {
   assert_true(n >= 200);
 }
 
+/** The same JSON in other bytes is another file: blanks, numbers, escapes. */
+static void there_is_one_text_for_a_statement(void **state) {
+  (void)state;
+  static const char *const forms[][2] = {{"{\"_type\":", "{ \"_type\":"}, {"\"failed\":0", "\"failed\":0.0"}, {"\"failed\":0", "\"failed\":0e1"}, {"\"conforms\"", "\"\\u0063onforms\""}, {"null", "null "}};
+  mr3d_envelope *envelope = load_envelope("good.json");
+  for (size_t i = 0; i < sizeof forms / sizeof *forms; i++) {
+    char *text = NULL;
+    size_t size = 0;
+    const char *at = strstr(envelope->payload, forms[i][0]);
+    assert_non_null(at);
+    FILE *to = open_memstream(&text, &size);
+    fprintf(to, "%.*s%s%s", (int)(at - envelope->payload), envelope->payload, forms[i][1], at + strlen(forms[i][0]));
+    fclose(to);
+    write_signed("tampered.json", text, "vendor");
+    assert_int_equal(verify("tampered.json", ""), 2);
+    assert_said("its text is not as mr3d writes it");
+    free(text);
+  }
+  mr3d_envelope_free(&envelope);
+}
+
 /* ---- results ---- */
 
 /** Leaves with one text in place of another, packed, rooted and signed anew. */
@@ -402,7 +423,8 @@ static void a_file_cut_short_or_of_other_bytes_is_refused(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(nothing_can_be_changed_under_a_signature), cmocka_unit_test(what_follows_from_the_rest_cannot_be_changed_by_the_signer_either),
-                                     cmocka_unit_test(nor_in_one_that_was_merged_and_has_waivers), cmocka_unit_test(numbers_that_do_not_allow_their_verdict_are_refused),
+                                     cmocka_unit_test(nor_in_one_that_was_merged_and_has_waivers), cmocka_unit_test(there_is_one_text_for_a_statement),
+                                     cmocka_unit_test(numbers_that_do_not_allow_their_verdict_are_refused),
                                      cmocka_unit_test(what_was_not_compared_cannot_have_passed), cmocka_unit_test(a_certificate_for_another_nonce_key_profile_or_suite_is_refused),
                                      cmocka_unit_test(signatures_themselves_cannot_be_tampered_with), cmocka_unit_test(a_file_cut_short_or_of_other_bytes_is_refused)};
   return cmocka_run_group_tests(tests, make_certified, drop);

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "backend.h"
+#include "mr3d/judge.h"
 #include "mr3d/random.h"
 #include "mr3d/safetensors.h"
 #include "mr3d/trace.h"
@@ -136,7 +137,31 @@ static void both_give_every_point(void **state) {
   mr3d_backend_close(&reference), mr3d_backend_close(&f32);
 }
 
+/* Points that a request asks for are no outputs: neither judged, nor too many; unasked, they are. */
+static void the_judge_looks_at_outputs_alone(void **state) {
+  (void)state;
+  char spec[4096];
+  snprintf(spec, sizeof spec, "lib:%s", getenv("MR3D_F32"));
+  mr3d_backend *f32 = open_backend(spec);
+  for (int unasked = 0; unasked < 2; unasked++) {
+    mr3d_bundle *request = request_of(0, unasked ? NULL : "0.q*,1.down,model.attention_mask");
+    mr3d_reply got = ask(f32, 0, "0.q*,1.down");
+    mr3d_judgement judgement = {0};
+    mr3d_error error = {0};
+    assert_int_equal(got.kind, MR3D_REPLY_ANSWER);
+    ((float *)mr3d_bundle_find(got.answer, "trace.1.down")->data)[0] += 1e6F;
+    assert_int_equal(mr3d_judge_answer(request, got.answer, 0, 1, &judgement, &error), MR3D_OK);
+    assert_int_equal(judgement.passed, !unasked);
+    assert_int_equal(judgement.n_tensors, unasked ? 2 + 3 : 2);
+    mr3d_judgement_clear(&judgement);
+    mr3d_reply_clear(&got);
+    mr3d_bundle_free(&request);
+    mr3d_backend_rest(f32, 1); /* a session is one test's */
+  }
+  mr3d_backend_close(&f32);
+}
+
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(both_give_every_point)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(both_give_every_point), cmocka_unit_test(the_judge_looks_at_outputs_alone)};
   return cmocka_run_group_tests(tests, write_weights, remove_weights);
 }

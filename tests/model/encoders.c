@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "../../ref/base/product.h"
+#include "../../ref/model/weights.h"
 #include "mr3d/random.h"
 
 /* Widths that all differ where they may; Sonata's first stage has more tokens than a patch. */
@@ -237,8 +238,8 @@ static void scenescript_is_composed_as_the_page_says(void **state) {
 static const char *with_qkv(const char *text, char *out) {
   char *to = out;
   for (const char *at = text; *at;) {
-    int C, length;
-    if (sscanf(at, "linear %d>3C%n", &C, &length) == 1 && strncmp(at + length - 2, "3C", 2) == 0 && strncmp(at, "linear", 6) == 0) {
+    int C, length = 0;
+    if (sscanf(at, "linear %d>3C%n", &C, &length) == 1 && length > 0) {
       to += sprintf(to, "linear %d>%d", C, 3 * C);
       at += length;
     } else *to++ = *at++;
@@ -384,6 +385,39 @@ static void scenescript_adds_the_extra_embedding_behind_input_proj(void **state)
   mr3d_bundle *out = encoded(SCENESCRIPT, weights, 2, cells, features);
   for (int i = 0; i < 2 * ENCODER_HIDDEN; i++) assert_true(reals(out, "features")[i] == 7);
   mr3d_bundle_free(&out);
+}
+
+/* Values of a narrower type are used exactly, whether they are kept converted or made anew at each use. */
+static void stored_types_and_the_cache_change_no_bit(void **state) {
+  (void)state;
+  for (int k = 0; k < 2; k++) {
+    mr3d_bundle *weights = encoder_weights(both[k]), *narrow = mr3d_bundle_new(), *wide = mr3d_bundle_new(), *answers[3];
+    char paths[2][64];
+    for (int i = 0; i < mr3d_bundle_count(weights); i++) {
+      const mr3d_tensor *t = mr3d_bundle_at(weights, i);
+      mr3d_tensor *stored = mr3d_bundle_add(narrow, t->name, MR3D_BF16, t->rank, t->shape);
+      mr3d_tensor_from_double(stored, t->data);
+      mr3d_tensor_to_double(stored, mr3d_bundle_add(wide, t->name, MR3D_F64, t->rank, t->shape)->data);
+    }
+    mr3d_bundle_free(&weights);
+    save_weights(wide, paths[0]);
+    save_weights(narrow, paths[1]);
+    for (int i = 0; i < 3; i++) {
+      mr3d_weights_cache *cache = mr3d_weights_cache_new();
+      if (i == 2) mr3d_weights_cache_limit(cache, 0);
+      mr3d_server *server = mr3d_server_new(&(mr3d_server_options){.threads = 1, .weights = cache});
+      mr3d_bundle *asked = encode_request(both[k], paths[i > 0]);
+      add_grid(asked, 6, 12);
+      answers[i] = answer(server, asked);
+      mr3d_server_free(&server);
+      mr3d_weights_cache_free(&cache);
+    }
+    assert_same(answers[0], answers[1]);
+    assert_same(answers[0], answers[2]);
+    for (int i = 0; i < 3; i++) mr3d_bundle_free(&answers[i]);
+    unlink(paths[0]);
+    unlink(paths[1]);
+  }
 }
 
 /* A tensor that is read under another's name, or not at all, would be one that may change unseen. */
@@ -604,7 +638,7 @@ static void a_grid_of_one_reduced_cell_is_refused(void **state) {
   mr3d_server *server = new_server();
   char path[64], config[600];
   save_weights(encoder_weights(SCENESCRIPT), path);
-  snprintf(config, sizeof config, "{\"reduced_grid_size\":1,%s", SCENESCRIPT + 1);
+  snprintf(config, sizeof config, "{\"reduced_grid_size\":1,%s", both[0] + 1);
   mr3d_bundle *asked = encode_request(config, path);
   add_grid(asked, 6, 12);
   REFUSED(server, asked, "reduced_grid_size is 1", "at least 2");
@@ -621,6 +655,7 @@ int main(void) {
       cmocka_unit_test(sonata_is_composed_as_the_page_says),
       cmocka_unit_test(a_sonata_without_blocks_is_embedding_pooling_and_tail),
       cmocka_unit_test(scenescript_adds_the_extra_embedding_behind_input_proj),
+      cmocka_unit_test(stored_types_and_the_cache_change_no_bit),
       cmocka_unit_test(every_tensor_of_the_file_matters),
       cmocka_unit_test(generated_weights_are_those_of_the_documented_recipe),
       cmocka_unit_test(grids_that_are_none_are_refused),

@@ -1,4 +1,8 @@
 /** Weights files: which types and names are read, that stored values are used exactly, and what is converted how often. */
+#include <dirent.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+
 #include "fixture.h"
 
 #include "../../ref/model/weights.h"
@@ -164,22 +168,69 @@ static void checkpoint_may_flatten_frequencies(void **state) {
 }
 
 /* A head of many rows is read block by block: 5000 rows are two whole blocks and a part. */
+enum { LARGE = 5000 };
+#define LARGE_CONFIG "{\"num_hidden_layers\":2,\"num_attention_heads\":4,\"num_key_value_heads\":2,\"head_dim\":16,\"rope_theta\":1e4,\"rms_norm_eps\":1e-6}"
+
+/* A decoder with a vocabulary of several blocks; gives the embedding. */
+static double *save_large(mr3d_dtype dtype, char path[64]) {
+  mr3d_bundle *weights = mr3d_bundle_new(), *small = decoder_weights((layer_options){.dtype = MR3D_F64});
+  for (int i = 0; i < mr3d_bundle_count(small); i++)
+    if (strcmp(mr3d_bundle_at(small, i)->name, "model.embed_tokens.weight") != 0) mr3d_bundle_copy(weights, NULL, mr3d_bundle_at(small, i));
+  double *table = mr3d_allocate(LARGE * HIDDEN, sizeof *table);
+  mr3d_tensor_to_double(add_reals_seeded(weights, "model.embed_tokens.weight", 31, dtype, 1, SHAPE(LARGE, HIDDEN)), table);
+  save_weights(weights, path);
+  done(small);
+  return table;
+}
+
+/* What a child returns: threads stay, so each count needs a process that had none. */
+static int in_a_child(int (*work)(char *path, int threads), char *path, int threads) {
+  const pid_t child = fork();
+  assert_true(child >= 0);
+  if (child == 0) {
+    alarm(100);
+    _exit(work(path, threads));
+  }
+  int how = 0;
+  assert_int_equal(waitpid(child, &how, 0), child);
+  assert_true(WIFEXITED(how));
+  return WEXITSTATUS(how);
+}
+
+static int save_large_bf16(char *path, int threads) {
+  (void)threads;
+  free(save_large(MR3D_BF16, path));
+  return 0;
+}
+
+static int threads_after_a_prefill(char *path, int threads) {
+  mr3d_server *server = mr3d_server_new(&(mr3d_server_options){.threads = threads});
+  done(answer(server, prefill("a", path, "fp64", LARGE_CONFIG, true)));
+  int count = 0;
+  DIR *tasks = opendir("/proc/self/task");
+  for (struct dirent *task; tasks && (task = readdir(tasks));) count += task->d_name[0] != '.';
+  return count;
+}
+
+/* Weights are converted and looked through by as many threads as the server has. */
+static void a_server_of_one_thread_has_no_other(void **state) {
+  (void)state;
+  char *path = mmap(NULL, 64, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  assert_ptr_not_equal(path, MAP_FAILED);
+  assert_int_equal(in_a_child(save_large_bf16, path, 0), 0);
+  assert_int_equal(in_a_child(threads_after_a_prefill, path, 1), 1);
+  assert_int_equal(in_a_child(threads_after_a_prefill, path, 3), 3);
+  unlink(path);
+  munmap(path, 64);
+}
+
 static void large_vocabulary_is_read_in_blocks(void **state) {
   (void)state;
-  enum { LARGE = 5000 };
   for (int f64 = 0; f64 < 2; f64++) {
     char path[64];
-    mr3d_bundle *weights = mr3d_bundle_new(), *small = decoder_weights((layer_options){.dtype = MR3D_F64});
-    for (int i = 0; i < mr3d_bundle_count(small); i++)
-      if (strcmp(mr3d_bundle_at(small, i)->name, "model.embed_tokens.weight") != 0) mr3d_bundle_copy(weights, NULL, mr3d_bundle_at(small, i));
-    double *table = mr3d_allocate(LARGE * HIDDEN, sizeof *table);
-    mr3d_tensor_to_double(add_reals_seeded(weights, "model.embed_tokens.weight", 31, f64 ? MR3D_F64 : MR3D_BF16, 1, SHAPE(LARGE, HIDDEN)), table);
-    save_weights(weights, path);
-    done(small);
+    double *table = save_large(f64 ? MR3D_F64 : MR3D_BF16, path);
     mr3d_server *server = new_server();
-    mr3d_bundle *r = prefill("a", path, "fp64",
-                             "{\"num_hidden_layers\":2,\"num_attention_heads\":4,\"num_key_value_heads\":2,\"head_dim\":16,\"rope_theta\":1e4,\"rms_norm_eps\":1e-6}",
-                             true);
+    mr3d_bundle *r = prefill("a", path, "fp64", LARGE_CONFIG, true);
     mr3d_bundle_set(r, "logits_to_keep", "2");
     mr3d_bundle *a = answer(server, r);
     assert_shape(a, "logits", SHAPE(1, 2, LARGE));
@@ -198,7 +249,11 @@ static void large_vocabulary_is_read_in_blocks(void **state) {
 
 /* ---- what is converted ---- */
 
-enum { ENDS = HIDDEN + V * HIDDEN }; /* final norm and head, at each call */
+enum {
+  ENDS = HIDDEN + V * HIDDEN,             /* final norm and head, at each call of more than a few rows */
+  STEP = HIDDEN + HIDDEN,                 /* a decode step's row of the embedding, and the final norm: matrices are used as they are stored */
+  VECTORS = (H + 2 * G) * D + 2 * HIDDEN, /* of a layer: biases and norms */
+};
 
 static void decode_steps_convert_no_layer_again(void **state) {
   (void)state;
@@ -216,16 +271,16 @@ static void decode_steps_convert_no_layer_again(void **state) {
     assert_int_equal(mr3d_weights_cache_converted(cache) - before, (elements));   \
   } while (0)
   CONVERTED((server, prefill("a", path, "fp64", CONFIG, false)), LAYERS * LAYER_ELEMENTS + ENDS);
-  CONVERTED((server, decode("a", "fp64")), HIDDEN + ENDS);
-  CONVERTED((server, decode("a", "fp64")), HIDDEN + ENDS);
+  CONVERTED((server, decode("a", "fp64")), STEP);
+  CONVERTED((server, decode("a", "fp64")), STEP);
   CONVERTED((server, prefill("b", path, "fp64", CONFIG, true)), LAYERS * ROTARY_ELEMENTS + ENDS);
   CONVERTED((second, prefill("a", path, "fp64", CONFIG, true)), ENDS); /* servers share the cache */
   /* Room for exactly one file's layers: those of the file that is used stay. */
   mr3d_weights_cache_limit(cache, LAYERS * LAYER_ELEMENTS * (int64_t)sizeof(double));
   CONVERTED((server, prefill("c", other_path, "fp64", CONFIG, false)), LAYERS * LAYER_ELEMENTS + ENDS);
-  CONVERTED((server, decode("c", "fp64")), HIDDEN + ENDS);
-  CONVERTED((server, decode("a", "fp64")), LAYERS * LAYER_ELEMENTS + HIDDEN + ENDS);
-  CONVERTED((server, decode("a", "fp64")), HIDDEN + ENDS);
+  CONVERTED((server, decode("c", "fp64")), STEP);
+  CONVERTED((server, decode("a", "fp64")), LAYERS * VECTORS + STEP);
+  CONVERTED((server, decode("a", "fp64")), STEP);
 #undef CONVERTED
   mr3d_server_free(&server);
   mr3d_server_free(&second);
@@ -257,7 +312,7 @@ static void four_idle_files_stay_converted(void **state) {
   }
   const int64_t before = mr3d_weights_cache_converted(cache);
   done(answer(server, decode("held", "fp64")));
-  assert_int_equal(mr3d_weights_cache_converted(cache) - before, HIDDEN + ENDS);
+  assert_int_equal(mr3d_weights_cache_converted(cache) - before, STEP);
   mr3d_server_free(&server);
   mr3d_weights_cache_free(&cache);
   unlink(held);
@@ -277,10 +332,10 @@ static void cache_without_room_changes_no_bit(void **state) {
     done(answer(server, prefill("a", path, "fp64", CONFIG, true)));
     int64_t before = mr3d_weights_cache_converted(cache);
     answers[k] = answer(server, decode("a", "fp64"));
-    int64_t again = mr3d_weights_cache_converted(cache) - before - HIDDEN - ENDS;
+    int64_t again = mr3d_weights_cache_converted(cache) - before - STEP;
     const int64_t spare = mr3d_weights_cache_spare(cache), layer = (LAYER_ELEMENTS + ROTARY_ELEMENTS) * (int64_t)sizeof(double);
     assert_true(k == 2 ? spare == 0 : spare > 0 && spare <= layer); /* memory of one layer serves them all */
-    assert_true(k == 0 ? again == LAYERS * LAYER_ELEMENTS : k == 1 ? again > 0 && again < LAYERS * LAYER_ELEMENTS : again == 0);
+    assert_true(k == 0 ? again == LAYERS * VECTORS : k == 1 ? again > 0 && again < LAYERS * VECTORS : again == 0);
     mr3d_server_free(&server);
     mr3d_weights_cache_free(&cache);
   }
@@ -330,6 +385,7 @@ static void replaced_file_is_read_anew(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(a_server_of_one_thread_has_no_other), /* first, while this process has no other threads that a child would miss */
       cmocka_unit_test(stored_values_are_used_exactly),
       cmocka_unit_test(eight_bit_floats_are_read),
       cmocka_unit_test(head_is_tied_as_the_options_say),

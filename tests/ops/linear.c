@@ -55,6 +55,28 @@ static void every_size_has_the_bits_of_the_plain_loop_and_is_near_long_double(vo
 }
 
 
+/* What a file has narrow is widened within the product: the bits are those of the widened weight. */
+static void stored_weights_have_the_bits_of_widened_ones(void **state) {
+  (void)state;
+  const mr3d_dtype types[] = {MR3D_BF16, MR3D_F16, MR3D_F32};
+  const int64_t sizes[][3] = {{1, 1, 1}, {1, 896, 131}, {4, 512, 8}, {3, 513, 65}, {2, 1030, 9}, {2, 0, 3}, {6, 70, 130}};
+  for (size_t t = 0; t < sizeof types / sizeof *types; t++)
+    for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++)
+      for (int threads = 1; threads <= 2; threads++) {
+        const int64_t rows = sizes[k][0], n = sizes[k][1], out = sizes[k][2];
+        double *x = numbers(rows * n, 3, 1), *w = numbers(out * n, 0.1, 2), *bias = numbers(out, 300, 3), *y = unwritten(rows * out), *plain = unwritten(rows * out);
+        mr3d_tensor stored = {.dtype = types[t], .rank = 2, .shape = {out, n}, .data = calloc((size_t)(out * n + 1), mr3d_dtype_size(types[t]))};
+        mr3d_tensor_from_double(&stored, w);
+        mr3d_tensor_to_double(&stored, w);
+        mr3d_linear_plain(&(mr3d_linear_in){rows, n, out, x, w, bias}, plain);
+        mr3d_context context = exact;
+        context.threads = threads;
+        mr3d_linear(&context, &(mr3d_linear_in){.rows = rows, .in = n, .out = out, .x = x, .bias = bias, .stored = &stored}, y);
+        assert_same_bits(y, plain, rows * out);
+        free(x), free(w), free(bias), free(y), free(plain), free(stored.data);
+      }
+}
+
 static void float_loops_stay_within_the_scale_wherever_they_start(void **state) {
   (void)state;
   enum { ROWS = 50, K = 896, OUT = 64, COUNT = ROWS * OUT };
@@ -140,6 +162,7 @@ int main(void) {
       cmocka_unit_test(rows_of_the_weight_are_outputs_and_the_bias_comes_last),
       cmocka_unit_test(sum_runs_in_index_order_and_starts_from_zero),
       cmocka_unit_test(every_size_has_the_bits_of_the_plain_loop_and_is_near_long_double),
+      cmocka_unit_test(stored_weights_have_the_bits_of_widened_ones),
       cmocka_unit_test(float_loops_stay_within_the_scale_wherever_they_start),
       cmocka_unit_test(tf32_inputs_rounded_or_cut_stay_within_its_scale_and_bf16_inputs_do_not),
   };

@@ -101,6 +101,11 @@ static void scan_prompt_and_weights_go_on_to_generation(void **state) {
     assert_int_equal(tensor->shape[0], points[i].rows);
   }
   assert_int_equal(mr3d_bundle_find(trace, "0.model.inputs_embeds")->shape[1], 786);
+  const char *config = mr3d_bundle_get(trace, "config"), *weights = mr3d_bundle_get(trace, "weights"), *digests = mr3d_bundle_get(trace, "weights_sha256");
+  assert_string_equal(mr3d_bundle_get(trace, "trace"), "1"); /* what the numbers come from */
+  assert_string_equal(mr3d_bundle_get(trace, "tier"), "fp64");
+  assert_true(config && strstr(config, "\"hidden_size\": 32") && weights && weights[0] == '/' && strstr(weights, "model.safetensors"));
+  assert_true(digests && strstr(digests, "\"model.layers.0.mlp.down_proj.weight\":\""));
   mr3d_bundle_free(&trace);
 }
 

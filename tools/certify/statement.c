@@ -9,6 +9,7 @@
 #include "commit.h"
 #include "file.h"
 #include "json.h"
+#include "report.h"
 #include "text.h"
 
 #define MOST_LEAVES ((uint64_t)256 << 20) /* bytes, inflated */
@@ -199,23 +200,20 @@ static void conclude(struct making *m, const char *unusable) {
 
 /** What a pass does not exclude, in sentences that follow from the scope. */
 static void add_limits(cJSON *object, const struct making *m) {
-  static const char *const smallest[MR3D_N_TIERS] = {
-      [MR3D_FP64] = "at fp64, errors of an operator below 2e-15 of all outputs, 3e-15 of one token or 1e-14 of one element",
-      [MR3D_FP32] = "at fp32, errors of an operator below 7e-7 of all outputs, 1e-6 of one token or 5e-6 of one element",
-      [MR3D_TF32] = "at tf32, small errors: how small ones are seen has not been measured",
-      [MR3D_BF16_TIER] = "at bf16, errors of an operator below 0.8 % of all outputs (swiglu; 0.2 % else), 2 % of one token or 9 % of one element",
-      [MR3D_FP16] = "at fp16, errors of an operator below 0.12 % of all outputs (swiglu; 0.03 % else), 0.2 % of one token or 1 % of one element"};
+  char text[1024];
   const mr3d_scope *scope = &m->claims->scope;
   cJSON *list = cJSON_AddArrayToObject(object, "doesNotProve");
   for (int tier = 0; tier < MR3D_N_TIERS; tier++)
-    if (scope->tiers >> tier & 1) cJSON_AddItemToArray(list, cJSON_CreateString(smallest[tier]));
+    if (scope->tiers >> tier & 1) {
+      snprintf(text, sizeof text, "at %s, %s", mr3d_tier_name((mr3d_tier)tier), mr3d_tier_blind_below((mr3d_tier)tier));
+      cJSON_AddItemToArray(list, cJSON_CreateString(text));
+    }
   if (!(scope->tiers & (1u << MR3D_FP64 | 1u << MR3D_FP32)))
     cJSON_AddItemToArray(list, cJSON_CreateString("that no mistake of logic hides below the rounding of these tiers: nothing was judged at fp64 or fp32"));
   if (strcmp(scope->profile->name, "core") == 0) cJSON_AddItemToArray(list, cJSON_CreateString("anything about the whole decoder, sessions and generation (profile decoder)"));
   if (strcmp(scope->profile->name, "scan") != 0) cJSON_AddItemToArray(list, cJSON_CreateString("anything about the way from a raw scan to tokens (profile scan)"));
   if (scope->ops) cJSON_AddItemToArray(list, cJSON_CreateString("anything about cases that ask other operators than those named"));
   if (m->c->fixed > 0) {
-    char text[128];
     snprintf(text, sizeof text, "that answers are computed in the %d tests whose inputs no nonce changes: they could be stored", m->c->fixed);
     cJSON_AddItemToArray(list, cJSON_CreateString(text));
   }

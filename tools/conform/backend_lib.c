@@ -1,6 +1,6 @@
 /* lib:PATH.so: a C plug-in (mr3d/backend.h) in the suite's own host process, which speaks frames like any other command. */
 #include <errno.h>
-#include <limits.h>
+#include <linux/limits.h> /* PATH_MAX; <limits.h> would be the one beside this file */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -306,19 +306,23 @@ mr3d_status mr3d_suite_weights(const mr3d_suite *suite, const char *set, mr3d_ti
   if (snprintf(path, 4096, "%s/%s.%s.%llu.safetensors", directory, set, mr3d_tier_name(tier), (unsigned long long)seed) >= 4096)
     return mr3d_fail(error, MR3D_IO, "%s: path too long for a weights file", directory);
   if (access(path, R_OK) == 0) return MR3D_OK;
-  mr3d_bundle *bundle = mr3d_bundle_new();
-  mr3d_status status = MR3D_OK;
+  mr3d_safetensors_writer *file;
+  mr3d_error failed = {0};
+  mr3d_status status = mr3d_safetensors_writer_open(path, &file, error);
+  if (status != MR3D_OK) return status;
   const cJSON *recipes = cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(suite->root, "weights"), set);
-  for (const cJSON *recipe = recipes->child; recipe && status == MR3D_OK; recipe = recipe->next) {
+  for (const cJSON *recipe = recipes->child; recipe && status == MR3D_OK; recipe = recipe->next) { /* a model may be too large to be in memory whole */
     char stream[512];
     snprintf(stream, sizeof stream, "%s/%s", set, recipe->string);
     mr3d_recipe_context context = {suite, tier, seed, stream, NULL, NULL, 0, NULL};
-    status = mr3d_recipe_make(&context, recipe, recipe->string, bundle, error);
+    mr3d_bundle *one = mr3d_bundle_new();
+    status = mr3d_recipe_make(&context, recipe, recipe->string, one, error);
     if (status != MR3D_OK) mr3d_fail_in(error, "weight set %s, tensor \"%s\"", set, recipe->string);
+    else mr3d_safetensors_writer_add(file, NULL, mr3d_bundle_at(one, 0));
+    mr3d_bundle_free(&one);
   }
-  if (status == MR3D_OK) status = mr3d_safetensors_save(path, bundle, error);
-  mr3d_bundle_free(&bundle);
-  return status;
+  const mr3d_status written = mr3d_safetensors_writer_close(&file, status == MR3D_OK, status == MR3D_OK ? error : &failed);
+  return status == MR3D_OK ? written : status;
 }
 
 mr3d_status mr3d_case_weights(const mr3d_suite *suite, const mr3d_case *test, mr3d_tier tier, uint64_t seed, const char *directory,

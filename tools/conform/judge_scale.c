@@ -12,7 +12,7 @@
 #include <string.h>
 
 #include "judge_internal.h"
-#include "limits.h"
+#include "judge_limits.h"
 
 #define SLICE_LIMIT 2.0
 #define TENSOR_LIMIT 1.0

@@ -85,7 +85,7 @@ static void list_untried(const mr3d_run *run, char *to, size_t size) {
   }
 }
 
-int mr3d_run_limits(const mr3d_run *run, char limits[MR3D_MAX_LIMITS][1024]) {
+const char *mr3d_tier_blind_below(mr3d_tier tier) {
   /* What `mr3d sensitivity` finds, docs/tolerance.md, of the operator where it is most. */
   static const char *const smallest[MR3D_N_TIERS] = {
       [MR3D_FP64] = "errors of an operator below 2e-15 of all outputs, 3e-15 of one token or 1e-14 of one element",
@@ -93,10 +93,14 @@ int mr3d_run_limits(const mr3d_run *run, char limits[MR3D_MAX_LIMITS][1024]) {
       [MR3D_TF32] = "small errors: how small ones are seen has not been measured at this tier",
       [MR3D_BF16_TIER] = "errors of an operator below 0.8 % of all outputs (swiglu; 0.2 % else), 2 % of one token or 9 % of one element",
       [MR3D_FP16] = "errors of an operator below 0.12 % of all outputs (swiglu; 0.03 % else), 0.2 % of one token or 1 % of one element"};
+  return smallest[tier];
+}
+
+int mr3d_run_limits(const mr3d_run *run, char limits[MR3D_MAX_LIMITS][1024]) {
   int n = 0;
   char list[900] = "";
   for (int tier = 0; tier < MR3D_N_TIERS; tier++)
-    if (was_judged(run, (mr3d_tier)tier)) snprintf(limits[n++], 1024, "at %s, %s", mr3d_tier_name((mr3d_tier)tier), smallest[tier]);
+    if (was_judged(run, (mr3d_tier)tier)) snprintf(limits[n++], 1024, "at %s, %s", mr3d_tier_name((mr3d_tier)tier), mr3d_tier_blind_below((mr3d_tier)tier));
   if (n > 0 && !was_judged(run, MR3D_FP32) && !was_judged(run, MR3D_FP64))
     snprintf(limits[n++], 1024, "mistakes of logic that are smaller than the rounding of a narrow tier: nothing was judged at fp32 or fp64");
   list_skipped(run, list, sizeof list);

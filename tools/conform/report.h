@@ -32,6 +32,9 @@ void mr3d_run_order(const mr3d_run *, char order[128]);
 int mr3d_run_unsteady(const mr3d_run *);
 bool mr3d_result_unsteady(const mr3d_result *);
 
+/** How small an error of an operator is seen at a tier, as a part of a sentence: "errors of an operator below 2e-15 of all outputs ..." (docs/tolerance.md, "Sensitivity"). */
+const char *mr3d_tier_blind_below(mr3d_tier);
+
 #define MR3D_MAX_LIMITS 8
 /**
  * What a run that passed does not exclude, a sentence each: errors below what its tiers show, tiers, operators and pitfalls that were not judged, stored answers.

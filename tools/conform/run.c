@@ -665,7 +665,7 @@ static void repeat_cases(struct runner *r) {
   int n = 0, *mine = mr3d_allocate(r->total, sizeof *mine), *order = mr3d_allocate(r->total, sizeof *order);
   for (int c = r->member; c < r->n_cases; c += r->members)
     for (int i = r->firsts[c]; i < r->firsts[c + 1]; i++)
-      if (run->results[i].again || !run->options.challenge) mine[n++] = i;
+      if (run->results[i].again) mine[n++] = i;
   for (int repetition = 2; repetition <= run->options.repeat; repetition++) {
     for (int k = 0; k < n; k++) order[k] = k;
     if (run->options.shuffle) {

@@ -109,7 +109,7 @@ typedef struct mr3d_run {
   int n_results;
   mr3d_result *results;
   int passed, failed, skipped, broken;
-  int asked_again;      /**< of (repeat - 1) * n_results */
+  int asked_again;      /**< of (repeat - 1) * n_results, or fewer under a challenge */
   int yardsticks_found; /**< runs taken from yardsticks_dir instead of computed */
   int n_golden_files; /**< verified by SHA-256 before anything ran */
   double seconds, diagnosis_seconds; /**< the latter within the former */

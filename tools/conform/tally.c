@@ -30,6 +30,7 @@
 enum { LANES = 4 };
 typedef double lanes __attribute__((vector_size(LANES * sizeof(double)), aligned(sizeof(double)), may_alias));
 typedef int64_t masks __attribute__((vector_size(LANES * sizeof(int64_t)), may_alias));
+typedef uint64_t words __attribute__((vector_size(LANES * sizeof(uint64_t)), may_alias)); /* wrap around */
 typedef uint64_t words __attribute__((vector_size(LANES * sizeof(uint64_t)), may_alias)); /* no processor before AVX-512 shifts signed ones */
 typedef float narrow_lanes __attribute__((vector_size(LANES * sizeof(float)), may_alias));
 
@@ -117,7 +118,8 @@ INLINE double greatest(const double x[LANES]) { return fmax(fmax(x[0], x[1]), fm
 /** Sums over elements of a row, in LANES lanes each. */
 typedef struct pass {
   lanes error2, ref2, ulps, squares, sum, signed_sum, largest;
-  masks wrong, hash;
+  masks wrong;
+  words hash;
 } pass;
 
 /**
@@ -138,7 +140,7 @@ INLINE void add_lanes(const mr3d_output *output, int64_t first, int64_t n, const
     const masks power = (masks)LARGER(magnitude, least) & exponent;
     const lanes ulps = (lanes)((masks)d & ~sign) * (lanes)(inverse - power) * digits;
     p->ulps = LARGER(ulps, p->ulps);
-    p->hash += (p->hash << 5) + (masks)r;
+    p->hash += (p->hash << 5) + (words)r;
     for (int k = 0; k < counted; k++) classes[class_of(ulps[k])]++;
     if (!scale) continue;
     const lanes e = (lanes)((masks)(d / AT(scale + i)) & ~(g == r)), size = (lanes)((masks)e & ~sign);
@@ -211,7 +213,7 @@ INLINE void add_row(const mr3d_output *output, int64_t row, int64_t *classes, ro
   sums->signed_sum += total((double *)&p.signed_sum);
   sums->largest = fmax(sums->largest, greatest((double *)&p.largest));
   sums->wrong += (p.wrong[0] + p.wrong[1]) + (p.wrong[2] + p.wrong[3]);
-  for (int k = 0; k < LANES; k++) sums->identity = ((sums->identity ^ (uint64_t)p.hash[k]) * HASH) ^ sums->identity >> 29;
+  for (int k = 0; k < LANES; k++) sums->identity = ((sums->identity ^ p.hash[k]) * HASH) ^ sums->identity >> 29;
 }
 
 static void add_row_portable(const mr3d_output *output, int64_t row, int64_t *classes, row_sums *sums) { add_row(output, row, classes, sums); }

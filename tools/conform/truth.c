@@ -4,7 +4,7 @@
 #include <time.h>
 
 #include "judge_internal.h"
-#include "limits.h"
+#include "judge_limits.h"
 
 #define WORTH_KEEPING 0.05 /* seconds of processor time for a run: reading a file costs less */
 

@@ -15,7 +15,7 @@
 #include <string.h>
 
 #include "judge_internal.h"
-#include "limits.h"
+#include "judge_limits.h"
 
 #define ELEMENT_LIMIT 12.0
 #define NARROW_SLICE_LIMIT 4.0 /* rows of fewer than WIDE values: token x head */

@@ -49,6 +49,8 @@ struct mr3d_aligned {
   mr3d_trace_sizes *sizes; /* [steps] */
   int count;
   entry *entries;          /* in the order of step, layer, point */
+  int n_places;
+  mr3d_trace_place_of *places;
   pool of_model, of_layer;
   int n_remarks;
   char **remarks;
@@ -172,9 +174,13 @@ static mr3d_status collect(mr3d_aligned *a, const name_map *map, mr3d_error *err
   if (!a->count)
     return mr3d_fail(error, MR3D_INVALID, "%s holds no point of a trace%s%.80s%s: expected tensors STEP.LAYER.POINT, such as 0.17.query_rotated, or a map of your names", a->label,
                      first_unknown ? ": its first tensor is \"" : "", first_unknown ? first_unknown : "", first_unknown ? "\"" : "");
-  if (a->steps > 1 << 20 || a->layers > 1 << 20) return mr3d_fail(error, MR3D_INVALID, "%s has step %" PRId64 " and layer %" PRId64 ": beyond any trace", a->label, a->steps - 1, a->layers - 1);
+  if (a->steps > 1 << 16 || a->layers > 1 << 12) return mr3d_fail(error, MR3D_INVALID, "%s has step %" PRId64 " and layer %" PRId64 ": beyond any trace", a->label, a->steps - 1, a->layers - 1);
   if (unknown) remark(a, "%d tensor%s of %s %s no point, the first \"%.100s\"", unknown, unknown == 1 ? "" : "s", a->label, unknown == 1 ? "is" : "are", first_unknown);
   qsort(a->entries, (size_t)a->count, sizeof *a->entries, by_place);
+  a->places = mr3d_allocate(a->count, sizeof *a->places);
+  for (int i = 0; i < a->count; i++)
+    if (i == 0 || a->entries[i].step != a->entries[i - 1].step || a->entries[i].layer != a->entries[i - 1].layer)
+      a->places[a->n_places++] = (mr3d_trace_place_of){a->entries[i].step, a->entries[i].layer};
   for (int i = 1; i < a->count; i++)
     if (by_place(&a->entries[i - 1], &a->entries[i]) == 0)
       return mr3d_fail(error, MR3D_INVALID, "%s: \"%.100s\" and \"%.100s\" are both the same point", a->label, a->entries[i - 1].tensor->name, a->entries[i].tensor->name);
@@ -194,6 +200,18 @@ static const entry *find(const mr3d_aligned *a, int64_t step, int64_t layer, con
   return NULL;
 }
 
+/* The first entry of a place, or of what comes behind it. */
+static int first_of(const mr3d_aligned *a, int64_t step, int64_t layer) {
+  int low = 0, high = a->count;
+  while (low < high) {
+    const int middle = (low + high) / 2;
+    const entry *e = &a->entries[middle];
+    if (e->step < step || (e->step == step && e->layer < layer)) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
 /* ---- sizes ---- */
 
 /* The text of a number in the metadata's configuration; 0 where it is not there. */
@@ -202,21 +220,26 @@ static int64_t config_size(const cJSON *config, const char *key) {
   return mr3d_json_is_count(cJSON_GetObjectItemCaseSensitive(config, key), &value) ? value : 0;
 }
 
-static int64_t or_unknown(int64_t size) { return size > 0 ? size : -1; }
+/* Sizes of no model are unknown, so that products of those that are known fit. */
+#define MOST_HEADS 65536
+#define MOST_WIDTH ((int64_t)1 << 24)
+#define MOST_TOKENS ((int64_t)1 << 31)
+#define MOST_SAMPLES ((int64_t)1 << 20)
+static int64_t within(int64_t size, int64_t most) { return size > 0 && size <= most ? size : -1; }
 
 /* Sizes of the model: from the configuration given, else from the trace's own, which need not be valid for that. */
 static mr3d_trace_sizes model_sizes(const mr3d_aligned *a, const mr3d_config *config) {
   mr3d_trace_sizes s = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
   if (config) {
-    s.H = or_unknown(config->num_attention_heads), s.G = or_unknown(config->num_key_value_heads), s.D = or_unknown(config->head_dim), s.C = or_unknown(config->hidden_size);
-    s.I = or_unknown(config->intermediate_size), s.V = or_unknown(config->vocab_size);
+    s.H = within(config->num_attention_heads, MOST_HEADS), s.G = within(config->num_key_value_heads, MOST_HEADS), s.D = within(config->head_dim, MOST_HEADS);
+    s.C = within(config->hidden_size, MOST_WIDTH), s.I = within(config->intermediate_size, MOST_WIDTH), s.V = within(config->vocab_size, MOST_WIDTH);
   } else if (a->reference && a->reference->steps) {
     s = a->reference->sizes[0];
   } else {
     const char *text = mr3d_bundle_get(a->file, "config");
     cJSON *own = text ? cJSON_Parse(text) : NULL;
-    s.H = or_unknown(config_size(own, "num_attention_heads")), s.G = or_unknown(config_size(own, "num_key_value_heads")), s.D = or_unknown(config_size(own, "head_dim"));
-    s.C = or_unknown(config_size(own, "hidden_size")), s.I = or_unknown(config_size(own, "intermediate_size")), s.V = or_unknown(config_size(own, "vocab_size"));
+    s.H = within(config_size(own, "num_attention_heads"), MOST_HEADS), s.G = within(config_size(own, "num_key_value_heads"), MOST_HEADS), s.D = within(config_size(own, "head_dim"), MOST_HEADS);
+    s.C = within(config_size(own, "hidden_size"), MOST_WIDTH), s.I = within(config_size(own, "intermediate_size"), MOST_WIDTH), s.V = within(config_size(own, "vocab_size"), MOST_WIDTH);
     cJSON_Delete(own);
   }
   if (s.G < 0) s.G = s.H;
@@ -224,8 +247,8 @@ static mr3d_trace_sizes model_sizes(const mr3d_aligned *a, const mr3d_config *co
   return s;
 }
 
-static void take_size(int64_t *size, int64_t found) {
-  if (*size < 0) *size = found;
+static void take_size(int64_t *size, int64_t found, int64_t most) {
+  if (*size < 0 && found >= 0 && found <= most) *size = found;
 }
 
 /* B and q of a step: from tensors that leave no doubt, in the order of trust. */
@@ -235,27 +258,28 @@ static void step_sizes(const mr3d_aligned *a, int64_t step, mr3d_trace_sizes *s)
       {"o_proj", true, 3},            {"gate", true, 3},           {"down", true, 3},   {"gated", true, 3},       {"up", true, 3},         {"position_ids", false, 2}};
   const entry *e;
   if (a->reference && step < a->reference->steps) {
-    take_size(&s->B, a->reference->sizes[step].B);
-    take_size(&s->q, a->reference->sizes[step].q);
-    take_size(&s->L, a->reference->sizes[step].L);
+    take_size(&s->B, a->reference->sizes[step].B, MOST_SAMPLES);
+    take_size(&s->q, a->reference->sizes[step].q, MOST_TOKENS);
+    take_size(&s->L, a->reference->sizes[step].L, MOST_TOKENS);
   }
+  const int begin = first_of(a, step, MR3D_TRACE_MODEL);
   for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
-    for (int64_t layer = rows[i].of_layer ? 0 : MR3D_TRACE_MODEL; (s->B < 0 || s->q < 0) && layer < (rows[i].of_layer ? a->layers : 0); layer++)
-      if ((e = find(a, step, layer, rows[i].name)) != NULL && e->tensor->rank == rows[i].rank) {
-        if (strcmp(rows[i].name, "position_ids") != 0) take_size(&s->B, e->tensor->shape[0]);
-        take_size(&s->q, e->tensor->shape[1]);
+    for (int k = begin; (s->B < 0 || s->q < 0) && k < a->count && a->entries[k].step == step; k++)
+      if (e = &a->entries[k], (e->layer >= 0) == rows[i].of_layer && strcmp(e->point->name, rows[i].name) == 0 && e->tensor->rank == rows[i].rank) {
+        if (strcmp(rows[i].name, "position_ids") != 0) take_size(&s->B, e->tensor->shape[0], MOST_SAMPLES);
+        take_size(&s->q, e->tensor->shape[1], MOST_TOKENS);
       }
-  if (step > 0 && (e = find(a, step, MR3D_TRACE_MODEL, "input_ids")) != NULL && e->tensor->rank == 2) take_size(&s->B, e->tensor->shape[0]), take_size(&s->q, e->tensor->shape[1]);
-  take_size(&s->B, 1);
-  for (int i = 0; i < a->count && s->q < 0 && s->C > 0; i++) { /* flattened: rows of a known width */
-    e = &a->entries[i];
+  if (step > 0 && (e = find(a, step, MR3D_TRACE_MODEL, "input_ids")) != NULL && e->tensor->rank == 2) take_size(&s->B, e->tensor->shape[0], MOST_SAMPLES), take_size(&s->q, e->tensor->shape[1], MOST_TOKENS);
+  take_size(&s->B, 1, 1);
+  for (int k = begin; k < a->count && a->entries[k].step == step && s->q < 0 && s->C > 0 && s->B > 0; k++) { /* flattened: rows of a known width */
+    e = &a->entries[k];
     const int64_t elements = mr3d_tensor_count(e->tensor);
-    if (e->step == step && strcmp(e->point->shape, "B,q,C") == 0 && elements % (s->B * s->C) == 0) s->q = elements / (s->B * s->C);
-    else if (e->step == step && strcmp(e->point->shape, "B,H,q,D") == 0 && s->H > 0 && s->D > 0 && elements % (s->B * s->H * s->D) == 0) s->q = elements / (s->B * s->H * s->D);
+    if (strcmp(e->point->shape, "B,q,C") == 0 && elements % (s->B * s->C) == 0) s->q = elements / (s->B * s->C);
+    else if (strcmp(e->point->shape, "B,H,q,D") == 0 && s->H > 0 && s->D > 0 && elements % (s->B * s->H * s->D) == 0) s->q = elements / (s->B * s->H * s->D);
   }
-  if ((e = find(a, step, MR3D_TRACE_MODEL, "cache_length")) != NULL && e->tensor->dtype == MR3D_I64 && mr3d_tensor_count(e->tensor) == 1) take_size(&s->L, *(const int64_t *)e->tensor->data);
-  if (step > 0 && s[-1].L >= 0 && s[-1].q >= 0) take_size(&s->L, s[-1].L + s[-1].q);
-  if (step == 0) take_size(&s->L, 0);
+  if ((e = find(a, step, MR3D_TRACE_MODEL, "cache_length")) != NULL && e->tensor->dtype == MR3D_I64 && mr3d_tensor_count(e->tensor) == 1) take_size(&s->L, *(const int64_t *)e->tensor->data, MOST_TOKENS);
+  if (step > 0 && s[-1].L >= 0 && s[-1].q >= 0) take_size(&s->L, s[-1].L + s[-1].q, MOST_TOKENS);
+  if (step == 0) take_size(&s->L, 0, 0);
 }
 
 /* ---- layouts ---- */
@@ -273,7 +297,7 @@ static bool joins(const mr3d_tensor *t, int at, int rank, const int64_t *sizes, 
   int64_t product = 1;
   for (int last = axis; last < rank && at < t->rank; last++) {
     if (sizes[last] < 0) return last == axis && joins(t, at + 1, rank, sizes, may_join, axis + 1);
-    product *= sizes[last];
+    if (__builtin_mul_overflow(product, sizes[last], &product)) break;
     if (product == t->shape[at] && joins(t, at + 1, rank, sizes, may_join, last + 1)) return true;
     if (!may_join[last]) break;
   }
@@ -334,7 +358,8 @@ static void layout_text(const entry *e, const mr3d_trace_sizes *sizes, char text
 
 /* ---- copies in the protocol's layout ---- */
 
-void mr3d_layout_permute(const mr3d_tensor *from, const int order[], mr3d_tensor *to) {
+/* Copies the elements of `from`, whose axis i is axis order[i] of `to`. */
+static void permute(const mr3d_tensor *from, const int order[], mr3d_tensor *to) {
   const size_t size = mr3d_dtype_size(from->dtype);
   int64_t stride[MR3D_MAX_RANK], index[MR3D_MAX_RANK] = {0}, step = 1;
   for (int i = from->rank - 1; i >= 0; i--) { /* of the axes of `to`, in `from` */
@@ -360,24 +385,21 @@ void mr3d_layout_permute(const mr3d_tensor *from, const int order[], mr3d_tensor
 
 /* Shape of the point where it is that of the tensor: what is not known is taken from the stored shape. False: it does not work out. */
 static bool whole_shape(const entry *e, const mr3d_trace_sizes *sizes, int *rank, int64_t shape[MR3D_MAX_RANK]) {
+  const int64_t repeat = e->layout.repeat, elements = mr3d_tensor_count(e->tensor) / repeat;
   *rank = mr3d_trace_shape(e->point, sizes, shape);
-  int unknown = -1;
-  int64_t known = 1;
+  int unknown = 0, last = 0;
+  int64_t known = 1, all = repeat;
   for (int i = 0; i < *rank; i++) {
-    if (shape[i] >= 0) known *= shape[i];
-    else if (unknown >= 0 && e->tensor->rank == *rank) { /* two: the shape as it lies says them */
-      for (int k = 0; k < *rank; k++) shape[e->layout.order[k]] = e->tensor->shape[k];
-      return true;
-    } else if (unknown >= 0) return false;
-    else unknown = i;
+    if (shape[i] < 0) unknown++, last = i;
+    else if (__builtin_mul_overflow(known, shape[i], &known)) return false;
   }
-  const int64_t elements = mr3d_tensor_count(e->tensor) / e->layout.repeat;
-  if (unknown >= 0) {
-    if (known == 0 || elements % known) return false;
-    shape[unknown] = elements / known;
-    return true;
-  }
-  return known == elements;
+  if (unknown == 1 && known > 0) shape[last] = elements / known;
+  else if (unknown > 0 && e->tensor->rank == *rank) /* the shape as it lies says them */
+    for (int k = 0; k < *rank; k++) shape[e->layout.order[k]] = e->tensor->shape[k] / (*rank == 4 && e->layout.order[k] == 1 ? repeat : 1);
+  else if (unknown > 0) return false;
+  for (int i = 0; i < *rank; i++)
+    if (__builtin_mul_overflow(all, shape[i], &all)) return false;
+  return all == mr3d_tensor_count(e->tensor);
 }
 
 static mr3d_tensor *new_tensor(const char *name, mr3d_dtype dtype, int rank, const int64_t *shape) {
@@ -395,14 +417,14 @@ static mr3d_tensor *permuted(const entry *e, int rank, const int64_t *shape) {
   seen.rank = rank;
   for (int i = 0; i < rank; i++) seen.shape[i] = shape[e->layout.order[i]] * (rank == 4 && e->layout.order[i] == 1 ? e->layout.repeat : 1);
   if (e->layout.repeat == 1) {
-    mr3d_layout_permute(&seen, e->layout.order, to);
+    permute(&seen, e->layout.order, to);
     return to;
   }
   int64_t all_shape[MR3D_MAX_RANK]; /* heads repeated: the first of each group */
   memcpy(all_shape, shape, sizeof all_shape);
   all_shape[1] *= e->layout.repeat;
   mr3d_tensor *all = new_tensor(e->tensor->name, e->tensor->dtype, rank, all_shape);
-  mr3d_layout_permute(&seen, e->layout.order, all);
+  permute(&seen, e->layout.order, all);
   const size_t head = (size_t)(shape[2] * shape[3]) * mr3d_dtype_size(to->dtype);
   for (int64_t h = 0; h < shape[0] * shape[1]; h++) memcpy((char *)to->data + (size_t)h * head, (const char *)all->data + (size_t)(h * e->layout.repeat) * head, head);
   free(all->data), free(all);
@@ -661,7 +683,7 @@ void mr3d_align_free(mr3d_aligned **aligned) {
   empty(&a->of_model), empty(&a->of_layer);
   free(a->of_model.tensors), free(a->of_layer.tensors);
   for (int i = 0; i < a->n_remarks; i++) free(a->remarks[i]);
-  free(a->remarks), free(a->entries), free(a->sizes), free(a->label);
+  free(a->remarks), free(a->entries), free(a->places), free(a->sizes), free(a->label);
   mr3d_bundle_free(&a->owned);
   free(a);
   *aligned = NULL;
@@ -671,6 +693,8 @@ const mr3d_bundle *mr3d_aligned_file(const mr3d_aligned *a) { return a->file; }
 const char *mr3d_aligned_label(const mr3d_aligned *a) { return a->label; }
 int64_t mr3d_aligned_steps(const mr3d_aligned *a) { return a->steps; }
 int64_t mr3d_aligned_layers(const mr3d_aligned *a) { return a->layers; }
+int mr3d_aligned_places(const mr3d_aligned *a) { return a->n_places; }
+mr3d_trace_place_of mr3d_aligned_place(const mr3d_aligned *a, int index) { return a->places[index]; }
 int mr3d_aligned_remarks(const mr3d_aligned *a) { return a->n_remarks; }
 const char *mr3d_aligned_remark(const mr3d_aligned *a, int index) { return a->remarks[index]; }
 
@@ -725,15 +749,8 @@ static mr3d_tensor *typed(const entry *e, mr3d_tensor *t) {
 static void leave(const mr3d_aligned *a, int64_t step, int64_t layer) {
   const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
   if (!a->mapped || layer < 0) return;
-  int low = 0, high = a->count;
-  while (low < high) {
-    const int middle = (low + high) / 2;
-    const entry *e = &a->entries[middle];
-    if (e->step < step || (e->step == step && e->layer < layer)) low = middle + 1;
-    else high = middle;
-  }
-  for (; low < a->count && a->entries[low].step == step && a->entries[low].layer == layer; low++) {
-    const mr3d_tensor *t = a->entries[low].tensor;
+  for (int i = first_of(a, step, layer); i < a->count && a->entries[i].step == step && a->entries[i].layer == layer; i++) {
+    const mr3d_tensor *t = a->entries[i].tensor;
     const uintptr_t begin = ((uintptr_t)t->data + page - 1) / page * page, end = ((uintptr_t)t->data + mr3d_tensor_bytes(t)) / page * page;
     if (end > begin) madvise((void *)begin, end - begin, MADV_DONTNEED); /* read only, so the file has all of it */
   }
@@ -781,13 +798,14 @@ const mr3d_tensor *mr3d_aligned_find(void *aligned, int64_t step, int64_t layer,
 static void count_missing(const mr3d_aligned *a, const mr3d_aligned *other, mr3d_trace_place where, const mr3d_trace_point *point, mr3d_missing *m) {
   const bool of_layer = where == MR3D_TRACE_OF_LAYER;
   *m = (mr3d_missing){.point = point->name, .of_layer = of_layer};
-  const int64_t steps = other ? other->steps : a->steps, layers = other ? other->layers : a->layers;
-  for (int64_t step = 0; step < steps; step++)
-    for (int64_t layer = of_layer ? 0 : MR3D_TRACE_MODEL; layer < (of_layer ? layers : 0); layer++) {
-      const entry *mine = find(a, step, layer, point->name);
-      if ((mine && mine->usable) || (other && !find(other, step, layer, point->name))) continue;
-      if (!m->count++) m->step = step, m->layer = layer;
-    }
+  const mr3d_aligned *all = other ? other : a; /* where the other has points; where it has some of its own */
+  for (int i = 0; i < all->n_places; i++) {
+    const int64_t step = all->places[i].step, layer = all->places[i].layer;
+    if ((layer >= 0) != of_layer) continue;
+    const entry *mine = find(a, step, layer, point->name);
+    if ((mine && mine->usable) || (other && !find(other, step, layer, point->name))) continue;
+    if (!m->count++) m->step = step, m->layer = layer;
+  }
 }
 
 int mr3d_aligned_missing(const mr3d_aligned *a, const mr3d_aligned *other, int most, mr3d_missing *missing) {

@@ -34,6 +34,12 @@ const char *mr3d_aligned_label(const mr3d_aligned *);
 int64_t mr3d_aligned_steps(const mr3d_aligned *);
 /** Layers, of which it has points. */
 int64_t mr3d_aligned_layers(const mr3d_aligned *);
+/** The steps and layers of which it has points, in order; MR3D_TRACE_MODEL comes first in its step. */
+typedef struct mr3d_trace_place_of {
+  int64_t step, layer;
+} mr3d_trace_place_of;
+int mr3d_aligned_places(const mr3d_aligned *);
+mr3d_trace_place_of mr3d_aligned_place(const mr3d_aligned *, int index);
 /** The sizes of a step's points; -1 for what neither trace nor configuration says. */
 mr3d_trace_sizes mr3d_aligned_sizes(const mr3d_aligned *, int64_t step);
 
@@ -60,8 +66,5 @@ typedef struct mr3d_missing {
 } mr3d_missing;
 /** Points that `other` (NULL: the protocol) has and this one lacks, in the order of a call. Returns how many there are; writes at most `most`. Points of the call are left out where there is no `other`. */
 int mr3d_aligned_missing(const mr3d_aligned *, const mr3d_aligned *other, int most, mr3d_missing *);
-
-/** Copies the elements of `from` into `to`, whose axis i is axis order[i] of ... `from`; for tests and for who lays out otherwise. */
-void mr3d_layout_permute(const mr3d_tensor *from, const int order[], mr3d_tensor *to);
 
 #endif

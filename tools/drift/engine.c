@@ -847,7 +847,7 @@ mr3d_status mr3d_drift_take(mr3d_drift_run *d, const mr3d_drift_call *call, cons
     t.layer = n;
     if (d->options.only_layers && (n < d->options.first_layer || n > d->options.last_layer)) continue;
     if (d->options.only_layers && n > 0 && n == d->options.first_layer) start_from_output(&t);
-    status = mr3d_weights_layer(d->weights, &d->config, &d->sizes, n, has_points, &layer, error);
+    status = mr3d_weights_layer(d->weights, &d->config, &d->sizes, n, has_points, false, &layer, error);
     if (status) break;
     status = run_lanes(&t, &layer.layer, error);
     if (!status) status = read_given(&t, error);

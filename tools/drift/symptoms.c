@@ -58,7 +58,7 @@ static void check_visible(search *s) {
            s->sizes.q == 1 ? "s" : "", K);
     return;
   }
-  if (!visible || (mask && !all_ones(mask))) return;
+  if (!visible || mr3d_tensor_count(visible) < s->sizes.q * K || (mask && !all_ones(mask))) return;
   for (int64_t i = 0; i < s->sizes.q; i++) {
     int64_t hidden = 0;
     for (int64_t j = 0; j <= s->sizes.L + i; j++) hidden += !((const bool *)visible->data)[i * K + j];
@@ -89,7 +89,9 @@ static void check_heads(search *s) {
     const mr3d_tensor *t = stored(s, name);
     if (!t || point_at(s, name)) continue; /* not there, or as it should be */
     const bool cache = strstr(name, "cache") != NULL;
-    const int64_t rows = z.B * (cache ? z.L + z.q : z.q), elements = mr3d_tensor_count(t), heads = keys ? z.G : z.H, other = keys ? z.H : z.G;
+    const int64_t heads = keys ? z.G : z.H, other = keys ? z.H : z.G, elements = mr3d_tensor_count(t);
+    int64_t rows = z.B * (cache ? z.L + z.q : z.q), widest;
+    if (z.B <= 0 || z.L < 0 || __builtin_mul_overflow(rows, (z.H > z.G ? z.H : z.G) * z.D, &widest)) continue; /* no tensor is that large */
     char shape[96];
     mr3d_shape_text(t->rank, t->shape, shape);
     if (rows > 0 && elements == rows * other * z.D && heads != other)
@@ -228,21 +230,21 @@ static bool all_finite(const mr3d_tensor *t) {
 
 /* The first point that is not finite: by layers first, then within one. */
 static void check_finite(search *s) {
-  const int64_t layers = mr3d_aligned_layers(s->trace);
-  for (s->step = 0; s->step < mr3d_aligned_steps(s->trace); s->step++)
-    for (s->layer = 0; s->layer < layers; s->layer++) {
-      const mr3d_tensor *out = point_at(s, "output");
-      if (!out) out = point_at(s, "context");
-      if (!out || all_finite(out)) continue;
-      for (const mr3d_trace_point *p = mr3d_trace_points(MR3D_TRACE_OF_LAYER); p->name; p++) {
-        const mr3d_tensor *t = p->dtype == MR3D_F64 ? point_at(s, p->name) : NULL;
-        if (!t || all_finite(t)) continue;
-        const mr3d_tensor *mask = model_point(s, "attention_mask");
-        const bool padded = mask && !all_ones(mask);
-        report(s, padded && t->dtype != MR3D_F16 ? "nan-padding" : "nan-half", "%s is the first point with NaN or infinity%s", p->name, padded ? ", and the mask hides keys" : "");
-        return;
-      }
+  for (int i = 0; i < mr3d_aligned_places(s->trace); i++) {
+    s->step = mr3d_aligned_place(s->trace, i).step, s->layer = mr3d_aligned_place(s->trace, i).layer;
+    if (s->layer < 0) continue;
+    const mr3d_tensor *out = point_at(s, "output");
+    if (!out) out = point_at(s, "context");
+    if (!out || all_finite(out)) continue;
+    for (const mr3d_trace_point *p = mr3d_trace_points(MR3D_TRACE_OF_LAYER); p->name; p++) {
+      const mr3d_tensor *t = p->dtype == MR3D_F64 ? point_at(s, p->name) : NULL;
+      if (!t || all_finite(t)) continue;
+      const mr3d_tensor *mask = model_point(s, "attention_mask");
+      const bool padded = mask && !all_ones(mask);
+      report(s, padded && t->dtype != MR3D_F16 ? "nan-padding" : "nan-half", "%s is the first point with NaN or infinity%s", p->name, padded ? ", and the mask hides keys" : "");
+      return;
     }
+  }
 }
 
 mr3d_signal_numbers mr3d_symptom_numbers(const mr3d_aligned *trace) {
@@ -262,13 +264,17 @@ int mr3d_symptoms_of_trace(mr3d_aligned *trace, int most, mr3d_symptom *found) {
   const char *text = mr3d_bundle_get(mr3d_aligned_file(trace), "config");
   int64_t start_id = 151652, end_id = 151653; /* the options' defaults */
   if (text && mr3d_config_parse(text, &config, NULL) == MR3D_OK) start_id = config.point_start_token_id, end_id = config.point_end_token_id;
-  for (s.step = 0; s.step < mr3d_aligned_steps(trace); s.step++) {
+  s.layer = MR3D_TRACE_MODEL;
+  s.sizes = mr3d_aligned_sizes(trace, 0);
+  check_parameters(&s);
+  for (int i = 0; i < mr3d_aligned_places(trace); i++) {
+    s.step = mr3d_aligned_place(trace, i).step, s.layer = mr3d_aligned_place(trace, i).layer;
     s.sizes = mr3d_aligned_sizes(trace, s.step);
-    s.layer = MR3D_TRACE_MODEL;
-    check_points(&s);
-    if (s.step == 0) check_splice(&s, start_id, end_id), check_parameters(&s);
-    check_positions(&s, "position_ids", model_point(&s, "position_ids"));
-    for (s.layer = 0; s.layer < mr3d_aligned_layers(trace); s.layer++) {
+    if (s.layer < 0) {
+      check_points(&s);
+      if (s.step == 0) check_splice(&s, start_id, end_id);
+      check_positions(&s, "position_ids", model_point(&s, "position_ids"));
+    } else {
       check_visible(&s);
       check_heads(&s);
       check_cache_length(&s);

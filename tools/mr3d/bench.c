@@ -81,13 +81,17 @@ static mr3d_status write_weights(const bench *b, mr3d_tier tier, const char *fol
   config_text(b, b->works[0].layers, text);
   mr3d_status status = mr3d_config_parse(text, &config, error);
   if (status == MR3D_OK) status = mr3d_generated_model(&(mr3d_generated_name){0, "bench"}, &config, tier, &drawn, error);
-  mr3d_bundle *file = mr3d_bundle_new();
+  mr3d_safetensors_writer *file = NULL;
+  if (status == MR3D_OK) status = mr3d_safetensors_writer_open(path, &file, error);
   for (int i = 0; status == MR3D_OK && i < mr3d_bundle_count(drawn.tensors); i++) {
     const mr3d_tensor *t = mr3d_bundle_at(drawn.tensors, i);
-    mr3d_random_draw(&drawn.drawings[i].draw, drawn.drawings[i].stream, mr3d_bundle_add(file, t->name, t->dtype, t->rank, t->shape));
+    mr3d_bundle *one = mr3d_bundle_new();
+    mr3d_tensor *values = mr3d_bundle_add(one, t->name, t->dtype, t->rank, t->shape);
+    mr3d_random_draw(&drawn.drawings[i].draw, drawn.drawings[i].stream, values);
+    mr3d_safetensors_writer_add(file, NULL, values);
+    mr3d_bundle_free(&one);
   }
-  if (status == MR3D_OK) status = mr3d_safetensors_save(path, file, error);
-  mr3d_bundle_free(&file);
+  if (file) status = mr3d_safetensors_writer_close(&file, true, error);
   mr3d_drawn_tensors_free(&drawn);
   return status;
 }

@@ -5,6 +5,7 @@
 
 #include "command.h"
 #include "issue.h"
+#include "judging.h"
 #include "report.h"
 #include "signing.h"
 #include "subject.h"
@@ -27,15 +28,6 @@ static void close_order(struct order *order) {
   mr3d_secret_key_clear(&order->key);
   free(order->tests);
   mr3d_suite_close(&order->suite);
-}
-
-static bool show_progress(void *user, const mr3d_run *run, int total) {
-  if (*(bool *)user) {
-    if (run->asked_again) fprintf(stderr, "\r\033[Kasked again %d", run->asked_again);
-    else fprintf(stderr, "\r\033[K%d/%d %s%s", run->n_results, total, run->results[run->n_results - 1].test->id, run->failed ? ", some failed" : "");
-    fflush(stderr);
-  }
-  return true;
 }
 
 /** Waivers must bear a good signature of the certificate's own key or of one of those named. */
@@ -64,7 +56,7 @@ static mr3d_status judge(struct order *order, mr3d_run_options *options, const c
   options->challenge = &order->scope.challenge;
   options->selection.tiers = order->scope.tiers;
   options->wanted = mr3d_is_wanted, options->wanted_user = &wanted;
-  mr3d_status status = mr3d_run_suite(options, show_progress, &shown, run, error);
+  mr3d_status status = mr3d_run_suite(options, mr3d_show_progress, &(mr3d_shown_progress){.shown = shown}, run, error);
   if (shown) fprintf(stderr, "\r\033[K");
   if (status != MR3D_OK) return status;
   if (mr3d_run_exit_status(*run) == 1) {

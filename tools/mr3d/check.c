@@ -4,30 +4,9 @@
 #include <unistd.h>
 
 #include "command.h"
+#include "judging.h"
 #include "report.h"
 #include "shard.h"
-
-struct progress {
-  bool shown, fail_fast;
-};
-
-/** One line on stderr, rewritten: "[#####     ] 120/540 fp32 attention/gqa  2 failed". */
-static bool show_progress(void *user, const mr3d_run *run, int total) {
-  const struct progress *progress = user;
-  if (progress->shown) {
-    char bar[21];
-    const mr3d_result *last = &run->results[run->n_results - 1];
-    int filled = 20 * run->n_results / total;
-    memset(bar, ' ', 20);
-    memset(bar, '#', (size_t)filled);
-    bar[20] = '\0';
-    if (run->asked_again) fprintf(stderr, "\r\033[K[%s] asked again %d", bar, run->asked_again);
-    else fprintf(stderr, "\r\033[K[%s] %d/%d %s %.40s", bar, run->n_results, total, mr3d_tier_name(last->tier), last->test->id);
-    if (run->failed + run->broken) fprintf(stderr, "  %d failed", run->failed + run->broken);
-    fflush(stderr);
-  }
-  return !progress->fail_fast || run->failed + run->broken == 0;
-}
 
 /** What of the selection this process judges. */
 struct part {
@@ -53,7 +32,7 @@ int mr3d_command_check(int argc, char **argv) {
   mr3d_selection *selection = &options.selection;
   const char *junit = NULL, *json = NULL, *html = NULL, *golden = NULL, *data = NULL;
   bool quiet = false;
-  struct progress progress = {0};
+  mr3d_shown_progress progress = {0};
   int64_t threads = 0, memory = 0, jobs = 1, repeat = 1;
   mr3d_order order = {0};
   const char *nonce = NULL, *shard = NULL;
@@ -117,6 +96,7 @@ int mr3d_command_check(int argc, char **argv) {
   mr3d_challenge challenge;
   if (nonce && (options.seed || repeat > 1 || order.given))
     return mr3d_complain("--nonce draws the seeds and what is asked again itself: leave out --seed, --repeat and --shuffle");
+  if (nonce && strncmp(options.backend, "dir:", 4) == 0) return mr3d_complain("--nonce needs a backend that can be asked again; files of answers cannot");
   if (nonce && mr3d_challenge_parse(nonce, &challenge, &error) != MR3D_OK) return mr3d_complain("--nonce: %s", error.message);
   options.challenge = nonce ? &challenge : NULL;
   struct part part = {.selection = selection};
@@ -132,7 +112,7 @@ int mr3d_command_check(int argc, char **argv) {
 
   mr3d_run *run = NULL;
   progress.shown = !quiet && isatty(STDERR_FILENO);
-  mr3d_status ran = mr3d_run_suite(&options, show_progress, &progress, &run, &error);
+  mr3d_status ran = mr3d_run_suite(&options, mr3d_show_progress, &progress, &run, &error);
   if (progress.shown) fprintf(stderr, "\r\033[K");
   if (ran != MR3D_OK) return mr3d_complain("%s", error.message);
   mr3d_report_text(run, stdout, quiet, isatty(STDOUT_FILENO) && !getenv("NO_COLOR"));

@@ -95,13 +95,6 @@ int mr3d_complain(const char *format, ...) MR3D_PRINTF(1, 2);
  */
 mr3d_status mr3d_find_golden(const char *given, char *path, mr3d_error *);
 
-/** A backend that runs as the user could end this program by any of these; those by which the user does so stay. */
-void mr3d_ignore_stray_signals(void);
-
-struct mr3d_run;
-/** Writes the reports asked for (NULL: not); 1 when one could not be written, which is printed. */
-int mr3d_report_files(const struct mr3d_run *, const char *junit, const char *json, const char *html);
-
 /** The data folder: `given` (--data), else $MR3D_DATA, else NULL. */
 const char *mr3d_find_data(const char *given);
 

@@ -40,21 +40,19 @@ static mr3d_status read_text(const char *path, char **text, mr3d_error *error) {
   return MR3D_OK;
 }
 
-/** --config, else what the trace says, else config.json of the weights' folder. */
+/** --config, else config.json of the weights' folder, which the trace's own is then compared with, else what the trace says. */
 static mr3d_status find_config(drift_command *c, const char *path, mr3d_error *error) {
-  const char *said = c->trace ? mr3d_bundle_get(c->trace, "config") : NULL;
+  const char *said = c->trace ? mr3d_bundle_get(c->trace, "config") : NULL, *weights = c->weights ? c->weights : c->trace ? mr3d_bundle_get(c->trace, "weights") : NULL;
   char in_folder[4096];
   struct stat about;
   if (c->config_path) return read_text(c->config_path, &c->config, error);
-  if (said) {
-    c->config = strdup(said);
-    return MR3D_OK;
+  if (weights && stat(weights, &about) == 0 && S_ISDIR(about.st_mode)) {
+    snprintf(in_folder, sizeof in_folder, "%s/config.json", weights);
+    if (!said || access(in_folder, R_OK) == 0) return read_text(in_folder, &c->config, error);
   }
-  if (c->weights && stat(c->weights, &about) == 0 && S_ISDIR(about.st_mode)) {
-    snprintf(in_folder, sizeof in_folder, "%s/config.json", c->weights);
-    return read_text(in_folder, &c->config, error);
-  }
-  return mr3d_fail(error, MR3D_INVALID, "%s does not say of which configuration it is (metadata config); give --config FILE.json", path);
+  if (!said) return mr3d_fail(error, MR3D_INVALID, "%s does not say of which configuration it is (metadata config); give --config FILE.json", path);
+  c->config = strdup(said);
+  return MR3D_OK;
 }
 
 static mr3d_status find_tier(const drift_command *c, const char *path, mr3d_tier *tier, mr3d_error *error) {
@@ -271,7 +269,7 @@ int mr3d_command_drift(int argc, char **argv) {
   drift_command c = {.runs = USUAL_RUNS, .ask = {.text = 31, .points = 64, .memory = 256}, .run = {.steps = 2, .context = {.op = &mr3d_reference_operators}}};
   const mr3d_option options[] = {
       {"--weights", "PATH", MR3D_OPTION_TEXT, &c.weights, "a checkpoint's folder, its index, a safetensors file, or generated:SEED (default: what the trace says)"},
-      {"--config", "FILE.json", MR3D_OPTION_TEXT, &c.config_path, "configuration (default: what the trace says, else config.json beside the weights)"},
+      {"--config", "FILE.json", MR3D_OPTION_TEXT, &c.config_path, "configuration (default: config.json in the weights' folder, else what the trace says)"},
       {"--map", "FILE.json", MR3D_OPTION_TEXT, &c.map, "other names of the trace's points (docs/traces.md, \"Names and layouts of your own\")"},
       {"--init-missing", "SEED", MR3D_OPTION_GIVEN_SEED, &c.init_missing, "draw the learned rotary parameters that the checkpoint lacks, as mr3d run does"},
       {"--tier", "TIER", MR3D_OPTION_TIERS, &c.tiers, "the arithmetic that is claimed (default: what the trace says)"},

@@ -10,6 +10,7 @@
 #include "mr3d/random.h"
 #include "mr3d/server.h"
 #include "scratch.h"
+#include "signals.h"
 
 #define WIDE_POINTS 3 /* gate, up, gated; the others have hidden_size columns or fewer */
 #define ROW_POINTS 14
@@ -44,11 +45,24 @@ static char subject_name[400], reference_name[4200];
 
 /* ---- asking ---- */
 
+/** The row of the table of error signals that a message names by the numbers of these calls: "; that is mask-length: ...". */
+static void find_signal(const asking *a, const char *message, char text[480]) {
+  const mr3d_config *config = mr3d_drift_config(a->drift);
+  const mr3d_drift_call *first = &a->calls[0].about;
+  const mr3d_signal_numbers numbers = {.keys = first->q + 1, .mask_columns = a->n > 1 ? a->calls[1].about.mask_columns : 0, .heads = config->num_attention_heads, .kv_heads = config->num_key_value_heads,
+                                       .points = first->points.N, .tokens = first->q, .head_dim = config->head_dim};
+  const mr3d_signal *row;
+  *text = 0;
+  if (mr3d_signals_in_text(message, &numbers, 1, &row)) snprintf(text, 480, "; that may be %s: %s. Look at %s", row->pitfalls[0], row->because, row->look);
+}
+
 static void fail_reply(asking *a, const mr3d_reply *reply, int64_t step, const char *globs) {
   static const char *const what[] = {"", "refused it", "does not support it", "crashed", "gave no answer in time", "broke the protocol"};
+  char signal[480];
   if (a->error.status) return;
-  mr3d_fail(&a->error, MR3D_INVALID, "%s was asked for a %s with the trace %s, and %s: %.500s%s", a->ask->backend, step ? "decode" : "prefill", globs, what[reply->kind], reply->message,
-            reply->kind == MR3D_REPLY_TIMEOUT ? ". A call that never returns is the pitfall mask-ownership; else give more time with --timeout" : "");
+  find_signal(a, reply->message, signal);
+  mr3d_fail(&a->error, MR3D_INVALID, "%s was asked for a %s with the trace %.60s, and %s: %.400s%s%s", a->ask->backend, step ? "decode" : "prefill", globs, what[reply->kind], reply->message, signal,
+            reply->kind == MR3D_REPLY_TIMEOUT ? "; else give more time with --timeout" : "");
 }
 
 /** Sends a call to a session, with the globs (NULL: none). False: no answer; the error is kept. */

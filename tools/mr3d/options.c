@@ -1,6 +1,5 @@
 #include <errno.h>
 #include <math.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,7 +7,6 @@
 
 #include "command.h"
 #include "mr3d/format.h"
-#include "report.h"
 #include "words.h"
 
 int mr3d_complain(const char *format, ...) {
@@ -173,17 +171,4 @@ mr3d_status mr3d_find_golden(const char *given, char *path, mr3d_error *error) {
 const char *mr3d_find_data(const char *given) {
   const char *data = given ? given : getenv("MR3D_DATA");
   return data && *data ? data : NULL;
-}
-
-void mr3d_ignore_stray_signals(void) {
-  static const int strays[] = {SIGALRM, SIGVTALRM, SIGPROF, SIGUSR1, SIGUSR2, SIGPOLL};
-  for (size_t i = 0; i < sizeof strays / sizeof *strays; i++) signal(strays[i], SIG_IGN);
-}
-
-int mr3d_report_files(const struct mr3d_run *run, const char *junit, const char *json, const char *html) {
-  mr3d_error error = {0};
-  if (junit && mr3d_report_junit(run, junit, &error) != MR3D_OK) return mr3d_complain("--junit: %s", error.message);
-  if (json && mr3d_report_json(run, json, &error) != MR3D_OK) return mr3d_complain("--json: %s", error.message);
-  if (html && mr3d_report_html(run, html, &error) != MR3D_OK) return mr3d_complain("--html: %s", error.message);
-  return 0;
 }

@@ -153,14 +153,13 @@ static int by_draw(const void *a, const void *b) {
 /** In the order of the certificate: both are in one array of tests. */
 static int by_place(const void *a, const void *b) { return ((const struct pick *)a)->test - ((const struct pick *)b)->test; }
 
-/** Some of the certificate's tests, drawn anew each time; those asked again cannot be alone. */
-static int pick_tests(int n, const mr3d_test tests[], int wanted, mr3d_test picked[]) {
+/** Some of the certificate's tests, drawn by a nonce of the verifier's; those asked again cannot be alone. */
+static int pick_tests(const mr3d_challenge *own, int n, const mr3d_test tests[], int wanted, mr3d_test picked[]) {
   struct pick *picks = mr3d_allocate(n, sizeof *picks);
   int n_picks = 0;
   for (int i = 0; i < n; i++) {
-    uint64_t draw;
-    randombytes_buf(&draw, sizeof draw);
-    if (tests[i].variant != MR3D_AGAIN) picks[n_picks++] = (struct pick){draw, i};
+    char name[MR3D_TEST_NAME];
+    if (tests[i].variant != MR3D_AGAIN) picks[n_picks++] = (struct pick){mr3d_challenge_draw(own, "replay", mr3d_test_name(&tests[i], name), ""), i};
   }
   qsort(picks, (size_t)n_picks, sizeof *picks, by_draw);
   if (wanted > n_picks) wanted = n_picks;
@@ -194,11 +193,15 @@ static void compare_leaves(struct check *check, const mr3d_run *run, int n, cons
     else if (other_machine) near++;
     else refuse(check, "replay: %s: verdict alike, but not the numbers: recorded %.120s; now %.120s", name, was + verdict, is + verdict);
   }
-  printf("replayed %d of the tests, drawn now: %d with the recorded numbers, bit for bit%s\n", n, same, near ? "; others with other numbers and the same verdict" : "");
+  printf("replayed %d of the tests: %d with the recorded numbers, bit for bit%s\n", n, same, near ? "; others with other numbers and the same verdict" : "");
   free(now);
 }
 
-static mr3d_status replay(struct check *check, mr3d_run_options *options, const char *more_files, int wanted, bool other_machine, mr3d_error *error) {
+static mr3d_status replay(struct check *check, mr3d_run_options *options, const char *more_files, int wanted, const char *picks, bool other_machine, mr3d_error *error) {
+  mr3d_challenge own = {.n_bytes = 32};
+  char hex[2 * MR3D_MOST_NONCE + 1];
+  randombytes_buf(own.nonce, 32);
+  if (picks && mr3d_challenge_parse(picks, &own, error) != MR3D_OK) return mr3d_fail_in(error, "--picks");
   mr3d_test *tests = NULL, *picked = NULL;
   cJSON *files = NULL;
   mr3d_run *run = NULL;
@@ -215,12 +218,14 @@ static mr3d_status replay(struct check *check, mr3d_run_options *options, const 
   cJSON_Delete(files);
   if (status == MR3D_OK) {
     picked = mr3d_allocate(n_tests, sizeof *picked);
-    const int n = pick_tests(n_tests, tests, wanted, picked);
+    const int n = pick_tests(&own, n_tests, tests, wanted, picked);
     mr3d_wanted_tests wish = {n, picked};
     options->challenge = &check->claims.scope.challenge;
     options->selection.tiers = check->claims.scope.tiers;
     options->wanted = mr3d_is_wanted, options->wanted_user = &wish;
     status = mr3d_run_suite(options, NULL, NULL, &run, error);
+    mr3d_challenge_print(&own, hex);
+    if (status == MR3D_OK) printf("replayed what --picks %s draws\n", hex);
     if (status == MR3D_OK) compare_leaves(check, run, n, picked, other_machine);
     if (status == MR3D_OK && run->failed + run->broken) mr3d_report_text(run, stdout, true, false);
   }
@@ -259,7 +264,7 @@ static void tell(const struct check *check) {
 int mr3d_command_verify(int argc, char **argv) {
   struct check check = {0};
   mr3d_run_options options = {0};
-  const char *keys = NULL, *rotations = NULL, *waiver_keys = NULL, *nonce = NULL, *profile = NULL, *ops = NULL, *more_files = NULL, *golden = NULL;
+  const char *keys = NULL, *rotations = NULL, *waiver_keys = NULL, *nonce = NULL, *profile = NULL, *ops = NULL, *picks = NULL, *more_files = NULL, *golden = NULL;
   uint32_t tiers = 0;
   int64_t wanted = 0, threads = 0;
   bool other_machine = false, no_waivers = false;
@@ -272,7 +277,8 @@ int mr3d_command_verify(int argc, char **argv) {
       {"--no-waivers", NULL, MR3D_OPTION_FLAG, &no_waivers, "refuse one that conforms with waivers only"},
       {"--rotations", "LIST", MR3D_OPTION_TEXT, &rotations, "files of mr3d keygen --replaces: a key's successor may have signed in its place"},
       {"--waiver-key", "LIST", MR3D_OPTION_TEXT, &waiver_keys, "public keys of those who may waive (default: those of --key)"},
-      {"--replay", "K", MR3D_OPTION_COUNT, &wanted, "judge K tests again, drawn now, and compare with the recorded numbers"},
+      {"--replay", "K", MR3D_OPTION_COUNT, &wanted, "judge K tests again and compare with the recorded numbers"},
+      {"--picks", "HEX", MR3D_OPTION_TEXT, &picks, "for --replay: a nonce of your own that draws which (default: drawn now, and printed)"},
       {"--backend", "SPEC", MR3D_OPTION_TEXT, &options.backend, "for --replay: the backend, as in mr3d check"},
       {"--files", "LIST", MR3D_OPTION_TEXT, &more_files, "for --replay: further files of it"},
       {"--other-machine", NULL, MR3D_OPTION_FLAG, &other_machine, "for --replay: numbers may differ from the recorded ones, verdicts may not"},
@@ -289,6 +295,7 @@ int mr3d_command_verify(int argc, char **argv) {
   int n = 0, status = mr3d_options_parse(&usage, table, argc, argv, &n);
   if (status >= 0) return status;
   if (!keys) return mr3d_complain("--key is missing: whose signature do you trust?\nUsage: %s", usage.line);
+  if (picks && wanted == 0) return mr3d_complain("--picks goes with --replay");
   if ((wanted > 0) != (options.backend != NULL)) return mr3d_complain("--replay and --backend go together: how many tests, and who is to answer them");
   mr3d_error error = {0};
   char golden_dir[4096];
@@ -312,7 +319,7 @@ int mr3d_command_verify(int argc, char **argv) {
     check_wishes(&check, nonce, profile, tiers, ops, no_waivers);
     options.golden_dir = golden_dir;
     options.threads = (int)(threads > 1024 ? 1024 : threads);
-    if (wanted > 0 && check.n_wrong == 0) done = replay(&check, &options, more_files, (int)(wanted > 1 << 20 ? 1 << 20 : wanted), other_machine, &error);
+    if (wanted > 0 && check.n_wrong == 0) done = replay(&check, &options, more_files, (int)(wanted > 1 << 20 ? 1 << 20 : wanted), picks, other_machine, &error);
     if (done == MR3D_OK && check.n_wrong == 0) tell(&check);
   }
   status = done != MR3D_OK ? mr3d_complain("%s", error.message) : check.n_wrong || check.c.kind != MR3D_CERTIFICATE ? 2 : 0;

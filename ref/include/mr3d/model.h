@@ -11,12 +11,16 @@
 extern "C" {
 #endif
 
-/** One layer's parameters in binary64, Hugging Face names below `model.layers.N.`; NULL where absent. */
+/**
+ * One layer's parameters in binary64, Hugging Face names below `model.layers.N.`; NULL where absent. Where the decoder itself is the caller, on few rows and with the
+ * reference's own operators, a matrix may be NULL and `*_stored` hold it in the type of its file (mr3d_linear_in.stored).
+ */
 typedef struct mr3d_layer {
   const double *input_layernorm, *post_attention_layernorm;                 /* [hidden] */
   const double *q_weight, *q_bias, *k_weight, *k_bias, *v_weight, *v_bias;  /* [heads*D,hidden], [heads*D] */
   const double *o_weight;                                                   /* [hidden,H*D] */
   const double *gate_weight, *up_weight, *down_weight;                      /* [I,hidden], [I,hidden], [hidden,I] */
+  const mr3d_tensor *q_stored, *k_stored, *v_stored, *o_stored, *gate_stored, *up_stored, *down_stored;
   mr3d_rotary_parameters rotary_q, rotary_kv;
 } mr3d_layer;
 

@@ -17,6 +17,7 @@
 #include "mr3d/config.h"
 #include "mr3d/format.h"
 #include "mr3d/status.h"
+#include "mr3d/tensor.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -163,9 +164,11 @@ typedef struct mr3d_rmsnorm_in {
 void mr3d_rmsnorm(const mr3d_context *, const mr3d_rmsnorm_in *, double *y);
 void mr3d_rmsnorm_scale(const mr3d_units *, const mr3d_rmsnorm_in *, double *scale);
 
+/** `stored`, where `weight` is NULL: the weight in the type that a file has it in, which mr3d_linear widens as it goes, in exact arithmetic only. */
 typedef struct mr3d_linear_in {
   int64_t rows, in, out;
   const double *x, *weight, *bias; /* [rows,in], [out,in], [out] or NULL */
+  const mr3d_tensor *stored;       /* [out,in] or NULL */
 } mr3d_linear_in;
 void mr3d_linear(const mr3d_context *, const mr3d_linear_in *, double *y);
 void mr3d_linear_scale(const mr3d_units *, const mr3d_linear_in *, double *scale);

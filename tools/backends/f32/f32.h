@@ -5,7 +5,8 @@
  *   call.c      a request taken apart and checked          rotary.c    both rotations, the mixed one, coordinates
  *   options.c   the configuration                          layer.c     norm, attention, block, layer
  *   product.c   matrix product                             session.c   weights file, KV cache, prefill, decode
- *                                                          scan.c      raw scan to cells and tokens
+ *   encoder_options.c  the encoders' sizes                 scan.c      raw scan to cells and tokens
+ *                                                          encoder.c   cells to point tokens
  *
  * Section numbers are those of docs/spec.md. Everything computes in float; only tables of angles and coordinates, which are small, are made
  * in double and then rounded. bf16 and fp16 inputs are widened first, which a tier always allows.
@@ -29,6 +30,21 @@ enum { GRID, NONE, UNIT_RANGE, VIRTUAL_RESOLUTION };
 enum { NO_DRIFT, AVERAGE, POINTWISE };
 enum { PAD_END, SPLICED };
 enum { OVERFLOW_ERROR, OVERFLOW_CLIP };
+enum { NO_BACKBONE = -1, SCENESCRIPT, SONATA };
+enum { PROJECT_LINEAR, PROJECT_MLP };
+enum { OF_GRID, OF_SCENE };
+
+/* point_config (docs/encoders.md): the sizes of both encoders. */
+enum { MOST_STAGES = 16 };
+typedef struct stage_list {
+  int64_t n, at[MOST_STAGES];
+} stage_list;
+typedef struct encoder_sizes {
+  int64_t input_channels, embed_channels, in_channels;
+  stage_list widths;                                        /* SceneScript */
+  stage_list orders, strides, depths, channels, heads, patches; /* Sonata; order 1 is z-trans */
+  double mlp_ratio;
+} encoder_sizes;
 
 /* Sizes and constants without default are 0 where they were not given; tie is -1 then. */
 typedef struct options {
@@ -39,7 +55,13 @@ typedef struct options {
   int64_t strategy, layout, temporal, kind, norm, drift, decode_mask, overflow;
   int64_t learned, per_axis, axial_weights;
   int64_t bins, downsamplings, reduced_grid, start_id, end_id, pad_id;
+  int64_t backbone, projector, sonata_norm;
+  encoder_sizes encoder;
 } options;
+
+/* encoder_options.c. `point_config` is the configuration's member, a cJSON, or NULL. Return a message where something is wrong. */
+bool wrong_encoder_sizes(const void *point_config, encoder_sizes *, char message[400]);
+bool unfit_encoder_sizes(const options *, char message[400]);
 
 /* ---- call.c: one request ---- */
 
@@ -230,5 +252,11 @@ void free_state(state *);
 
 void op_voxelize(call *);
 void op_token_coords(call *);
+
+/* ---- encoder.c ---- */
+
+void op_encode_points(call *);
+struct weights *call_weights(call *, const char *path); /* open until the call ends, or is refused */
+void close_call_weights(call *);
 
 #endif

@@ -8,7 +8,7 @@
 
 #include "f32.h"
 
-typedef enum { COUNT /* 1, 2 .. */, NATURAL /* 0, 1 .. */, POSITIVE, ABOVE_ONE, RATIO, SWITCH, CHOICE, REFUSED_UNLESS } rule;
+typedef enum { COUNT /* 1, 2 .. */, NATURAL /* 0, 1 .. */, POSITIVE, ABOVE_ONE, RATIO, SWITCH, CHOICE, OBJECT, REFUSED_UNLESS } rule;
 
 typedef struct option {
   const char *key;
@@ -52,6 +52,10 @@ static const option known[] = {
   {"point_token_id", NATURAL, AT(pad_id), 151654, NULL},
   {"decode_mask", CHOICE, AT(decode_mask), PAD_END, "pad_end spliced"},
   {"grid_overflow", CHOICE, AT(overflow), OVERFLOW_ERROR, "error clip"},
+  {"point_backbone", CHOICE, AT(backbone), NO_BACKBONE, "scenescript sonata"},
+  {"point_config", OBJECT, 0, 0, NULL},
+  {"projector", CHOICE, AT(projector), PROJECT_LINEAR, "linear mlp"},
+  {"sonata_coord_norm", CHOICE, AT(sonata_norm), OF_GRID, "grid scene"},
   {"hidden_act", REFUSED_UNLESS, 0, 0, "silu"},
   {"rope_scaling", REFUSED_UNLESS, 0, 0, "null"},
   {"use_sliding_window", REFUSED_UNLESS, 0, 0, "false"},
@@ -62,7 +66,7 @@ static bool is_real(const option *k) { return k->rule == POSITIVE || k->rule == 
 
 static void store(options *o, const option *k, double value) {
   if (is_real(k)) *(double *)((char *)o + k->place) = value;
-  else if (k->rule != REFUSED_UNLESS) *(int64_t *)((char *)o + k->place) = (int64_t)value;
+  else if (k->rule != REFUSED_UNLESS && k->rule != OBJECT) *(int64_t *)((char *)o + k->place) = (int64_t)value;
 }
 
 static double stored(const options *o, const option *k) {
@@ -119,6 +123,7 @@ static const char *expectation(const option *k, const cJSON *v, double *value) {
   case POSITIVE: return number && x > 0 && isfinite(x) ? NULL : "a number above 0";
   case ABOVE_ONE: return number && x > 1 && isfinite(x) ? NULL : "a number above 1";
   case RATIO: return number && x >= 0 && x <= 1 ? NULL : "a number of 0 to 1";
+  case OBJECT: return NULL;
   case SWITCH: *value = cJSON_IsTrue(v); return cJSON_IsBool(v) ? NULL : "true or false";
   case CHOICE: case REFUSED_UNLESS: {
     char list[128], *rest = list;
@@ -146,8 +151,12 @@ static bool wrong(const cJSON *config, options *o, char message[400]) {
       }
     if (!k) continue;
     /* null stands for "not given" where there is no default; rope_scaling's choices name it. */
-    if (cJSON_IsNull(v) && k->rule != CHOICE && k->rule != REFUSED_UNLESS && (k->fallback < 0 || (k->fallback == 0 && k->rule != SWITCH)))
+    if (cJSON_IsNull(v) && k->rule != REFUSED_UNLESS && (k->fallback < 0 || (k->fallback == 0 && k->rule != SWITCH && k->rule != CHOICE)))
       continue;
+    if (k->rule == OBJECT) {
+      if (wrong_encoder_sizes(v, &o->encoder, message)) return true;
+      continue;
+    }
     double value;
     const char *expected = expectation(k, v, &value);
     if (expected) {
@@ -166,7 +175,7 @@ void parse_options(call *c) {
   for (int i = 0; i < N_KNOWN; i++) store(o, &known[i], known[i].fallback);
   cJSON *config = cJSON_Parse(c->request->config);
   char message[400] = "the configuration is no JSON object";
-  bool bad = !cJSON_IsObject(config) || wrong(config, o, message);
+  bool bad = !cJSON_IsObject(config) || wrong_encoder_sizes(NULL, &o->encoder, message) || wrong(config, o, message);
   cJSON_Delete(config);
   if (bad) refuse(c, "%s", message);
 
@@ -177,6 +186,7 @@ void parse_options(call *c) {
     refuse(c, "num_bins %lld does not divide by 2^downsamplings = 2^%lld", (long long)o->bins, (long long)o->downsamplings);
   if (o->strategy == CUSTOM_RATIO && o->ratio < 0) refuse(c, "spatial_temporal_separate_strategy custom_ratio needs spatial_ratio");
   if (o->norm == VIRTUAL_RESOLUTION && o->virtual_resolution == 0) refuse(c, "coord_norm virtual_resolution needs virtual_resolution");
+  if (unfit_encoder_sizes(o, message)) refuse(c, "%s", message);
   if (!o->reduced_grid) o->reduced_grid = o->bins >> o->downsamplings;
   if (!o->D && o->hidden && o->H && o->hidden % o->H == 0) o->D = o->hidden / o->H;
   if (o->D) split_head(c, o->D);
@@ -187,7 +197,8 @@ const char *differing_option(call *c, const options *session) {
   const char *differs = NULL;
   for (int i = 0; i < N_KNOWN && !differs; i++) {
     const cJSON *v = cJSON_GetObjectItemCaseSensitive(config, known[i].key);
-    if (v && !cJSON_IsNull(v) && known[i].rule != REFUSED_UNLESS && stored(&c->o, &known[i]) != stored(session, &known[i]))
+    if (v && known[i].rule == OBJECT && !cJSON_IsNull(v) && memcmp(&c->o.encoder, &session->encoder, sizeof session->encoder) != 0) differs = known[i].key;
+    if (v && !cJSON_IsNull(v) && known[i].rule != REFUSED_UNLESS && known[i].rule != OBJECT && stored(&c->o, &known[i]) != stored(session, &known[i]))
       differs = known[i].key;
   }
   cJSON_Delete(config);

@@ -26,7 +26,8 @@ static void destroy(void *s) { free_state(s); }
 
 #define OPS(X)                                                                                                        \
   X(splice) X(mask) X(rope1d) X(cis3d) X(rope3d) X(normalize_coords) X(mixed_rope) X(rmsnorm) X(linear) X(swiglu)     \
-  X(attention) X(attention_block) X(decoder_layer) X(prefill) X(decode) X(drop_session) X(voxelize) X(token_coords)
+  X(attention) X(attention_block) X(decoder_layer) X(prefill) X(decode) X(drop_session) X(voxelize) X(token_coords) \
+  X(encode_points)
 
 #define CALL(op)                                                                                  \
   static int call_##op(void *s, const mr3d_backend_request *request, mr3d_backend_reply *reply) { \

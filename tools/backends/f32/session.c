@@ -39,6 +39,13 @@ void free_state(state *s) {
 /* After a refusal: a weights file that was opened for a session that did not come to be. */
 void abandon(call *c) { close_weights(&c->state->files, c->opened); }
 
+weights *call_weights(call *c, const char *path) { return c->opened = open_weights(c, &c->state->files, path); }
+
+void close_call_weights(call *c) {
+  close_weights(&c->state->files, c->opened);
+  c->opened = NULL;
+}
+
 static session **find(call *c, const char *name) {
   session **at = &c->state->sessions;
   while (*at && strcmp((*at)->name, name) != 0) at = &(*at)->next;

@@ -22,7 +22,6 @@ static void permuted(const int from[3], int64_t n, const int64_t *cells, uint64_
 #define AXES(a, b, c) {a, b, c}
 Z_ORDER(trans_exchanges_x_and_z, AXES(0, 1, 2), AXES(2, 1, 0))
 Z_ORDER(trans_exchanges_y_and_z, AXES(0, 1, 2), AXES(0, 2, 1))
-Z_ORDER(trans_exchanges_nothing, AXES(0, 1, 2), AXES(0, 1, 2))
 Z_ORDER(x_lowest, AXES(2, 1, 0), AXES(2, 0, 1))
 
 /* ---- runs ---- */
@@ -131,7 +130,6 @@ static const mr3d_mutant entries[] = {
     {"patches", "first-order-only", "all blocks take the first order", "encode_points", {.patches = first_order_only}},
     {"patches", "z-trans-xz", "z-trans exchanges x and z instead of x and y", "encode_points", {.z_order = trans_exchanges_x_and_z}},
     {"patches", "z-trans-yz", "z-trans exchanges y and z instead of x and y", "encode_points", {.z_order = trans_exchanges_y_and_z}},
-    {"patches", "z-trans-is-z", "z-trans is the same order as z", "encode_points", {.z_order = trans_exchanges_nothing}},
     {"patches", "x-lowest", "x takes the lowest bit of each three, z the highest", "encode_points", {.z_order = x_lowest}},
     {"patches", "keys-before-queries", "the first third of qkv is taken for keys, the second for queries", "encode_points", {.patch_attention = keys_before_queries}},
 };

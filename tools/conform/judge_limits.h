@@ -1,6 +1,6 @@
 /** The limits of the judge's rules, for those who apply them again to recorded statistics. */
-#ifndef MR3D_CONFORM_LIMITS_H
-#define MR3D_CONFORM_LIMITS_H
+#ifndef MR3D_CONFORM_JUDGE_LIMITS_H
+#define MR3D_CONFORM_JUDGE_LIMITS_H
 
 #include <stdbool.h>
 
