@@ -2,7 +2,7 @@
 
     python golden/generate.py                  everything
     python golden/generate.py --case 'mask/*'  some cases
-    python golden/generate.py --whole          the whole model's: 24 layers, a quarter of an hour, 8 GB on disk meanwhile
+    python golden/generate.py --whole          the whole model's: 24 layers, five minutes, 8 GB on disk meanwhile
     python golden/generate.py --check          regenerate into a temporary folder and compare with the committed set
 
 Cases that need data (real prompts) are made where --data or MR3D_DATA names the folder, those tagged `whole` with

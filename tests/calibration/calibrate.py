@@ -142,8 +142,8 @@ def runs_text(records: list[dict]) -> str:
     """Which seeds each selection ran with."""
     seeds = defaultdict(list)
     for record in records:
-        seeds[record["selection"]].append(record["seed"])
-    return "; ".join(f"{select.replace('--level ', '')}: {seeds_text(seeds[select])}" for select in sorted(seeds))
+        seeds[record["selection"].replace("--level ", "").replace("--tag whole --case ", "")].append(record["seed"])
+    return "; ".join(f"{select}: {seeds_text(seeds[select])}" for select in sorted(seeds))
 
 
 def page(records: list[dict], explained: dict) -> tuple[str, int]:
@@ -153,7 +153,8 @@ def page(records: list[dict], explained: dict) -> tuple[str, int]:
     title = "Calibration at full size: stacks that are right, 24 layers deep" if whole else "Calibration: stacks that are right, and how near they come to a limit"
     out = [f"# {title}", "",
            "The judge's numbers come from derivations (`tolerance.md`); this page is the other half: backends that are known to be right, in arithmetics of",
-           "their own, with inputs that nobody has seen before. A cell is the largest statistic over its limit among all answers that passed, and the rule that it belongs to;",
+           ("their own, on the whole model of 24 layers (`cases.md`), with the inputs of the golden set. A cell" if whole else
+            "their own, with inputs that nobody has seen before. A cell") + " is the largest statistic over its limit among all answers that passed, and the rule that it belongs to;",
            "1 would fail. Written by `tests/calibration/calibrate.py`; do not edit.", "",
            f"{days[0]}{' to ' + days[-1] if days[-1] != days[0] else ''}, mr3d {', '.join(sorted({r['mr3d'] for r in records}))}, "
            f"({', '.join(sorted({r['commit'] for r in records}))}), {', '.join(sorted({r['machine'] for r in records}))}, cases of {', '.join(sorted({'`' + r['selection'] + '`' for r in records}))}"
@@ -167,10 +168,11 @@ def page(records: list[dict], explained: dict) -> tuple[str, int]:
         if of_tier:
             out += ["", f"## {tier}", "", *tier_table(of_tier)]
     listed, wrong = failure_list(records, explained["failures"])
-    out += ["", "## Failures", "", *listed, "", "## Seen beside", "", *(f"* {note}" for note in explained["notes"]), "", "## Do it again", "",
+    notes = [] if whole else ["", "## Seen beside", "", *(f"* {note}" for note in explained["notes"])]
+    out += ["", "## Failures", "", *listed, *notes, "", "## Do it again", "",
             "    meson setup build && meson compile -C build",
             "    PYTHON=venv/bin/python python3 tests/calibration/calibrate.py " + (
-                f"--select '--tag whole' --seeds 0 --stack '{','.join(s for s in STACKS if any(r['stack'] == s for r in records))}' "
+                f"--select '{'; '.join(sorted({r['selection'] for r in records}))}' --seeds 0 --stack '{','.join(s for s in STACKS if any(r['stack'] == s for r in records))}' "
                 "--results tests/calibration/whole.jsonl --markdown docs/calibration-whole.md" if whole else "--seeds 1-20 --markdown docs/calibration.md"), "",
             "The Python that runs the stacks needs torch, transformers, numpy, safetensors, jax, onnxruntime and onnx; `--stack` chooses those that it has (`--stack numpy,C`).",
             "A run that was stopped goes on where it was. On two cores with other work " + (

@@ -349,6 +349,14 @@ static void a_certificate_for_another_nonce_key_profile_or_suite_is_refused(void
   cJSON_free(payload);
   assert_int_equal(verify("tampered.json", ""), 2);
   cJSON_Delete(statement);
+  statement = statement_of("good.json");
+  cJSON_SetValuestring(cJSON_GetObjectItemCaseSensitive(extension_of(statement), "issued"), "2999-01-01T00:00:00Z");
+  payload = cJSON_PrintUnformatted(statement);
+  write_signed("tampered.json", payload, "vendor");
+  cJSON_free(payload);
+  assert_int_equal(verify("tampered.json", ""), 2);
+  assert_said("issued: 2999-01-01T00:00:00Z lies in the future");
+  cJSON_Delete(statement);
   /* the same certificate where another golden set is installed */
   assert_int_equal(run_command("cd \"$MR3D_GOLDEN\" && mkdir other && cp -r *.json set other && sed -i 's/forty rows/40 rows/' other/cases.json"), 0);
   char words[700];

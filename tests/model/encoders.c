@@ -107,8 +107,6 @@ static void threads_and_instruction_sets_change_no_bit(void **state) {
   }
 }
 
-/* A cell far from all others changes nothing of Sonata's first-stage convolutions but is in the same patches; of SceneScript it changes the norms. What
- * must not change is the answer to a request when another one was answered before. */
 static void an_answer_does_not_depend_on_the_one_before(void **state) {
   (void)state;
   mr3d_server *server = new_server();
@@ -125,6 +123,33 @@ static void an_answer_does_not_depend_on_the_one_before(void **state) {
     for (int i = 0; i < 3; i++) mr3d_bundle_free(&answers[i]);
     unlink(path);
   }
+  mr3d_server_free(&server);
+}
+
+static void a_trace_holds_the_stages_and_other_points_are_refused(void **state) {
+  (void)state;
+  mr3d_server *server = new_server();
+  char path[64];
+  save_weights(encoder_weights(SONATA), path);
+  mr3d_bundle *asked = encode_request(SONATA, path);
+  add_grid(asked, 6, 12);
+  mr3d_bundle_set(asked, "trace", "encoder.stage[12]*,encoder.projected");
+  mr3d_bundle *encoded = answer(server, asked);
+  const int64_t N = mr3d_bundle_find(encoded, "coords")->shape[0];
+  assert_int_equal(mr3d_bundle_count(encoded), 2 + 5);
+  assert_shape(encoded, "trace.encoder.stage2", SHAPE(N, 12));
+  assert_memory_equal(mr3d_bundle_find(encoded, "trace.encoder.stage2_coords")->data, mr3d_bundle_find(encoded, "coords")->data, (size_t)(3 * N) * sizeof(int64_t));
+  assert_memory_equal(reals(encoded, "trace.encoder.projected"), reals(encoded, "features"), (size_t)(N * ENCODER_HIDDEN) * sizeof(double));
+  assert_true(mr3d_bundle_find(encoded, "trace.encoder.stage1")->shape[0] > N);
+  mr3d_bundle_free(&encoded);
+  static const char *const wrong[] = {"encoder.stag1", "0.query", "model.logits"};
+  for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+    asked = encode_request(SONATA, path);
+    add_grid(asked, 6, 12);
+    mr3d_bundle_set(asked, "trace", wrong[i]);
+    REFUSED(server, asked, "metadata trace", wrong[i], "An encoder has stage0 stage0_coords");
+  }
+  unlink(path);
   mr3d_server_free(&server);
 }
 
@@ -651,6 +676,7 @@ int main(void) {
       cmocka_unit_test(coords_are_those_of_token_coords_row_for_row),
       cmocka_unit_test(threads_and_instruction_sets_change_no_bit),
       cmocka_unit_test(an_answer_does_not_depend_on_the_one_before),
+      cmocka_unit_test(a_trace_holds_the_stages_and_other_points_are_refused),
       cmocka_unit_test(scenescript_is_composed_as_the_page_says),
       cmocka_unit_test(sonata_is_composed_as_the_page_says),
       cmocka_unit_test(a_sonata_without_blocks_is_embedding_pooling_and_tail),

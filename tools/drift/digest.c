@@ -6,6 +6,8 @@
 #include <cjson/cJSON.h>
 #include <sodium.h>
 
+#include "mr3d/format.h"
+
 enum { BLOCK = 1 << 14 };
 
 static bool all_singles(const double *values, int64_t count) {
@@ -58,6 +60,22 @@ void mr3d_digest_tensor(const mr3d_tensor *tensor, mr3d_digest digest) {
     const int64_t n = count - at < BLOCK ? count - at : BLOCK;
     take(tensor, at, n, values);
     add(&state, values, n, single);
+  }
+  finish(&state, digest);
+  free(values);
+}
+
+void mr3d_digest_rounded(const mr3d_tensor *tensor, mr3d_dtype dtype, mr3d_digest digest) {
+  const int64_t count = mr3d_tensor_count(tensor);
+  double *values = mr3d_allocate(BLOCK, sizeof *values);
+  crypto_hash_sha256_state state;
+  crypto_hash_sha256_init(&state);
+  for (int64_t at = 0; at < count; at += BLOCK) {
+    const int64_t n = count - at < BLOCK ? count - at : BLOCK;
+    take(tensor, at, n, values);
+    for (int64_t i = 0; i < n && dtype != MR3D_F32; i++)
+      values[i] = dtype == MR3D_BF16 ? mr3d_bf16_to_double(mr3d_bf16_from_double(values[i])) : mr3d_f16_to_double(mr3d_f16_from_double(values[i]));
+    add(&state, values, n, true); /* each of them is an F32 exactly, or becomes one */
   }
   finish(&state, digest);
   free(values);

@@ -15,6 +15,8 @@ typedef char mr3d_digest[65];
 /** The digest of `count` values. */
 void mr3d_digest_values(const double *values, int64_t count, mr3d_digest digest);
 void mr3d_digest_tensor(const mr3d_tensor *, mr3d_digest);
+/** The digest that the tensor has when its values are rounded to F32, F16 or BF16. */
+void mr3d_digest_rounded(const mr3d_tensor *, mr3d_dtype, mr3d_digest);
 
 /** {"model.norm.weight":"..."}: all tensors of weights that lie in files, or were drawn beside them. NULL for a generated model, whose path says all. Ownership: the caller frees. */
 char *mr3d_digest_weights(mr3d_weights *, mr3d_error *);

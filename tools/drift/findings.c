@@ -52,6 +52,13 @@ static void say_differences(mr3d_trace_findings *f) {
     snprintf(f->headline, sizeof f->headline, "different inputs: %s", f->lines[f->n_lines - 1]);
   }
   free(said);
+  int rounded = 0;
+  for (int i = 0; i < d->count; i++) rounded += d->list[i].rounding;
+  if (f->other_inputs || !rounded) return;
+  f->other_inputs = true;
+  snprintf(f->headline, sizeof f->headline,
+           "different inputs: %d of %d weights differ from the reference's by a number format alone (%.160s %s): give the reference the weights that the subject had (save_pretrained of that model), and what remains is its arithmetic",
+           rounded, d->weights_compared, d->list[0].name, d->list[0].looks);
 }
 
 void mr3d_findings_gather(mr3d_trace_findings *f, const mr3d_inputs_side *subject, const mr3d_inputs_side *reference) {

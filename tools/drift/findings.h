@@ -14,8 +14,8 @@ typedef struct mr3d_trace_findings {
   mr3d_symptom symptoms[16];
   int n_lines;
   char **lines;        /**< all of it for people, a finding a line; differences that layers share are one */
-  bool other_inputs;   /**< a difference that is more than a coarser number format */
-  char headline[700];  /**< the first of those: "different inputs: layer 3 q_proj.weight differs: ..."; "" */
+  bool other_inputs;   /**< there is a difference */
+  char headline[700];  /**< the first that is more than a coarser number format: "different inputs: layer 3 q_proj.weight differs: ..."; else how many are; "" */
 } mr3d_trace_findings;
 
 /** Compares what `subject` was computed from with `reference`, and looks for symptoms in the subject's trace. */

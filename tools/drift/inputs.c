@@ -213,17 +213,52 @@ static void people_name(const char *name, char text[160], int64_t *layer) {
   snprintf(text, 160, "layer %" PRId64 " %.140s", *layer, rest);
 }
 
-enum { MOST_OPENED = 12 }; /* tensors whose values are looked at; of more, only what digests say */
+enum { MOST_OPENED = 12 };              /* tensors whose values are looked at; of more, only what digests say */
+#define MOST_ELEMENTS ((int64_t)1 << 24) /* of such a tensor: more take too much memory in binary64 */
 
-static void describe_weight(weights_of *subject, weights_of *reference, const char *name, const char *mine, const char *truth, int64_t head_dim, int nth, mr3d_input_differences *d) {
+/* The stored tensor of a side, of which no copy is made; NULL: there is none, or it is drawn. */
+static const mr3d_tensor *stored_of(const weights_of *w, const char *name) {
+  char in_trace[240];
+  snprintf(in_trace, sizeof in_trace, "weights.%.200s", name);
+  const mr3d_tensor *tensor = w->side->trace ? mr3d_bundle_find(mr3d_aligned_file(w->side->trace), in_trace) : NULL;
+  mr3d_weights *weights = w->side->weights ? w->side->weights : w->weights;
+  if (tensor || !weights) return tensor;
+  const mr3d_bundle *all = mr3d_weights_tensors(weights);
+  tensor = tensor_named(all, name);
+  for (int i = mr3d_bundle_count(all) - mr3d_weights_drawn(weights); i < mr3d_bundle_count(all); i++)
+    if (mr3d_bundle_at(all, i) == tensor) return NULL;
+  return tensor;
+}
+
+/* Whether a tensor is the reference's rounded to a format, as its digest tells; the format that the tensors before had is tried first, and alone where many differ. */
+static const char *rounded_to(weights_of *reference, const char *name, const char *digest, bool all, int *format) {
+  static const struct { mr3d_dtype dtype; const char *name; } formats[] = {{MR3D_BF16, "bf16"}, {MR3D_F16, "fp16"}, {MR3D_F32, "fp32"}};
+  if (!reference->side->weights) open_weights(reference);
+  const mr3d_tensor *tensor = stored_of(reference, name);
+  mr3d_digest own;
+  for (int i = -1; tensor && i < 3; i++) {
+    const int f = i < 0 ? *format : i;
+    if (f < 0 || (i >= 0 && (f == *format || (!all && *format >= 0)))) continue;
+    mr3d_digest_rounded(tensor, formats[f].dtype, own);
+    if (strcmp(own, digest) != 0) continue;
+    *format = f;
+    return formats[f].name;
+  }
+  return NULL;
+}
+
+static void describe_weight(weights_of *subject, weights_of *reference, const char *name, const char *mine, const char *truth, int64_t head_dim, int nth, int *format, mr3d_input_differences *d) {
   mr3d_input_difference *one = add(d, MR3D_INPUT_WEIGHTS, name);
   char people[160], other_people[160] = "";
   int64_t layer, other_layer;
   people_name(name, people, &layer);
   one->layer = layer;
-  const char *same_as = name_with_digest(reference->digests, mine);
+  const char *same_as = name_with_digest(reference->digests, mine), *format_name = NULL;
   mr3d_values a = {0}, b = {0};
-  double *x = nth < MOST_OPENED ? values_of(subject, name, true, &a) : NULL, *y = nth < MOST_OPENED || x ? values_of(reference, name, true, &b) : NULL;
+  if (!reference->side->weights) open_weights(reference);
+  const mr3d_tensor *lies = stored_of(reference, name);
+  const bool open = nth < MOST_OPENED && !(lies && mr3d_tensor_count(lies) > MOST_ELEMENTS);
+  double *x = open ? values_of(subject, name, true, &a) : NULL, *y = open ? values_of(reference, name, true, &b) : NULL;
   if (x) { /* a file that has changed since the trace was written says nothing of it */
     mr3d_digest now;
     mr3d_digest_values(a.at, a.count, now);
@@ -232,9 +267,14 @@ static void describe_weight(weights_of *subject, weights_of *reference, const ch
   if (same_as && strcmp(short_name(same_as), short_name(name)) != 0) {
     people_name(same_as, other_people, &other_layer);
     snprintf(one->looks, sizeof one->looks, "the reference's %s", other_people);
+  } else if (!(x && y) && (format_name = rounded_to(reference, name, mine, open, format)) != NULL) {
+    snprintf(one->looks, sizeof one->looks, "rounded to %s", format_name);
+    one->rounding = true;
   } else if (x && y) mr3d_weight_looks(&a, &b, head_dim, &one->max, &one->rounding, one->looks);
   else if (y) mr3d_digest_looks(mine, &b, head_dim, &one->rounding, one->looks);
   char max[48] = "";
+  for (int f = 0; one->rounding && f < 3; f++) /* the format to try first with the next */
+    if (strstr(one->looks, (const char *const[]){"bf16", "fp16", "fp32"}[f])) *format = f;
   if (isfinite(one->max)) snprintf(max, sizeof max, ", max %.2g", one->max);
   say(one, "%s differs: SHA-256 %.12s..., the reference's %.12s...%s%s%s", people, mine, truth, max, *one->looks ? ", looks " : "", one->looks);
   if (!x && y && !*one->looks) say(one, "%s differs: SHA-256 %.12s..., the reference's %.12s...; its values are not at hand (trace_torch's weights=\"all\" keeps them)", people, mine, truth);
@@ -263,7 +303,7 @@ static void compare_weights(const mr3d_inputs_side *subject, const mr3d_inputs_s
   s.digests = mine_text ? cJSON_Parse(mine_text) : NULL;
   r.digests = truth_text ? cJSON_Parse(truth_text) : NULL;
   const cJSON *item;
-  int missing = 0, different = 0;
+  int missing = 0, different = 0, format = -1;
   char first_missing[160] = "";
   if (!r.digests && reference->weights && s.digests) r.digests = digests_of(reference);
   cJSON_ArrayForEach(item, r.digests) {
@@ -276,7 +316,7 @@ static void compare_weights(const mr3d_inputs_side *subject, const mr3d_inputs_s
     }
     snprintf(truth, sizeof truth, "%s", item->valuestring);
     d->weights_compared++;
-    if (strcmp(mine, truth) != 0) describe_weight(&s, &r, item->string, mine, truth, head_dim, different++, d);
+    if (strcmp(mine, truth) != 0) describe_weight(&s, &r, item->string, mine, truth, head_dim, different++, &format, d);
   }
   if (missing)
     say(add(d, MR3D_INPUT_WEIGHTS, first_missing), "%d tensor%s of the reference's weights %s not among the subject's, the first %s", missing, missing == 1 ? "" : "s", missing == 1 ? "is" : "are", first_missing);

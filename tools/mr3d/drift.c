@@ -50,6 +50,7 @@ static mr3d_status find_config(drift_command *c, const char *path, mr3d_error *e
     snprintf(in_folder, sizeof in_folder, "%s/config.json", weights);
     if (!said || access(in_folder, R_OK) == 0) return read_text(in_folder, &c->config, error);
   }
+  if (!said && !path) return mr3d_fail(error, MR3D_INVALID, "the weights %s come without a configuration; give --config FILE.json", weights ? weights : "(none)");
   if (!said) return mr3d_fail(error, MR3D_INVALID, "%s does not say of which configuration it is (metadata config); give --config FILE.json", path);
   c->config = strdup(said);
   return MR3D_OK;
@@ -250,7 +251,7 @@ static int drift_backend(drift_command *c) {
   r->data = mr3d_find_data(r->data);
   r->json = true; /* says nothing */
   r->said = cJSON_CreateObject();
-  mr3d_status status = find_config(c, c->ask.backend, &error);
+  mr3d_status status = find_config(c, NULL, &error);
   if (!status) status = mr3d_config_parse(c->config, &r->config, &error);
   if (!status) status = find_tier(c, c->ask.backend, &options.tier, &error);
   options.config = c->config;
