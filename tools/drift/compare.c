@@ -175,12 +175,22 @@ void mr3d_drift_compare(mr3d_drift_run *d, const mr3d_drift_source *a, const mr3
 /** Difference of a point in units; 1e6 where it is out of bounds exactly, 0 where it was not compared. */
 static double units_of(const mr3d_drift_record *r) { return !r ? 0 : !r->verdict.passed ? 1e6 : r->total.measured ? r->total.rms : 0; }
 
+/** Of the same step, among the records before number i: at most two layers' are in between. */
+static const mr3d_drift_record *before(const mr3d_drift_run *d, int i, int64_t layer, int point) {
+  const int64_t step = d->records[i].step;
+  for (int k = i - 1; k >= 0 && k >= i - 2 * MR3D_N_LAYER_POINTS && d->records[k].step == step; k--)
+    if (d->records[k].layer == layer && d->records[k].point == point) return &d->records[k];
+  return NULL;
+}
+
 /** Of the points that it is computed from, the largest. */
-static double units_before(const mr3d_drift_run *d, const mr3d_drift_record *r) {
+static double units_before(const mr3d_drift_run *d, int i) {
+  const mr3d_drift_record *r = &d->records[i];
   double most = 0;
-  for (const int *in = mr3d_points_about[r->point].inputs; *in >= 0; in++) most = fmax(most, units_of(mr3d_drift_find(d, r->step, r->layer, *in)));
-  if (r->point == MR3D_P_INPUT && r->layer > 0) most = units_of(mr3d_drift_find(d, r->step, r->layer - 1, MR3D_P_OUTPUT));
-  if (r->point == MR3D_P_CONTEXT) most = fmax(most, units_of(mr3d_drift_find(d, r->step, r->layer, MR3D_P_VISIBLE)));
+  for (const int *in = mr3d_points_about[r->point].inputs; *in >= 0; in++) most = fmax(most, units_of(before(d, i, r->layer, *in)));
+  if (r->point == MR3D_P_INPUT && r->layer > 0) most = units_of(before(d, i, r->layer - 1, MR3D_P_OUTPUT));
+  if (r->point == MR3D_P_CONTEXT) most = fmax(most, units_of(before(d, i, r->layer, MR3D_P_VISIBLE)));
+  if (r->point == MR3D_P_FINAL_NORM) most = units_of(before(d, i, d->config.num_hidden_layers - 1, MR3D_P_OUTPUT));
   return most;
 }
 
@@ -189,8 +199,8 @@ int mr3d_drift_suspicious_layers(const mr3d_drift_run *d, int64_t layers[], int 
   bool far = false;
   for (int i = 0; i < d->n_records; i++) {
     const mr3d_drift_record *r = &d->records[i];
-    const double own = units_of(r), before = units_before(d, r);
-    const bool suspicious = own > FAR / 2 && ((own > FAR && !far) || own > LEAP * before);
+    const double own = units_of(r), inherited = units_before(d, i);
+    const bool suspicious = own > FAR / 2 && ((own > FAR && !far) || own > LEAP * inherited);
     far |= own > FAR;
     if (!suspicious) continue;
     bool known = false;
