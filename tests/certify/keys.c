@@ -33,6 +33,30 @@ static void a_key_is_never_overwritten(void **state) {
   assert_int_equal(run_command("test ! -e \"$MR3D_GOLDEN/half.key\""), 0); /* no half of a pair is left */
 }
 
+static void nothing_is_verified_without_a_key(void **state) {
+  (void)state;
+  static const char *const none[] = {"", ",", ",,"};
+  for (int i = 0; i < 3; i++) {
+    assert_int_equal(mr3d("verify %s/keys.json --key '%s'", folder, none[i]), 1);
+    assert_said("names no key");
+  }
+}
+
+static void what_is_signed_replaces_no_other_file(void **state) {
+  (void)state;
+  size_t size, again;
+  char *before = read_bytes(folder, "stranger.key", &size);
+  assert_int_equal(mr3d("sign %s/keys.json --key %s/lab.key -o %s/stranger.key", folder, folder, folder), 1);
+  assert_said("exists already");
+  char *after = read_bytes(folder, "stranger.key", &again);
+  assert_int_equal(size, again);
+  assert_memory_equal(before, after, size);
+  free(before), free(after);
+  assert_int_equal(certify("builtin:emulated", "no-such-folder/a.json", ""), 1);
+  assert_said("cannot create it");
+  assert_null(strstr(output, "COMPLIANT")); /* before anything was judged */
+}
+
 static void a_sealed_key_opens_with_its_passphrase_alone(void **state) {
   (void)state;
   mr3d_secret_key key;
@@ -119,7 +143,8 @@ static void a_key_may_succeed_another(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(private_keys_are_readable_by_their_owner_alone), cmocka_unit_test(a_key_is_never_overwritten),
+  const struct CMUnitTest tests[] = {cmocka_unit_test(private_keys_are_readable_by_their_owner_alone), cmocka_unit_test(a_key_is_never_overwritten), cmocka_unit_test(nothing_is_verified_without_a_key),
+                                     cmocka_unit_test(what_is_signed_replaces_no_other_file),
                                      cmocka_unit_test(a_sealed_key_opens_with_its_passphrase_alone), cmocka_unit_test(damaged_keys_are_refused), cmocka_unit_test(a_key_may_succeed_another)};
   return cmocka_run_group_tests(tests, make_certified, drop);
 }

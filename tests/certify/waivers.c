@@ -9,6 +9,9 @@
 
 static int sign_list(const char *list, const char *key) {
   write_text(folder, "list.json", list);
+  char old[600];
+  snprintf(old, sizeof old, "%s/list.signed", folder);
+  remove(old);
   return mr3d("sign %s/list.json --key %s/%s.key -o %s/list.signed", folder, folder, key, folder);
 }
 

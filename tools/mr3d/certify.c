@@ -129,11 +129,10 @@ int mr3d_command_certify(int argc, char **argv) {
   if (jobs < 1) return mr3d_complain("--jobs 0: expected at least 1");
   char golden_dir[4096], failure[4200];
   snprintf(failure, sizeof failure, "%.4000s.failure", out);
-  if (access(out, F_OK) == 0 || access(failure, F_OK) == 0)
-    return mr3d_complain("%s exists already: a new certificate never takes the place of an old file; choose another name or remove it", access(out, F_OK) == 0 ? out : failure);
+  mr3d_error error = {0};
+  if (mr3d_new_file(out, &error) != MR3D_OK || mr3d_new_file(failure, &error) != MR3D_OK) return mr3d_complain("%s", error.message);
 
   mr3d_ignore_stray_signals();
-  mr3d_error error = {0};
   mr3d_status ready = mr3d_find_golden(golden, golden_dir, &error);
   if (ready == MR3D_OK) ready = mr3d_profile_named(profile, &order.scope.profile, &error);
   if (ready == MR3D_OK) ready = mr3d_challenge_parse(nonce, &order.scope.challenge, &error);

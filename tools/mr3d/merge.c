@@ -43,7 +43,7 @@ int mr3d_command_merge(int argc, char **argv) {
   mr3d_error error = {0};
   char golden_dir[4096], failure[4200];
   snprintf(failure, sizeof failure, "%.4000s.failure", out);
-  if (access(out, F_OK) == 0 || access(failure, F_OK) == 0) return mr3d_complain("%s exists already; choose another name or remove it", access(out, F_OK) == 0 ? out : failure);
+  if (mr3d_new_file(out, &error) != MR3D_OK || mr3d_new_file(failure, &error) != MR3D_OK) return mr3d_complain("%s", error.message);
   mr3d_secret_key key = {0};
   mr3d_public_key parts_known[MR3D_MAX_KEYS], waivers_known[MR3D_MAX_KEYS];
   mr3d_suite *suite = NULL;

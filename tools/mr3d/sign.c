@@ -53,6 +53,7 @@ int mr3d_command_sign(int argc, char **argv) {
   mr3d_error error = {0};
   mr3d_envelope *envelope = NULL;
   mr3d_secret_key key = {0};
+  if (out && strcmp(out, argv[0]) != 0 && mr3d_new_file(out, &error) != MR3D_OK) return mr3d_complain("%s", error.message);
   mr3d_status done = open_envelope(argv[0], &envelope, &error);
   if (done == MR3D_OK) done = mr3d_open_key(key_path, passphrase_file, &key, &error);
   if (done == MR3D_OK && mr3d_envelope_sign(envelope, &key, &error) != MR3D_OK) done = mr3d_fail_in(&error, "%s", argv[0]);

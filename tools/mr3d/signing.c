@@ -1,6 +1,7 @@
 #include "signing.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <string.h>
@@ -54,7 +55,7 @@ mr3d_status mr3d_open_key(const char *path, const char *passphrase_file, mr3d_se
 
 mr3d_status mr3d_load_keys(const char *list, int *n, mr3d_public_key keys[MR3D_MAX_KEYS], mr3d_error *error) {
   *n = 0;
-  for (const char *at = list; at && *at; at += strspn(at, ",")) {
+  for (const char *at = list ? list + strspn(list, ",") : NULL; at && *at; at += strspn(at, ",")) {
     char path[4096];
     snprintf(path, sizeof path, "%.*s", (int)strcspn(at, ","), at);
     if (*n == MR3D_MAX_KEYS) return mr3d_fail(error, MR3D_INVALID, "more than %d keys", MR3D_MAX_KEYS);
@@ -62,6 +63,15 @@ mr3d_status mr3d_load_keys(const char *list, int *n, mr3d_public_key keys[MR3D_M
     if (status != MR3D_OK) return status;
     at += strcspn(at, ",");
   }
+  return list && *n == 0 ? mr3d_fail(error, MR3D_INVALID, "\"%s\" names no key: what no key signed proves nothing; give the file of a public key (KEY.pub of mr3d keygen)", list) : MR3D_OK;
+}
+
+mr3d_status mr3d_new_file(const char *path, mr3d_error *error) {
+  int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+  if (fd < 0 && errno == EEXIST) return mr3d_fail(error, MR3D_INVALID, "%s exists already: what is signed never takes the place of an old file; choose another name or remove it", path);
+  if (fd < 0) return mr3d_fail(error, MR3D_IO, "%s: cannot create it: %s", path, strerror(errno));
+  close(fd);
+  unlink(path);
   return MR3D_OK;
 }
 

@@ -11,8 +11,10 @@ mr3d_status mr3d_open_key(const char *path, const char *passphrase_file, mr3d_se
 /** A passphrase: the first line of a file, or typed (twice, where `twice`). `passphrase` holds `size` bytes. */
 mr3d_status mr3d_get_passphrase(const char *file, bool twice, char *passphrase, size_t size, mr3d_error *);
 
-/** Loads the public keys of a list joined by commas; none where `list` is NULL. */
+/** Loads the public keys of a list joined by commas; none where `list` is NULL. Errors also: a list that names none. */
 mr3d_status mr3d_load_keys(const char *list, int *n, mr3d_public_key keys[MR3D_MAX_KEYS], mr3d_error *);
+/** Whether what is signed can be written there: before anything else is done, since that may take hours. Errors: a file is there, none can be made. */
+mr3d_status mr3d_new_file(const char *path, mr3d_error *);
 
 /** MR3D_OK where one of the keys has signed; else what is wrong with the last one's signature. */
 mr3d_status mr3d_signed_by_one(const mr3d_envelope *, int n, const mr3d_public_key keys[], mr3d_error *);
