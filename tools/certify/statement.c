@@ -198,6 +198,13 @@ static void conclude(struct making *m, const char *unusable) {
   c->kind = partial ? MR3D_PARTIAL : strncmp(verdict, "conforms", 8) == 0 ? MR3D_CERTIFICATE : MR3D_FAILURE;
 }
 
+char *mr3d_scope_proves(const mr3d_scope *scope) {
+  char *text = NULL;
+  const int n = scope->ops ? asprintf(&text, "as much as cases that ask %s alone can show of this: %s", scope->ops, scope->profile->proves) : asprintf(&text, "%s", scope->profile->proves);
+  if (n < 0) abort();
+  return text;
+}
+
 /** What a pass does not exclude, in sentences that follow from the scope. */
 static void add_limits(cJSON *object, const struct making *m) {
   char text[1024];
@@ -217,6 +224,7 @@ static void add_limits(cJSON *object, const struct making *m) {
     snprintf(text, sizeof text, "that answers are computed in the %d tests whose inputs no nonce changes: they could be stored", m->c->fixed);
     cJSON_AddItemToArray(list, cJSON_CreateString(text));
   }
+  cJSON_AddItemToArray(list, cJSON_CreateString("that answers were computed and not stored once the nonce was known: have the files' SHA-256 before you give a nonce, or run mr3d check with one that you keep"));
   cJSON_AddItemToArray(list, cJSON_CreateString("that the one who signed told the truth: run mr3d verify --replay, or have it signed by a laboratory"));
 }
 
@@ -246,7 +254,9 @@ static void add_scope(cJSON *extension, const struct making *m, int version) {
     if (scope->tiers >> tier & 1) cJSON_AddItemToArray(tiers, cJSON_CreateString(mr3d_tier_name((mr3d_tier)tier)));
   if (scope->ops) mr3d_text_add(profile, "ops", scope->ops);
   else cJSON_AddNullToObject(profile, "ops");
-  cJSON_AddStringToObject(profile, "proves", scope->profile->proves);
+  char *proves = mr3d_scope_proves(scope);
+  cJSON_AddStringToObject(profile, "proves", proves);
+  free(proves);
   add_limits(profile, m);
   cJSON *challenge = cJSON_AddObjectToObject(extension, "challenge");
   mr3d_challenge_print(&scope->challenge, text);

@@ -61,5 +61,7 @@ const char *mr3d_suite_commit(void);
 
 /** "core@fp32,bf16, version 1". */
 void mr3d_scope_say(const mr3d_scope *, char *to, size_t size);
+/** What a pass proves, in words; narrower where the operators are. The caller's: free(). */
+char *mr3d_scope_proves(const mr3d_scope *);
 
 #endif

@@ -258,7 +258,10 @@ static void tell(const struct check *check) {
     if (shown++ < 8) printf("  not passed: %s: %.300s\n", item->child->valuestring, item->child->next->valuestring);
   if (shown > 8) printf("  and %d more\n", shown - 8);
   if (strcmp(claims->commit, mr3d_suite_commit()) != 0) printf("note: it was judged by commit %.16s of the suite, this is %.16s\n", claims->commit, mr3d_suite_commit());
-  if (c->kind == MR3D_CERTIFICATE) printf("It proves: %s.\nWhat it does not prove stands in its profile.doesNotProve and docs/certificate.md.\n", claims->scope.profile->proves);
+  if (c->kind != MR3D_CERTIFICATE) return;
+  char *proves = mr3d_scope_proves(&claims->scope);
+  printf("It proves: %s.\nWhat it does not prove stands in its profile.doesNotProve and docs/certificate.md.\n", proves);
+  free(proves);
 }
 
 int mr3d_command_verify(int argc, char **argv) {
