@@ -31,11 +31,13 @@ static mr3d_backend *open_plugin(const char *variable) {
   return backend;
 }
 
-static mr3d_reply ask(mr3d_backend *backend, const char *what, const char *tier) {
+/* Five values; `what` and `globs` may be NULL. */
+static mr3d_reply ask_traced(mr3d_backend *backend, const char *op, const char *tier, const char *globs, const char *what) {
   mr3d_bundle *request = mr3d_bundle_new();
-  mr3d_bundle_set(request, "op", "linear");
+  mr3d_bundle_set(request, "op", op);
   mr3d_bundle_set(request, "tier", tier);
   mr3d_bundle_set(request, "config", "{}");
+  if (globs) mr3d_bundle_set(request, "trace", globs);
   if (what) mr3d_bundle_set(request, "do", what);
   float *x = mr3d_bundle_add(request, "x", MR3D_F32, 1, (const int64_t[]){5})->data;
   for (int i = 0; i < 5; i++) x[i] = (float)i;
@@ -44,6 +46,8 @@ static mr3d_reply ask(mr3d_backend *backend, const char *what, const char *tier)
   mr3d_bundle_free(&request);
   return reply;
 }
+
+static mr3d_reply ask(mr3d_backend *backend, const char *what, const char *tier) { return ask_traced(backend, "linear", tier, NULL, what); }
 
 static void assert_doubles(mr3d_backend *backend) {
   mr3d_reply reply = ask(backend, NULL, "fp32");
@@ -112,40 +116,25 @@ static void a_pair_it_does_not_support_is_unsupported(void **state) {
   mr3d_backend_close(&backend);
 }
 
-static mr3d_reply ask_traced(mr3d_backend *backend, const char *op, const char *globs, const char *what) {
-  mr3d_bundle *request = mr3d_bundle_new();
-  mr3d_bundle_set(request, "op", op);
-  mr3d_bundle_set(request, "tier", "fp32");
-  mr3d_bundle_set(request, "config", "{}");
-  mr3d_bundle_set(request, "trace", globs);
-  if (what) mr3d_bundle_set(request, "do", what);
-  float *x = mr3d_bundle_add(request, "x", MR3D_F32, 1, (const int64_t[]){5})->data;
-  for (int i = 0; i < 5; i++) x[i] = (float)i;
-  mr3d_reply reply;
-  mr3d_backend_ask(backend, request, 20, &reply);
-  mr3d_bundle_free(&request);
-  return reply;
-}
-
 static void points_that_are_asked_for_come_with_the_answer(void **state) {
   (void)state;
   mr3d_backend *backend = open_plugin("MR3D_PLUGIN");
   assert_true(mr3d_backend_info_of(backend)->traces);
-  mr3d_reply reply = ask_traced(backend, "linear", "*.query,model.hidden", NULL);
+  mr3d_reply reply = ask_traced(backend, "linear", "fp32", "*.query,model.hidden", NULL);
   if (reply.kind != MR3D_REPLY_ANSWER) fail_msg("%s", reply.message);
   assert_int_equal(mr3d_bundle_count(reply.answer), 2);
   const float *query = mr3d_bundle_find(reply.answer, "trace.3.query")->data, *y = mr3d_bundle_find(reply.answer, "y")->data;
   assert_true(query[4] == 4 && y[0] == 100 && y[1] == 2); /* wanted, and not */
   mr3d_reply_clear(&reply);
-  reply = ask_traced(backend, "linear", "model.*", NULL);
+  reply = ask_traced(backend, "linear", "fp32", "model.*", NULL);
   assert_non_null(mr3d_bundle_find(reply.answer, "trace.model.logits"));
   assert_null(mr3d_bundle_find(reply.answer, "trace.3.query"));
   assert_true(((const float *)mr3d_bundle_find(reply.answer, "trace.model.logits")->data)[1] == 2); /* as it was when it was handed over */
   mr3d_reply_clear(&reply);
-  reply = ask_traced(backend, "linear", "*", "trace-twice");
+  reply = ask_traced(backend, "linear", "fp32", "*", "trace-twice");
   if (reply.kind != MR3D_REPLY_ERROR || !strstr(reply.message, "the plug-in traced \"3.query\" twice")) fail_msg("%s", reply.message);
   mr3d_reply_clear(&reply);
-  reply = ask_traced(backend, "linear", "*", "trace-dtype");
+  reply = ask_traced(backend, "linear", "fp32", "*", "trace-dtype");
   if (reply.kind != MR3D_REPLY_ERROR || !strstr(reply.message, "not one of safetensors' names")) fail_msg("%s", reply.message);
   mr3d_reply_clear(&reply);
   assert_doubles(backend); /* nothing is left for a request without */
@@ -156,7 +145,7 @@ static void a_plugin_without_traces_says_unsupported(void **state) {
   (void)state;
   mr3d_backend *backend = open_plugin("MR3D_PLUGIN_OLD");
   assert_false(mr3d_backend_info_of(backend)->traces);
-  mr3d_reply reply = ask_traced(backend, "rope1d", "*", NULL);
+  mr3d_reply reply = ask_traced(backend, "rope1d", "fp32", "*", NULL);
   assert_int_equal(reply.kind, MR3D_REPLY_UNSUPPORTED);
   assert_string_equal(reply.message, "old gives no traces (metadata trace)");
   mr3d_reply_clear(&reply);
