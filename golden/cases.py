@@ -2187,6 +2187,11 @@ ONE_BLOCK_SONATA = {**encoder(SONATA, stride=[], enc_depths=[2], enc_channels=[8
                     "downsamplings": 0}
 
 
+# The public widths, heads and patches; of Sonata one block a stage, whose 18 million parameters are a sixth of the public ones.
+PUBLIC_SCENESCRIPT = encoder(SCENESCRIPT, 896, 1280)
+PUBLIC_SONATA = encoder(SONATA, 896, 1280, "mlp", enc_depths=[1, 1, 1, 1, 1])
+
+
 def encoder_set(name, cfg):
     """A weight set that serves both projectors."""
     WEIGHTS[name] = {**encoder_weights({**cfg, "projector": "linear"}), **encoder_weights({**cfg, "projector": "mlp"})}
@@ -2266,6 +2271,13 @@ def encode_cases():
             "tokens in another order than their coordinates; raw rows for tokens",
             {"grid": scene("grid", *SCENE_GRID), "features": scene("features", SCENE_GRID[0], 6)}, deep[backbone],
             "coords-count token-rows", "canonical slow")
+
+    wall = grid_of(*[(x, y, (3 * x + 5 * y) % 11) for x in range(52) for y in range(25)])  # 1300 cells, 8 tokens
+    for backbone, cfg in (("scenescript", PUBLIC_SCENESCRIPT), ("sonata", PUBLIC_SONATA)):
+        WEIGHTS[f"{backbone}-public-widths"] = encoder_weights(cfg)
+        enc(f"{backbone}-public-widths", "the public encoder's widths, and more cells than a patch holds" if backbone == "sonata" else "the public encoder's widths",
+            "blocks of a kernel that small widths never fill; sums of thousands of terms", cloud(wall), (f"{backbone}-public-widths", cfg),
+            "sparse-conv group-norm" if backbone == "scenescript" else "patches grid-pooling", "wide slow")
 
     sonata = sizes["sonata"]
     enc("sonata-scene-norm", "coordinates scaled by the scene, which is flat in z", "the grid's scale; a division by 0",
