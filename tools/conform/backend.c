@@ -212,6 +212,12 @@ void mr3d_backend_close(mr3d_backend **backend) {
 
 const mr3d_backend_info *mr3d_backend_info_of(const mr3d_backend *backend) { return &backend->info; }
 
+bool mr3d_backend_offers(const mr3d_backend_info *info, const char *op) {
+  for (int i = 0; i < info->n_ops; i++)
+    if (strcmp(info->ops[i], op) == 0) return true;
+  return false;
+}
+
 void mr3d_backend_ask(mr3d_backend *backend, const mr3d_bundle *request, double timeout, mr3d_reply *reply) {
   *reply = (mr3d_reply){0};
   double start = mr3d_now();
