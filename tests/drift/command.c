@@ -35,9 +35,9 @@ static char *read_file(const char *path) {
 static int make_files(void **state) {
   (void)state;
   make_folder(folder);
-  save_trace(MR3D_FP32, "none", 0, in_folder("honest.safetensors"));
-  save_trace(MR3D_FP64, "none", 0, in_folder("truth.safetensors"));
-  save_trace(MR3D_FP32, "pairing/half-split-in-3d", 2, in_folder("wrong.safetensors"));
+  save_trace(MR3D_FP32, "none", in_folder("honest.safetensors"));
+  save_trace(MR3D_FP64, "none", in_folder("truth.safetensors"));
+  save_trace(MR3D_FP32, "pairing/half-split-in-3d@2", in_folder("wrong.safetensors"));
   FILE *file = fopen(in_folder("config.json"), "w");
   fputs(CONFIG_JSON, file);
   return fclose(file);
@@ -156,6 +156,9 @@ static void a_running_backend_is_asked_until_its_fault(void **state) {
   assert_int_equal(mr3d(ASK "mutant:qwen2-details/gelu@2 --tier fp32", in_folder("config.json")), 2);
   assert_said("FAULT at 0.2.gated");
   assert_true(!strstr(output, "layer 3")); /* nothing was asked behind it */
+  assert_int_equal(mr3d(ASK "mutant:qwen2-details/weight-plus-one@model --tier fp32", in_folder("config.json")), 2);
+  assert_said("FAULT at 0.model.final_norm: the norm behind the last layer (model.norm)");
+  assert_said("qwen2-details/weight-plus-one");
   assert_int_equal(mr3d(ASK "mutant:qwen2-details/gelu@x --tier fp32", in_folder("config.json")), 1);
   assert_said("expected @ and the number of a layer");
   assert_int_equal(mr3d(ASK "mutant:splice/end-dropped@1 --tier fp32", in_folder("config.json")), 1);

@@ -50,9 +50,10 @@ static void add_number(int64_t *numbers, int *n, int most, int64_t number) {
   ++*n;
 }
 
+/** The same mistake; where none is named, the same point, queries and keys of a rotation being one. */
 static bool is_one(const mr3d_drift_record *a, const mr3d_drift_record *b) {
   if (a->mistake[0] || b->mistake[0]) return strcmp(a->mistake, b->mistake) == 0;
-  return strcmp(mr3d_points_about[a->point].op, mr3d_points_about[b->point].op) == 0;
+  return a->point == b->point || (strcmp(mr3d_points_about[a->point].op, "mixed_rope") == 0 && strcmp(mr3d_points_about[b->point].op, "mixed_rope") == 0);
 }
 
 /** Heads and dimensions of the first record that are out of bounds. */
@@ -96,7 +97,8 @@ static void say_confidence(const mr3d_drift_record *r, mr3d_drift_fault *fault) 
     fault->confidence = close ? "low" : "medium";
     snprintf(fault->why, sizeof fault->why, "the trace lacks %s, so the fault lies somewhere from there to %s", mr3d_points_about[r->from].name, about->name);
     if (r->mistake[0]) snprintf(fault->why + strlen(fault->why), sizeof fault->why - strlen(fault->why), "; there %s", r->n_alike == 1 ? "one known mistake alone gives these values" : "several known mistakes give these values");
-    snprintf(fault->settle, sizeof fault->settle, "a trace of layer %lld that has %s, too", (long long)r->layer, mr3d_points_about[r->from].name);
+    if (r->layer < 0) snprintf(fault->settle, sizeof fault->settle, "a trace that has %s, too", r->from == MR3D_P_FINAL_NORM ? "model.final_norm" : "the last layer's output");
+    else snprintf(fault->settle, sizeof fault->settle, "a trace of layer %lld that has %s, too", (long long)r->layer, mr3d_points_about[r->from].name);
     return;
   }
   if (close) {
@@ -108,8 +110,8 @@ static void say_confidence(const mr3d_drift_record *r, mr3d_drift_fault *fault) 
   if (r->mistake[0] && r->n_alike == 1) {
     fault->confidence = "high";
     snprintf(fault->why, sizeof fault->why, "the rule is broken %.3g times over, and of all known mistakes this one alone gives the same values%s", r->local_ratio,
-             r->whole_layer ? ", here and in the rest of the layer" : "");
-    if (!r->whole_layer) snprintf(fault->settle, sizeof fault->settle, "another operator of this layer is off as well: mend this one and trace again");
+             r->layer < 0 ? "" : r->whole_layer ? ", here and in the rest of the layer" : r->gives ? ", here and, with its other faults put right, in the rest of the layer" : "");
+    if (r->layer >= 0 && !r->whole_layer && !r->gives) snprintf(fault->settle, sizeof fault->settle, "another operator of this layer is off as well: mend this one and trace again");
     return;
   }
   if (r->mistake[0]) {
@@ -249,6 +251,8 @@ static void say_headline(const mr3d_drift_run *d, mr3d_drift_verdict *v) {
     mr3d_drift_place(r, place);
     if (v->kind == MR3D_DRIFT_INPUTS)
       snprintf(v->headline, sizeof v->headline, "different inputs: %s of step %lld is not what the weights and ids make it (first at token %lld)", about->name, (long long)r->step, (long long)r->first_token);
+    else if (r->composite && r->layer < 0)
+      snprintf(v->headline, sizeof v->headline, "a local fault between %s and %s, behind the last layer, at step %lld: %.250s", mr3d_points_about[r->from].name, about->name, (long long)r->step, r->verdict.problem);
     else if (r->composite)
       snprintf(v->headline, sizeof v->headline, "a local fault between %s and %s of layer %lld, at step %lld: %.250s", mr3d_points_about[r->from].name, about->name, (long long)r->layer, (long long)r->step,
                r->diagnosis[0] ? r->diagnosis : r->verdict.problem);
