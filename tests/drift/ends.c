@@ -138,12 +138,46 @@ static void faults_behind_the_last_layer_are_found_without_all_points(void **sta
   close_decoder(&d);
 }
 
+static void embeddings_of_other_ids_are_told_with_what_they_look_like(void **state) {
+  (void)state;
+  decoder d = open_decoder("", NULL);
+  mr3d_bundle *trace = traced(&d.g, MR3D_FP32, true, 0, NULL, d.weights);
+  const mr3d_tensor *ids = mr3d_trace_find(trace, 1, MR3D_DRIFT_MODEL, "input_ids");
+  double *row = mr3d_trace_find(trace, 1, MR3D_DRIFT_MODEL, "inputs_embeds")->data, *kept = mr3d_allocate(3 * model.hidden, sizeof *kept);
+  mr3d_drift_run *drift = NULL;
+  mr3d_error error = {0};
+  const int64_t id = *(const int64_t *)ids->data, other = (id + 1) % model.vocab;
+  if (mr3d_drift_new(&(mr3d_drift_options){.config = d.config, .weights = WEIGHTS, .tier = MR3D_FP32}, &drift, &error)) fail_msg("%s", error.message);
+  mr3d_drift_embed(drift, 1, &id, kept, &error);
+  mr3d_drift_embed(drift, 1, &other, kept + model.hidden, &error);
+  mr3d_drift_free(&drift);
+  char words[160];
+  for (int wrong = 0; wrong < 4; wrong++) {
+    for (int i = 0; i < model.hidden; i++) row[i] = wrong == 0 ? sqrt(model.hidden) * kept[i] : wrong == 1 ? 0 : wrong == 2 ? kept[model.hidden + i] : kept[i] + kept[model.hidden + i];
+    if (wrong == 0) snprintf(words, sizeof words, "1 row is the embedding's times 7.48331, the square root of hidden_size");
+    else if (wrong == 1) snprintf(words, sizeof words, "1 row is zero");
+    else if (wrong == 2) snprintf(words, sizeof words, "token 0 has the row of id %lld instead of its own, %lld", (long long)other, (long long)id);
+    else snprintf(words, sizeof words, "1 row is not in the embedding, the first that of token 0");
+    drift = judged(&d, trace, false);
+    const mr3d_drift_record *first = first_fault(drift);
+    assert_non_null(first);
+    assert_int_equal(first->point, MR3D_P_EMBEDS);
+    assert_int_equal(first->step, 1);
+    if (!strstr(first->diagnosis, words)) fail_msg("\"%s\", expected \"%s\"", first->diagnosis, words);
+    mr3d_drift_free(&drift);
+  }
+  free(kept);
+  mr3d_bundle_free(&trace);
+  close_decoder(&d);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(mistakes_of_the_norm_and_of_the_head_are_placed_and_named),
       cmocka_unit_test(mistakes_of_a_call_are_placed_and_named),
       cmocka_unit_test(rows_kept_from_the_front_are_named),
       cmocka_unit_test(faults_behind_the_last_layer_are_found_without_all_points),
+      cmocka_unit_test(embeddings_of_other_ids_are_told_with_what_they_look_like),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -825,6 +825,7 @@ static mr3d_status take_start(taking *t, mr3d_error *error) {
                                     .token_class = t->step->token_class};
     mr3d_drift_measure(d, &sheet, record);
     mr3d_drift_judge(d, &sheet, "inputs_embeds", 0, NULL, record);
+    if (!record->verdict.passed) mr3d_drift_look_at_embeds(d, t->call->B * t->call->q, got, t->call->embeds, t->call->ids, record);
     note_first_token(record);
     t->fault |= !record->verdict.passed;
     free(d->chain.hidden); /* layers are judged on what the subject gave them */

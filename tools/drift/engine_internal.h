@@ -102,6 +102,9 @@ typedef struct mr3d_drift_end {
 /** Which mistake explains the record of final_norm or logits. */
 void mr3d_drift_diagnose_end(const mr3d_drift_end *, mr3d_drift_record *);
 
+/** What inputs_embeds [rows,hidden] that are out of bounds look like: a factor, rows of other ids (`ids` [rows], -1: not known; NULL: none is). */
+void mr3d_drift_look_at_embeds(mr3d_drift_run *, int64_t rows, const double *got, const double *expected, const int64_t *ids, mr3d_drift_record *);
+
 /** What is measured of a point against. */
 typedef struct mr3d_drift_sheet {
   int64_t B, q, heads, cols; /* rows [B,heads,q] of `cols` values; heads 1 where there are none */

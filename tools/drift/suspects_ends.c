@@ -1,5 +1,9 @@
-/** Which known mistake explains a fault behind the last layer: in the final norm or the head alone, or in what a request says of them (which rows are kept, which head is used). */
+/**
+ * Which known mistake explains a fault behind the last layer: in the final norm or the head alone, or in what a request says of them (which rows are kept, which head is used).
+ * And what embeddings look like that are not the rows of their ids.
+ */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -219,4 +223,54 @@ void mr3d_drift_diagnose_end(const mr3d_drift_end *e, mr3d_drift_record *record)
   if (record->composite) return; /* norm and head at once: which of them is not known */
   if (record->point == MR3D_P_FINAL_NORM && !try_norm(e, record)) try_norms(e, record);
   if (record->point == MR3D_P_LOGITS && !try_head(e, record)) try_heads(e, record);
+}
+
+/* ---- before the first layer ---- */
+
+#define SAME_ROW 4e-3 /* of a row's size: embeddings of a trained model lie further apart, and roundings of every tier are less */
+
+static bool is_row(int64_t n, const double *row, const double *of, double factor) {
+  double off = 0, size = 0;
+  for (int64_t i = 0; i < n; i++) off += (row[i] - factor * of[i]) * (row[i] - factor * of[i]), size += row[i] * row[i] + factor * factor * of[i] * of[i];
+  return off <= SAME_ROW * SAME_ROW * size;
+}
+
+/** The id whose row it is, -1 where it is none's. */
+static int64_t id_of(mr3d_drift_run *d, const double *row) {
+  const int64_t V = d->config.vocab_size, n = d->config.hidden_size;
+  double *buffer = mr3d_allocate(n, sizeof *buffer);
+  int64_t found = -1;
+  mr3d_error error = {0};
+  for (int64_t id = 0; id < V && found < 0; id++) {
+    const double *other;
+    if (mr3d_weights_rows(d->weights, d->ends.embed_tokens, id, 1, buffer, &other, &error)) break;
+    if (is_row(n, row, other, 1)) found = id;
+  }
+  free(buffer);
+  return found;
+}
+
+void mr3d_drift_look_at_embeds(mr3d_drift_run *d, int64_t rows, const double *got, const double *expected, const int64_t *ids, mr3d_drift_record *record) {
+  const int64_t n = d->config.hidden_size;
+  int64_t first = -1, different = 0, scaled = 0;
+  double factor = NAN;
+  for (int64_t r = 0; r < rows; r++) {
+    const double *x = got + r * n, *y = expected + r * n;
+    if (is_row(n, x, y, 1)) continue;
+    double xy = 0, yy = 0;
+    for (int64_t i = 0; i < n; i++) xy += x[i] * y[i], yy += y[i] * y[i];
+    if (!different++) first = r, factor = xy / yy;
+    scaled += is_row(n, x, y, factor);
+  }
+  if (!different) return;
+  const char *these = different == 1 ? "row is" : "rows are";
+  if (scaled == different && factor == 0) snprintf(record->diagnosis, sizeof record->diagnosis, "%lld %s zero", (long long)different, these);
+  else if (scaled == different)
+    snprintf(record->diagnosis, sizeof record->diagnosis, "%lld %s the embedding's times %.6g%s", (long long)different, these, factor,
+             fabs(factor / sqrt((double)n) - 1) < SAME_ROW ? ", the square root of hidden_size: other models scale their embeddings so, Qwen2 does not" : "");
+  else {
+    const int64_t id = id_of(d, got + first * n);
+    if (id >= 0 && ids && ids[first] >= 0) snprintf(record->diagnosis, sizeof record->diagnosis, "token %lld has the row of id %lld instead of its own, %lld", (long long)first, (long long)id, (long long)ids[first]);
+    else snprintf(record->diagnosis, sizeof record->diagnosis, "%lld %s not in the embedding, the first that of token %lld", (long long)different, these, (long long)first);
+  }
 }

@@ -250,7 +250,8 @@ static void say_headline(const mr3d_drift_run *d, mr3d_drift_verdict *v) {
     const mr3d_point_about *about = &mr3d_points_about[r->point];
     mr3d_drift_place(r, place);
     if (v->kind == MR3D_DRIFT_INPUTS)
-      snprintf(v->headline, sizeof v->headline, "different inputs: %s of step %lld is not what the weights and ids make it (first at token %lld)", about->name, (long long)r->step, (long long)r->first_token);
+      snprintf(v->headline, sizeof v->headline, "different inputs: %s of step %lld is not what the weights and ids make it (first at token %lld)%s%.400s", about->name, (long long)r->step, (long long)r->first_token,
+               r->diagnosis[0] ? ": " : "", r->diagnosis);
     else if (r->composite && r->layer < 0)
       snprintf(v->headline, sizeof v->headline, "a local fault between %s and %s, behind the last layer, at step %lld: %.250s", mr3d_points_about[r->from].name, about->name, (long long)r->step, r->verdict.problem);
     else if (r->composite)
