@@ -120,6 +120,7 @@ void mr3d_drift_free(mr3d_drift_run **pointer) {
   free(d->prefill_mask);
   free(d->records);
   free(d->steps);
+  mr3d_drift_free(&d->other);
   mr3d_weights_release(&d->weights);
   mr3d_weights_cache_free(&d->cache);
   free(d);

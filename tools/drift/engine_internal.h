@@ -58,6 +58,7 @@ struct mr3d_drift_run {
   mr3d_drift_kept_call *calls; /* [n_steps] */
   mr3d_lessons lessons;
   double trial_seconds;        /* of processor time, for mistakes tried on whole layers */
+  mr3d_drift_run *other;       /* of two traces: the other one replayed (compare.h) */
 };
 
 /** A layer with faults, before its values are forgotten. */
