@@ -243,18 +243,6 @@ static int drift_files(drift_command *c, char **paths, int n) {
 
 /* ---- a running backend ---- */
 
-static void clear_run(mr3d_run *r) {
-  mr3d_voxelize_free(&r->cells);
-  mr3d_token_coords_free(&r->tokens);
-  mr3d_splice_free(&r->splice);
-  mr3d_weights_release(&r->model);
-  mr3d_weights_cache_free(&r->cache);
-  cJSON_Delete(r->said);
-  free(r->ids);
-  free(r->forced);
-  free(r->config_text);
-}
-
 static int drift_backend(drift_command *c) {
   mr3d_error error = {0};
   mr3d_drift_run *drift = NULL;
@@ -281,7 +269,7 @@ static int drift_backend(drift_command *c) {
   const int exit_status = status ? mr3d_complain("%s", error.message) : report(c, drift, &subject);
   mr3d_drift_free(&drift);
   mr3d_drift_ask_end();
-  clear_run(r);
+  mr3d_run_clear(r);
   return exit_status;
 }
 
