@@ -172,6 +172,12 @@ static mr3d_status open_confined(mr3d_backend *backend, const char *host, char *
     if (hidden) add_word(&line, "--hide"), add_word(&line, hidden);
     free(hidden);
   }
+  for (const char *const *secret = backend->options.secrets; secret && *secret; secret++) {
+    char *real = realpath(*secret, NULL);
+    if (real) add_word(&line, "--blank"), add_word(&line, real);
+    free(real);
+  }
+  if (backend->options.forgets) add_word(&line, "--forget");
   add_kept(&line, host);
   dl_iterate_phdr(add_folder_of, &line);
   for (const char *const *kept = backend->options.kept; kept && *kept; kept++) add_kept(&line, *kept);
