@@ -67,7 +67,7 @@ static void mistakes_in_the_command_line_exit_1_and_say_what_was_meant(void **st
       {"explain L3", "L3 is a level, which is not explained here: `mr3d list levels`"},
       {"explain attention", "attention is an operator, which is not explained here: docs/protocol.md"},
       {"list --level L7", "no case has that"},
-      {"golden verfy", "expected verify, list or diff"},
+      {"golden verfy", "expected verify, list, diff or rules"},
       {"golden diff", "needs the other folder"},
   };
   for (size_t i = 0; i < sizeof mistakes / sizeof *mistakes; i++) {

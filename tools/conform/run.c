@@ -834,7 +834,8 @@ mr3d_status mr3d_run_suite(const mr3d_run_options *options, mr3d_progress *progr
     r.weights = mr3d_weights_cache_new();
     const char *const kept[] = {r.scratch, options->golden_dir, options->data_dir ? options->data_dir : r.scratch, options->yardsticks_dir, NULL};
     const mr3d_backend_options backend = {.threads = run->options.threads, .weights = r.weights, .no_isolation = options->no_isolation,
-                                          .memory = options->memory, .hidden = options->golden_dir, .kept = kept};
+                                          .memory = options->memory, .hidden = options->golden_dir, .kept = kept, .secrets = options->secrets,
+                                          .forgets = options->challenge != NULL};
     if (options->jobs <= 1) mr3d_team_threads(run->options.threads);
     status = mr3d_backend_open(options->backend, &backend, &r.backend, error);
   }
