@@ -25,6 +25,8 @@ void mr3d_challenge_print(const mr3d_challenge *challenge, char *hex) {
   sodium_bin2hex(hex, 2 * MR3D_MOST_NONCE + 1, challenge->nonce, (size_t)challenge->n_bytes);
 }
 
+bool mr3d_challenge_equal(const mr3d_challenge *a, const mr3d_challenge *b) { return a->n_bytes == b->n_bytes && memcmp(a->nonce, b->nonce, (size_t)a->n_bytes) == 0; }
+
 uint64_t mr3d_challenge_draw(const mr3d_challenge *challenge, const char *purpose, const char *id, const char *more) {
   const char *const parts[] = {"mr3d challenge 1", MR3D_VERSION, purpose, id, more};
   unsigned char digest[crypto_generichash_BYTES_MIN];

@@ -31,6 +31,8 @@ mr3d_status mr3d_challenge_parse(const char *hex, mr3d_challenge *, mr3d_error *
 /** Lower case. `hex` holds 2 * MR3D_MOST_NONCE + 1 bytes. */
 void mr3d_challenge_print(const mr3d_challenge *, char *hex);
 
+bool mr3d_challenge_equal(const mr3d_challenge *, const mr3d_challenge *);
+
 /** The seed of a case's inputs: BLAKE2b, keyed with the nonce, of the suite's version, the case's id and the variant. MR3D_AGAIN has that of MR3D_PLAIN. */
 uint64_t mr3d_challenge_seed(const mr3d_challenge *, const char *id, mr3d_variant);
 /** What the samples of MR3D_BESIDE stand beside, and the order in which MR3D_AGAIN is asked. */
