@@ -71,6 +71,12 @@ static void two_mutants_combine_unless_they_replace_the_same_operator(void **sta
   refuses("mutant:mask-length/one-short+mask-length/unrepaired", "cannot have both");
   refuses("mutant:mask-length/one-short+mask-length/one-short", "cannot have both");
   refuses("mutant:mask-length/one-short+mask-ownership/never-returns", "cannot have both");
+  refuses("mutant:mask-length/one-short@1+qwen2-details/gelu", "give both a place (@LAYER or @model), or neither");
+  refuses("mutant:mask-length/one-short@1+mask-length/unrepaired@1", "cannot have both");
+  refuses("mutant:qwen2-details/gelu@model", "is no mistake of the final norm or the head");
+  refuses("mutant:qwen2-details/gelu@0+qwen2-details/gelu@1+qwen2-details/gelu@2+qwen2-details/gelu@3+qwen2-details/gelu@4", "at most 4 mutants at once");
+  mr3d_backend *places = open_backend("mutant:mask-length/one-short@1+mask-length/unrepaired@2+qwen2-details/gelu@2+qwen2-details/eps-1e-5@model");
+  mr3d_backend_close(&places);
   mr3d_backend *backend = open_backend("mutant:qwen2-details/gelu+mask-ownership/strictly-causal");
   mr3d_reply reply = ask_mask(backend, "mask", "2", 10);
   assert_memory_equal(mr3d_bundle_find(reply.answer, "visible")->data, "\1\1\0", 3);

@@ -35,9 +35,9 @@ static char *read_file(const char *path) {
 static int make_files(void **state) {
   (void)state;
   make_folder(folder);
-  save_trace(MR3D_FP32, "none", 0, in_folder("honest.safetensors"));
-  save_trace(MR3D_FP64, "none", 0, in_folder("truth.safetensors"));
-  save_trace(MR3D_FP32, "pairing/half-split-in-3d", 2, in_folder("wrong.safetensors"));
+  save_trace(MR3D_FP32, "none", in_folder("honest.safetensors"));
+  save_trace(MR3D_FP64, "none", in_folder("truth.safetensors"));
+  save_trace(MR3D_FP32, "pairing/half-split-in-3d@2", in_folder("wrong.safetensors"));
   FILE *file = fopen(in_folder("config.json"), "w");
   fputs(CONFIG_JSON, file);
   return fclose(file);
@@ -96,10 +96,33 @@ static void two_traces_part_where_one_is_wrong(void **state) {
   assert_int_equal(mr3d("drift %s %s", in_folder("wrong.safetensors"), in_folder("truth.safetensors")), 2);
   assert_said("FAULT at 0.2.query_rotated");
   assert_said("pairing/half-split-in-3d");
-  /* the subject is right, the other is not */
-  assert_int_equal(mr3d("drift %s %s", in_folder("honest.safetensors"), in_folder("wrong.safetensors")), 2);
-  assert_said("UNEXPLAINED");
-  assert_said("the subject is right there");
+  assert_said("the other trace, replayed on");
+  assert_int_equal(mr3d("drift %s %s --json %s", in_folder("honest.safetensors"), in_folder("wrong.safetensors"), in_folder("two.json")), 2);
+  assert_said("a local fault of the other trace at 0.2.query_rotated");
+  assert_said("the subject, replayed on its own inputs, is right");
+  assert_said("FAULT of the other trace at 0.2.query_rotated");
+  assert_said("pairing/half-split-in-3d");
+  char *text = read_file(in_folder("two.json"));
+  cJSON *report = cJSON_Parse(text), *schema = read_schema("drift.schema.json");
+  check_against(report, schema, schema, "drift");
+  assert_int_equal(cJSON_GetArraySize(cJSON_GetObjectItem(report, "faults")), 0);
+  assert_int_equal(cJSON_GetArraySize(cJSON_GetObjectItem(report, "other_faults")), 1);
+  cJSON_Delete(report);
+  cJSON_Delete(schema);
+  free(text);
+  save_trace(MR3D_FP32, "qwen2-details/gelu@1", in_folder("gelu.safetensors"));
+  assert_int_equal(mr3d("drift %s %s", in_folder("wrong.safetensors"), in_folder("gelu.safetensors")), 2);
+  assert_said("FAULT of the other trace at 0.1.gated");
+}
+
+/** Each has a fault of its own: the difference is both's. */
+static void two_traces_may_both_be_wrong(void **state) {
+  (void)state;
+  save_trace(MR3D_FP32, "qwen2-details/gelu@2", in_folder("gelu.safetensors"));
+  assert_int_equal(mr3d("drift %s %s", in_folder("wrong.safetensors"), in_folder("gelu.safetensors")), 2);
+  assert_said("FAULT at 0.2.query_rotated");
+  assert_said("FAULT of the other trace at 0.2.gated");
+  assert_said("has faults, too");
 }
 
 /** A copy of a trace without some points; its metadata with `key` set, or left out where `value` is "". */
@@ -156,6 +179,9 @@ static void a_running_backend_is_asked_until_its_fault(void **state) {
   assert_int_equal(mr3d(ASK "mutant:qwen2-details/gelu@2 --tier fp32", in_folder("config.json")), 2);
   assert_said("FAULT at 0.2.gated");
   assert_true(!strstr(output, "layer 3")); /* nothing was asked behind it */
+  assert_int_equal(mr3d(ASK "mutant:qwen2-details/weight-plus-one@model --tier fp32", in_folder("config.json")), 2);
+  assert_said("FAULT at 0.model.final_norm: the norm behind the last layer (model.norm)");
+  assert_said("qwen2-details/weight-plus-one");
   assert_int_equal(mr3d(ASK "mutant:qwen2-details/gelu@x --tier fp32", in_folder("config.json")), 1);
   assert_said("expected @ and the number of a layer");
   assert_int_equal(mr3d(ASK "mutant:splice/end-dropped@1 --tier fp32", in_folder("config.json")), 1);
@@ -189,6 +215,7 @@ int main(void) {
       cmocka_unit_test(a_mistake_in_one_layer_is_placed_and_named),
       cmocka_unit_test(reports_keep_to_their_schema_and_load_nothing),
       cmocka_unit_test(two_traces_part_where_one_is_wrong),
+      cmocka_unit_test(two_traces_may_both_be_wrong),
       cmocka_unit_test(where_points_are_missing_the_fault_lies_between_others),
       cmocka_unit_test(other_weights_are_named_before_any_number),
       cmocka_unit_test(a_running_backend_is_asked_until_its_fault),

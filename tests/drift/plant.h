@@ -29,8 +29,8 @@ typedef struct model_sizes {
 static inline void config_text(char *text, size_t size, const model_sizes *m, const char *options) {
   snprintf(text, size,
            "{\"hidden_size\":%d,\"intermediate_size\":%d,\"num_hidden_layers\":%d,\"num_attention_heads\":%d,\"num_key_value_heads\":%d,\"head_dim\":%d,\"vocab_size\":%d,"
-           "\"rope_theta\":1000000.0,\"rms_norm_eps\":1e-6,\"tie_word_embeddings\":true%s%s}",
-           m->hidden, m->intermediate, m->layers, m->heads, m->kv_heads, m->head_dim, m->vocab, *options ? "," : "", options);
+           "\"rope_theta\":1000000.0,\"rms_norm_eps\":1e-6%s%s%s}",
+           m->hidden, m->intermediate, m->layers, m->heads, m->kv_heads, m->head_dim, m->vocab, strstr(options, "tie_word_embeddings") ? "" : ",\"tie_word_embeddings\":true", *options ? "," : "", options);
 }
 
 /** How the model is called. */
@@ -129,19 +129,20 @@ static inline void add_to_trace(mr3d_bundle *trace, int step, const mr3d_bundle 
 }
 
 /**
- * The trace of a generation: of the reference, of arithmetic emulated to the nearest (`emulate`), with a mistake in one layer (`mutant` not NULL). NULL where the mistake
- * is none of a layer, or where a call is refused.
+ * The trace of a generation: of the reference, of arithmetic emulated to the nearest (`emulate`), with mistakes in `n` places, or with one everywhere
+ * (MR3D_EVERY_LAYER). NULL where one is none of its place, or where a call is refused.
  */
-static inline mr3d_bundle *traced(const generation *g, mr3d_tier tier, bool emulate, const mr3d_mutant *mutant, int64_t layer, mr3d_weights_cache *weights) {
+static inline mr3d_bundle *traced(const generation *g, mr3d_tier tier, bool emulate, int n, const mr3d_mutant_place *places, mr3d_weights_cache *weights) {
   const mr3d_server_options options = {.emulate = emulate, .arithmetic = mr3d_arithmetic_of(tier, MR3D_NEAREST, false, 1), .weights = weights};
-  mr3d_mutant_server *server = mutant ? mr3d_mutant_server_new_at(mutant, layer, &options) : mr3d_mutant_server_new(NULL, NULL, &options);
+  const bool somewhere = n && places[0].layer != MR3D_EVERY_LAYER;
+  mr3d_mutant_server *server = somewhere ? mr3d_mutant_server_new_at(n, places, &options) : mr3d_mutant_server_new(n ? places[0].mutant : NULL, NULL, &options);
   if (!server) return NULL;
   mr3d_bundle *trace = mr3d_bundle_new();
   for (int i = 0; i < g->n && trace; i++) {
     mr3d_bundle *answer = NULL;
     mr3d_error error = {0};
     if (mr3d_mutant_server_answer(server, g->requests[i], &answer, &error) != MR3D_OK) {
-      if (!mutant) fail_msg("the reference refuses: %s", error.message);
+      if (!n) fail_msg("the reference refuses: %s", error.message);
       mr3d_bundle_free(&trace);
       break;
     }
@@ -152,15 +153,40 @@ static inline mr3d_bundle *traced(const generation *g, mr3d_tier tier, bool emul
   return trace;
 }
 
-/** Writes a trace of a small model with a mistake in one layer ("none": without), as a user's file. */
-static inline void save_trace(mr3d_tier tier, const char *mistake, int64_t layer, const char *path) {
+/** "SLUG/NAME" of a mutant. */
+static inline const char *name_of(const mr3d_mutant *mutant, char name[160]) {
+  snprintf(name, 160, "%s/%s", mutant->slug, mutant->name);
+  return name;
+}
+
+/** Reads "SLUG/NAME@3+SLUG/NAME@model"; "none": no place. */
+static inline int read_places(const char *text, mr3d_mutant_place *places) {
+  int n = 0;
+  char all[400], *at;
+  snprintf(all, sizeof all, "%s", strcmp(text, "none") == 0 ? "" : text);
+  for (char *one = all, *next; one && *one; one = next) {
+    next = strchr(one, '+');
+    if (next) *next++ = 0;
+    assert_non_null(at = strchr(one, '@'));
+    *at++ = 0;
+    places[n++] = (mr3d_mutant_place){mr3d_mutant_named(one), strcmp(at, "model") == 0 ? MR3D_DRIFT_MODEL : atoi(at)};
+    if (!places[n - 1].mutant) fail_msg("there is no mutant %s", one);
+  }
+  return n;
+}
+
+/** Writes a trace of a small model with mistakes in some places ("none", or as read_places has them), as a user's file. */
+static inline void save_trace(mr3d_tier tier, const char *mistakes, const char *path) {
   const model_sizes model = SMALL_MODEL;
   char config[1200];
   mr3d_error error = {0};
+  mr3d_mutant_place places[MR3D_MOST_PLACES];
+  const int n = read_places(mistakes, places);
   config_text(config, sizeof config, &model, "");
   mr3d_weights_cache *weights = mr3d_weights_cache_new();
   generation g = generate(ONE_SAMPLE, tier, config, &model, 9, 24, 3, "generated:5");
-  mr3d_bundle *trace = traced(&g, tier, tier != MR3D_FP64, strcmp(mistake, "none") == 0 ? NULL : mr3d_mutant_named(mistake), layer, weights);
+  mr3d_bundle *trace = traced(&g, tier, tier != MR3D_FP64, n, places, weights);
+  if (!trace) fail_msg("no decoder has %s", mistakes);
   mr3d_bundle *narrow = mr3d_bundle_new(); /* in the types of the tier, as a user's would be */
   for (int i = 0; i < mr3d_bundle_count(trace); i++) {
     const mr3d_tensor *t = mr3d_bundle_at(trace, i);
@@ -193,6 +219,18 @@ static inline mr3d_drift_run *drift_of(mr3d_bundle *trace, const mr3d_drift_opti
     mr3d_traced_call_clear(&call);
   }
   return drift;
+}
+
+/** A trace without the points of some names. */
+static inline mr3d_bundle *without(const mr3d_bundle *trace, const char *const *names) {
+  mr3d_bundle *part = mr3d_bundle_new();
+  for (int i = 0; i < mr3d_bundle_count(trace); i++) {
+    const mr3d_tensor *t = mr3d_bundle_at(trace, i);
+    bool keep = true;
+    for (const char *const *name = names; *name; name++) keep &= strcmp(strrchr(t->name, '.') + 1, *name) != 0;
+    if (keep) mr3d_bundle_copy(part, t->name, t);
+  }
+  return part;
 }
 
 /** The first record that is at fault, or NULL. */

@@ -42,7 +42,7 @@ static setting open_setting(const study *s, int kind, int set, uint64_t seed, mr
   setting here;
   config_text(here.config, sizeof here.config, &s->model, option_sets[set]);
   here.g = generate((calls_kind)kind, s->tier, here.config, &s->model, s->text, s->points, seed, "generated:5");
-  here.exact = traced(&here.g, s->tier, false, NULL, 0, weights);
+  here.exact = traced(&here.g, s->tier, false, 0, NULL, weights);
   return here;
 }
 
@@ -101,7 +101,8 @@ static mr3d_drift_options options_of(const study *s, const setting *here, bool d
 typedef enum outcome { NOT_THERE, HIDDEN, JUDGED } outcome;
 
 static outcome plant(study *s, const setting *here, const mr3d_mutant *mutant, int64_t layer, mr3d_weights_cache *weights) {
-  mr3d_bundle *with = traced(&here->g, s->tier, false, mutant, layer, weights);
+  const mr3d_mutant_place place = {mutant, layer};
+  mr3d_bundle *with = traced(&here->g, s->tier, false, 1, &place, weights);
   int64_t step = 0;
   int point = 0;
   outcome o = NOT_THERE;
@@ -116,7 +117,7 @@ static outcome plant(study *s, const setting *here, const mr3d_mutant *mutant, i
   }
   mr3d_bundle_free(&with);
   if (o != JUDGED) return o;
-  mr3d_bundle *subject = traced(&here->g, s->tier, true, mutant, layer, weights);
+  mr3d_bundle *subject = traced(&here->g, s->tier, true, 1, &place, weights);
   const mr3d_drift_options options = options_of(s, here, true);
   const double start = now();
   mr3d_drift_run *drift = drift_of(subject, &options);
@@ -144,7 +145,7 @@ static bool is_chosen(const study *s, int m) {
   char slug[160];
   snprintf(slug, sizeof slug, "%s/%s", mutant->slug, mutant->name);
   if ((s->every && m % s->every) || (s->glob && fnmatch(s->glob, slug, 0) != 0) || !mr3d_mutant_is_mistake_at(mutant, s->tier)) return false;
-  mr3d_mutant_server *server = mr3d_mutant_server_new_at(mutant, 0, &(mr3d_server_options){.threads = 1});
+  mr3d_mutant_server *server = mr3d_mutant_server_new_at(1, &(mr3d_mutant_place){mutant, 0}, &(mr3d_server_options){.threads = 1});
   const bool can = server != NULL;
   mr3d_mutant_server_free(&server);
   return can;
@@ -197,7 +198,7 @@ static void honest(const study *s) {
   for (int kind = 0; kind < s->kinds; kind++)
     for (int set = 0; set < s->sets; set++) {
       setting here = open_setting(s, kind, set, 3, weights);
-      mr3d_bundle *subject = traced(&here.g, s->tier, true, NULL, 0, weights);
+      mr3d_bundle *subject = traced(&here.g, s->tier, true, 0, NULL, weights);
       const mr3d_drift_options options = options_of(s, &here, false);
       mr3d_drift_run *drift = drift_of(subject, &options);
       const mr3d_drift_record *fault = first_fault(drift);
@@ -237,8 +238,8 @@ static void mistakes_above_the_noise_are_placed_and_named_at_bf16(void **state) 
 }
 
 int main(int argc, char **argv) {
-  if (argc == 6 && strcmp(argv[1], "save") == 0) {
-    save_trace(mr3d_tier_named(argv[2]), argv[3], atoi(argv[4]), argv[5]);
+  if (argc == 5 && strcmp(argv[1], "save") == 0) {
+    save_trace(mr3d_tier_named(argv[2]), argv[3], argv[4]);
     return 0;
   }
   const struct CMUnitTest tests[] = {cmocka_unit_test(emulated_arithmetic_is_rounding), cmocka_unit_test(mistakes_of_one_layer_are_placed_and_named_at_fp32),

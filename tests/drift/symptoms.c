@@ -225,6 +225,19 @@ static void a_splice_of_another_length_shows(void **state) {
   }
 }
 
+/* The first chunk of a prompt has fewer tokens than its ids say. */
+static void a_prompt_in_chunks_shows_no_splice(void **state) {
+  (void)state;
+  for (int chunks = 0; chunks < 2; chunks++) {
+    mr3d_bundle *t = chunks ? without(sound(), "1.model.input_ids") : sound();
+    mr3d_bundle_set(t, "config", "{\"hidden_size\":40,\"intermediate_size\":24,\"num_hidden_layers\":2,\"num_attention_heads\":6,\"num_key_value_heads\":2,\"head_dim\":8,\"vocab_size\":50,"
+                                 "\"rope_theta\":10000.0,\"rms_norm_eps\":1e-6,\"point_start_token_id\":47,\"point_end_token_id\":48,\"point_token_id\":49}");
+    int64_t *ids = add_whole(t, "0.model.input_ids", 1, 1, SHAPE(1, 2 * T))->data;
+    ids[1] = 47, ids[3] = 48;
+    assert_shows(t, chunks ? NULL : "splice-length", "the spliced prompt has 9 tokens");
+  }
+}
+
 static void positions_that_count_text_only_show(void **state) {
   (void)state;
   mr3d_bundle *t = sound();
@@ -280,6 +293,7 @@ int main(void) {
       cmocka_unit_test(another_head_dim_shows),
       cmocka_unit_test(rows_of_the_raw_scan_show),
       cmocka_unit_test(a_splice_of_another_length_shows),
+      cmocka_unit_test(a_prompt_in_chunks_shows_no_splice),
       cmocka_unit_test(positions_that_count_text_only_show),
       cmocka_unit_test(a_cache_whose_past_changes_shows),
       cmocka_unit_test(a_call_that_ends_half_way_shows),

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "frames.h"
+#include "mr3d/trace.h"
 #include "process.h"
 #include "protocol.h"
 
@@ -71,33 +72,58 @@ static mr3d_status find_mutant(const char *name, const mr3d_mutant **mutant, mr3
   return status;
 }
 
-/** The layer behind "slug/name@"; -1 where there is no '@'. */
-static mr3d_status find_layer(const mr3d_mutant *mutant, const char *at, int64_t *layer, mr3d_error *error) {
-  *layer = -1;
-  if (!at) return MR3D_OK;
-  if (!at[1] || strlen(at) > 10 || at[1 + strspn(at + 1, "0123456789")]) return mr3d_fail(error, MR3D_INVALID, "\"%.40s\" behind a mutant: expected @ and the number of a layer", at);
-  *layer = atoll(at + 1);
-  mr3d_mutant_server *server = mr3d_mutant_server_new_at(mutant, *layer, &(mr3d_server_options){.threads = 1});
-  if (!server) return mr3d_fail(error, MR3D_INVALID, "%s/%s is no mistake of a single layer", mutant->slug, mutant->name);
+/** The place behind "slug/name@": a layer's number, or "model"; MR3D_EVERY_LAYER where there is no '@'. */
+static mr3d_status find_place(const char *at, mr3d_mutant_place *place, mr3d_error *error) {
+  place->layer = at ? MR3D_TRACE_MODEL : MR3D_EVERY_LAYER;
+  if (!at || strcmp(at, "@model") == 0) return MR3D_OK;
+  if (!at[1] || strlen(at) > 10 || at[1 + strspn(at + 1, "0123456789")])
+    return mr3d_fail(error, MR3D_INVALID, "\"%.40s\" behind a mutant: expected @ and the number of a layer, or @model for the final norm and the head", at);
+  place->layer = atoll(at + 1);
+  return MR3D_OK;
+}
+
+/** "slug/name" or "slug/name@place". */
+static mr3d_status read_place(char *text, mr3d_mutant_place *place, mr3d_error *error) {
+  char *at = strchr(text, '@');
+  mr3d_status status = find_place(at, place, error);
+  if (at) *at = 0;
+  if (!status) status = find_mutant(text, &place->mutant, error);
+  if (status || !at) return status;
+  mr3d_mutant_server *server = mr3d_mutant_server_new_at(1, place, &(mr3d_server_options){.threads = 1});
+  if (!server) return mr3d_fail(error, MR3D_INVALID, "%s/%s is no mistake of %s", place->mutant->slug, place->mutant->name, place->layer == MR3D_TRACE_MODEL ? "the final norm or the head" : "a single layer");
   mr3d_mutant_server_free(&server);
   return MR3D_OK;
 }
 
-/** "slug/name", "slug/name@layer" or "slug/name+slug/name". */
+/** Whether one backend can have all of them. */
+static mr3d_status check_places(int n, const mr3d_mutant_place *places, mr3d_error *error) {
+  for (int i = 0; i < n; i++)
+    for (int k = 0; k < i; k++) {
+      const mr3d_mutant *a = places[k].mutant, *b = places[i].mutant;
+      const bool everywhere = places[i].layer == MR3D_EVERY_LAYER;
+      if (everywhere != (places[k].layer == MR3D_EVERY_LAYER)) return mr3d_fail(error, MR3D_INVALID, "mutants %s/%s and %s/%s: give both a place (@LAYER or @model), or neither", a->slug, a->name, b->slug, b->name);
+      if (i > 1 && everywhere) return mr3d_fail(error, MR3D_INVALID, "at most two mutants without a place at once");
+      if (places[i].layer == places[k].layer && !mr3d_mutants_combine(a, b))
+        return mr3d_fail(error, MR3D_INVALID, "mutants %s/%s and %s/%s replace the same operator, or hang: one backend cannot have both", a->slug, a->name, b->slug, b->name);
+    }
+  return MR3D_OK;
+}
+
+/** "slug/name", "slug/name+slug/name", or up to MR3D_MOST_PLACES "slug/name@place" joined by '+'. */
 static mr3d_status open_mutant(mr3d_backend *backend, const char *names, mr3d_error *error) {
-  const mr3d_mutant *mutant = NULL, *also = NULL;
-  const char *plus = strchr(names, '+'), *at = plus ? NULL : strchr(names, '@');
-  char *first = copy(names);
-  int64_t layer = -1;
-  if (plus || at) first[(plus ? plus : at) - names] = 0;
-  mr3d_status status = find_mutant(first, &mutant, error);
-  free(first);
-  if (status == MR3D_OK) status = find_layer(mutant, at, &layer, error);
-  if (status == MR3D_OK && plus) status = find_mutant(plus + 1, &also, error);
-  if (status == MR3D_OK && also && !mr3d_mutants_combine(mutant, also))
-    status = mr3d_fail(error, MR3D_INVALID, "mutants %s/%s and %s/%s replace the same operator, or hang: one backend cannot have both", mutant->slug, mutant->name,
-                       also->slug, also->name);
-  if (status == MR3D_OK) mr3d_backend_open_builtin(backend, false, mutant, also, layer);
+  mr3d_mutant_place places[MR3D_MOST_PLACES];
+  int n = 0;
+  mr3d_status status = MR3D_OK;
+  char *all = copy(names);
+  for (char *one = all, *next; one && !status; one = next) {
+    next = strchr(one, '+');
+    if (next) *next++ = 0;
+    if (n == MR3D_MOST_PLACES) status = mr3d_fail(error, MR3D_INVALID, "at most %d mutants at once", MR3D_MOST_PLACES);
+    else status = read_place(one, &places[n++], error);
+  }
+  free(all);
+  if (!status) status = check_places(n, places, error);
+  if (!status) mr3d_backend_open_builtin(backend, false, n, places);
   return status;
 }
 
@@ -187,8 +213,8 @@ mr3d_status mr3d_backend_open(const char *spec, const mr3d_backend_options *opti
 
   const char *rest;
   mr3d_status status;
-  if (strcmp(spec, "builtin:reference") == 0) mr3d_backend_open_builtin(backend, false, NULL, NULL, -1), status = MR3D_OK;
-  else if (strcmp(spec, "builtin:emulated") == 0) mr3d_backend_open_builtin(backend, true, NULL, NULL, -1), status = MR3D_OK;
+  if (strcmp(spec, "builtin:reference") == 0) mr3d_backend_open_builtin(backend, false, 0, NULL), status = MR3D_OK;
+  else if (strcmp(spec, "builtin:emulated") == 0) mr3d_backend_open_builtin(backend, true, 0, NULL), status = MR3D_OK;
   else if ((rest = after(spec, "mutant:"))) status = open_mutant(backend, rest, error);
   else if ((rest = after(spec, "exec:"))) status = open_command(backend, rest, error);
   else if ((rest = after(spec, "dir:"))) status = mr3d_backend_open_dir(backend, rest, error);
@@ -217,6 +243,12 @@ void mr3d_backend_close(mr3d_backend **backend) {
 }
 
 const mr3d_backend_info *mr3d_backend_info_of(const mr3d_backend *backend) { return &backend->info; }
+
+bool mr3d_backend_offers(const mr3d_backend_info *info, const char *op) {
+  for (int i = 0; i < info->n_ops; i++)
+    if (strcmp(info->ops[i], op) == 0) return true;
+  return false;
+}
 
 void mr3d_backend_ask(mr3d_backend *backend, const mr3d_bundle *request, double timeout, mr3d_reply *reply) {
   *reply = (mr3d_reply){0};

@@ -73,6 +73,8 @@ void mr3d_backend_rest(mr3d_backend *, int threads);
 void mr3d_backend_close(mr3d_backend **);
 
 const mr3d_backend_info *mr3d_backend_info_of(const mr3d_backend *);
+/** Whether the op is among those that it named. */
+bool mr3d_backend_offers(const mr3d_backend_info *, const char *op);
 
 /** Says of which step of which case the next request is, which only dir: needs to know. */
 void mr3d_backend_about(mr3d_backend *, const char *test, int step, mr3d_tier, uint64_t seed);

@@ -1,6 +1,6 @@
 /*
  * builtin:reference, builtin:emulated, mutant:SLUG/NAME and mutant:SLUG/NAME+SLUG/NAME: the reference in this process, whole, in the tier's own arithmetic, or with
- * one mistake, or two. mutant:SLUG/NAME@LAYER has its mistake in one layer of a decoder.
+ * one mistake, or two. mutant:SLUG/NAME@LAYER has its mistake in one layer of a decoder, mutant:SLUG/NAME@3+SLUG/NAME@model two in two places.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,10 +17,10 @@
 
 typedef struct builtin {
   mr3d_mutant_server *server;
-  const mr3d_mutant *mistakes[2]; /* NULL: none */
-  int64_t layer;                  /* the one layer with the mistake; -1: all */
-  bool emulates;                  /* rounds to nearest wherever stacks store a value */
-  mr3d_tier tier;                 /* that it emulates now */
+  int n;                   /* mistakes */
+  mr3d_mutant_place places[MR3D_MOST_PLACES];
+  bool emulates;           /* rounds to nearest wherever stacks store a value */
+  mr3d_tier tier;          /* that it emulates now */
 } builtin;
 
 /* Never answers: all that can be seen of it is the time that passes. */
@@ -37,8 +37,8 @@ static void hang(double timeout, mr3d_reply *reply) {
 static void ask(mr3d_backend *backend, const mr3d_bundle *request, double timeout, mr3d_reply *reply) {
   builtin *b = backend->state;
   const char *op = mr3d_bundle_get(request, "op");
-  for (int i = 0; i < 2; i++)
-    if (b->mistakes[i] && b->mistakes[i]->hangs && op && mr3d_mutant_touches(b->mistakes[i], op)) {
+  for (int i = 0; i < b->n; i++)
+    if (b->places[i].mutant->hangs && op && mr3d_mutant_touches(b->places[i].mutant, op)) {
       hang(timeout, reply);
       return;
     }
@@ -62,7 +62,8 @@ static void rest(mr3d_backend *backend) {
     options.arithmetic = mr3d_arithmetic_of(b->tier, MR3D_NEAREST, false, 0);
   }
   mr3d_mutant_server_free(&b->server);
-  b->server = b->layer >= 0 ? mr3d_mutant_server_new_at(b->mistakes[0], b->layer, &options) : mr3d_mutant_server_new(b->mistakes[0], b->mistakes[1], &options);
+  const bool everywhere = b->n == 0 || b->places[0].layer == MR3D_EVERY_LAYER;
+  b->server = everywhere ? mr3d_mutant_server_new(b->n > 0 ? b->places[0].mutant : NULL, b->n > 1 ? b->places[1].mutant : NULL, &options) : mr3d_mutant_server_new_at(b->n, b->places, &options);
 }
 
 static void close_builtin(mr3d_backend *backend) {
@@ -71,9 +72,10 @@ static void close_builtin(mr3d_backend *backend) {
   free(b);
 }
 
-void mr3d_backend_open_builtin(mr3d_backend *backend, bool emulates, const mr3d_mutant *mutant, const mr3d_mutant *also, int64_t layer) {
+void mr3d_backend_open_builtin(mr3d_backend *backend, bool emulates, int n, const mr3d_mutant_place *places) {
   builtin *b = mr3d_allocate(1, sizeof *b);
-  *b = (builtin){.mistakes = {mutant, also}, .layer = layer, .emulates = emulates, .tier = MR3D_N_TIERS};
+  *b = (builtin){.n = n, .emulates = emulates, .tier = MR3D_N_TIERS};
+  if (n) memcpy(b->places, places, (size_t)n * sizeof *places);
   backend->state = b, backend->ask = ask, backend->rest = rest, backend->close = close_builtin;
 
   const char *const *ops = mr3d_server_ops();
@@ -84,6 +86,6 @@ void mr3d_backend_open_builtin(mr3d_backend *backend, bool emulates, const mr3d_
   for (int t = 0; t < MR3D_N_TIERS; t++)
     if (!emulates || t != MR3D_FP64) tiers[n_tiers++] = (mr3d_tier)t; /* fp64 is what it computes in: its roundings cannot be emulated */
   rest(backend);
-  mr3d_backend_introduce(backend, mutant ? "mutant" : emulates ? "emulated" : "reference", MR3D_VERSION, n_ops, ops, n_tiers, tiers);
+  mr3d_backend_introduce(backend, n ? "mutant" : emulates ? "emulated" : "reference", MR3D_VERSION, n_ops, ops, n_tiers, tiers);
   backend->info.traces = true;
 }

@@ -20,8 +20,8 @@ struct mr3d_backend {
 
 /* Each fills ask, close, state and info of a backend whose options are set; on failure they leave nothing to free. */
 
-/** `emulates`: in the tier's own arithmetic. Requires: the mutants, if two, combine; one with a `layer` (-1: all) can be in a single one. NULL: no mistake. */
-void mr3d_backend_open_builtin(mr3d_backend *, bool emulates, const mr3d_mutant *mutant, const mr3d_mutant *also, int64_t layer);
+/** `emulates`: in the tier's own arithmetic. Requires: a server can have the n mistakes, at most two of them in every layer, or each in a place that it can be in. */
+void mr3d_backend_open_builtin(mr3d_backend *, bool emulates, int n, const mr3d_mutant_place *);
 /** What argv[0] of a process is. The suite's own host sends a frame about its protections first, where it isolates. */
 typedef enum mr3d_front { MR3D_FRONT_COMMAND, MR3D_FRONT_CONFINED, MR3D_FRONT_PLUGIN } mr3d_front;
 

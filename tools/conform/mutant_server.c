@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "mr3d/trace.h"
 #include "mutants/mutants_internal.h"
 
 mr3d_bundle *mr3d_request_without(const mr3d_bundle *request, const char *left_out) {
@@ -22,8 +23,11 @@ mr3d_bundle *mr3d_request_without(const mr3d_bundle *request, const char *left_o
 struct mr3d_mutant_server {
   const mr3d_mutant *mistakes[2]; /* NULL: none */
   mr3d_operators operators;
-  mr3d_operators at_layer; /* of layer number `layer`, where the mistake is in one only */
-  int64_t layer;
+  int n_layers; /* with mistakes of their own, where they are not in all */
+  struct {
+    int64_t layer;
+    mr3d_operators operators;
+  } layers[MR3D_MOST_PLACES];
   mr3d_server *server;
   mr3d_bundle *memory;
   long long asked;
@@ -43,12 +47,14 @@ mr3d_mutant_server *mr3d_mutant_server_new(const mr3d_mutant *mutant, const mr3d
   return s;
 }
 
-/** A layer of a decoder by the operators with the mistake, or by the reference's. The context's table is that of its server. */
-static mr3d_status in_one_layer(const mr3d_context *context, const mr3d_config *config, const mr3d_layer *layer, const mr3d_block_in *in, mr3d_block_out *out,
+/** A layer of a decoder by the operators with its mistakes, or by the reference's. The context's table is that of its server. */
+static mr3d_status by_layer(const mr3d_context *context, const mr3d_config *config, const mr3d_layer *layer, const mr3d_block_in *in, mr3d_block_out *out,
                                 mr3d_error *error) {
   const mr3d_mutant_server *s = (const mr3d_mutant_server *)(const void *)((const char *)context->op - offsetof(mr3d_mutant_server, operators));
   mr3d_context own = *context;
-  own.op = context->layer == s->layer ? &s->at_layer : &mr3d_reference_operators;
+  own.op = &mr3d_reference_operators;
+  for (int i = 0; i < s->n_layers; i++)
+    if (s->layers[i].layer == context->layer) own.op = &s->layers[i].operators;
   return own.op->decoder_layer(&own, config, layer, in, out, error);
 }
 
@@ -68,16 +74,42 @@ static bool spans_layers(const mr3d_mutant *mutant) {
   return false;
 }
 
-mr3d_mutant_server *mr3d_mutant_server_new_at(const mr3d_mutant *mutant, int64_t layer, const mr3d_server_options *options) {
-  const bool in_a_layer = mr3d_mutant_touches(mutant, "decoder_layer") || mr3d_mutant_touches(mutant, "decode");
-  if (mutant->hangs || mutant->decorate || mutant->distort || spans_layers(mutant) || !in_a_layer || !replaces_a_part_of_a_layer(&mutant->operators)) return NULL;
-  mr3d_operators operators = mr3d_reference_operators;
-  operators.decoder_layer = in_one_layer;
+static bool is_of_its_place(const mr3d_mutant_place *place) {
+  const mr3d_mutant *m = place->mutant;
+  const mr3d_operators *o = &m->operators, *r = &mr3d_reference_operators;
+  const bool in_a_layer = mr3d_mutant_touches(m, "decoder_layer") || mr3d_mutant_touches(m, "decode");
+  if (m->hangs || m->decorate || m->distort || spans_layers(m) || !in_a_layer) return false;
+  return place->layer == MR3D_TRACE_MODEL ? o->rmsnorm != r->rmsnorm || o->linear != r->linear : replaces_a_part_of_a_layer(o);
+}
+
+/** Adds what a table differs in from the reference's. False: both have a mistake in one operator. */
+static bool add_mistake(mr3d_operators *to, const mr3d_mutant *mutant) {
+  const mr3d_mutant before = {.operators = *to};
+  if (!mr3d_mutants_combine(&before, mutant)) return false;
+  *to = mr3d_mutant_operators(&before, mutant);
+  return true;
+}
+
+mr3d_mutant_server *mr3d_mutant_server_new_at(int n, const mr3d_mutant_place *places, const mr3d_server_options *options) {
+  mr3d_mutant_server *s = mr3d_allocate(1, sizeof *s);
+  mr3d_operators ends = mr3d_reference_operators;
+  bool fits = n <= MR3D_MOST_PLACES;
+  for (int i = 0; i < n && fits; i++) {
+    int at = 0;
+    while (at < s->n_layers && s->layers[at].layer != places[i].layer) at++;
+    if (at == s->n_layers && places[i].layer != MR3D_TRACE_MODEL) s->layers[s->n_layers].layer = places[i].layer, s->layers[s->n_layers++].operators = mr3d_reference_operators;
+    fits = is_of_its_place(&places[i]) && add_mistake(places[i].layer == MR3D_TRACE_MODEL ? &ends : &s->layers[at].operators, places[i].mutant);
+  }
+  if (!fits) {
+    free(s);
+    return NULL;
+  }
+  s->operators = ends;
+  s->operators.decoder_layer = by_layer;
+  s->memory = mr3d_bundle_new();
   mr3d_server_options own = *options;
-  own.operators = &operators;
-  mr3d_mutant_server *s = mr3d_mutant_server_new(NULL, NULL, &own);
-  s->at_layer = mutant->operators;
-  s->layer = layer;
+  own.operators = &s->operators;
+  s->server = mr3d_server_new(&own);
   return s;
 }
 

@@ -39,11 +39,19 @@ bool mr3d_mutants_combine(const mr3d_mutant *, const mr3d_mutant *also);
 mr3d_operators mr3d_mutant_operators(const mr3d_mutant *, const mr3d_mutant *also);
 /** `options->operators`, if given, stand in for those of the mutants. */
 mr3d_mutant_server *mr3d_mutant_server_new(const mr3d_mutant *, const mr3d_mutant *also, const mr3d_server_options *options);
+/** A mistake in one place of a decoder: a layer's number, or MR3D_TRACE_MODEL (mr3d/trace.h) for what is behind the last layer, the final norm and the head. */
+typedef struct mr3d_mutant_place {
+  const mr3d_mutant *mutant;
+  int64_t layer;
+} mr3d_mutant_place;
+#define MR3D_EVERY_LAYER (-2) /**< in place of a number: no single place, as mr3d_mutant_server_new has it */
+#define MR3D_MOST_PLACES 4
+
 /**
- * A server whose decoder has the mistake in one layer only, the reference's operators in all others. NULL where the mistake is none of a layer's operators: one of
- * the request or of the answer, of the splice or the scan, or one that compares layers and so has no meaning in a single one.
+ * A server whose decoder has mistakes in these places only, the reference's operators in all others. NULL where one is no mistake of its place's operators: one of
+ * the request or of the answer, of the splice or the scan, or one that compares layers and so has no meaning in a single one; and where two of one place do not combine.
  */
-mr3d_mutant_server *mr3d_mutant_server_new_at(const mr3d_mutant *, int64_t layer, const mr3d_server_options *options);
+mr3d_mutant_server *mr3d_mutant_server_new_at(int n, const mr3d_mutant_place *places, const mr3d_server_options *options);
 void mr3d_mutant_server_free(mr3d_mutant_server **);
 /** Gives mistakes that remember this server's memory, for operators called by hand as if they answered its next request; NULL ends that. */
 void mr3d_mutant_server_lend_memory(mr3d_mutant_server *, const char *op, const char *config);

@@ -708,6 +708,10 @@ const mr3d_tensor *mr3d_aligned_stored(const mr3d_aligned *a, int64_t step, int6
   return e ? e->tensor : NULL;
 }
 
+bool mr3d_aligned_is_chunked(const mr3d_aligned *a) {
+  return mr3d_aligned_stored(a, 1, MR3D_TRACE_MODEL, "inputs_embeds") && !mr3d_aligned_stored(a, 1, MR3D_TRACE_MODEL, "input_ids");
+}
+
 void mr3d_aligned_layout(const mr3d_aligned *a, int64_t step, int64_t layer, const char *point, char text[96]) {
   const entry *e = find(a, step, layer, point);
   *text = 0;

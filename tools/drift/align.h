@@ -54,6 +54,9 @@ const mr3d_tensor *mr3d_aligned_stored(const mr3d_aligned *, int64_t step, int64
 /** The layout that it lies in: "B,q,H,D", "B,G,q,D repeated for 14 heads"; "" where it is not there. */
 void mr3d_aligned_layout(const mr3d_aligned *, int64_t step, int64_t layer, const char *point, char text[96]);
 
+/** Whether step 0 is but the first chunk of a prompt: the next call is given embeddings and no ids. */
+bool mr3d_aligned_is_chunked(const mr3d_aligned *);
+
 /** What could not be used, or had to be guessed: a line each. */
 int mr3d_aligned_remarks(const mr3d_aligned *);
 const char *mr3d_aligned_remark(const mr3d_aligned *, int index);

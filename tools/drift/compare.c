@@ -225,3 +225,11 @@ void mr3d_drift_adopt(mr3d_drift_run *d, mr3d_drift_run *local) {
     from->local = (mr3d_drift_errors){0}; /* handed over */
   }
 }
+
+void mr3d_drift_keep_other(mr3d_drift_run *d, mr3d_drift_run **replayed) {
+  mr3d_drift_free(&d->other);
+  d->other = *replayed;
+  *replayed = NULL;
+}
+
+const mr3d_drift_run *mr3d_drift_other(const mr3d_drift_run *d) { return d->other; }

@@ -16,4 +16,9 @@ int mr3d_drift_suspicious_layers(const mr3d_drift_run *, int64_t layers[], int m
 /** Copies the local errors, verdicts and diagnoses of `local` to the records of the same places. */
 void mr3d_drift_adopt(mr3d_drift_run *, mr3d_drift_run *local);
 
+/** Keeps what became of the other trace's operators, replayed on its own inputs, beside the comparison; takes ownership. */
+void mr3d_drift_keep_other(mr3d_drift_run *, mr3d_drift_run **replayed);
+/** NULL: the other trace was not replayed. */
+const mr3d_drift_run *mr3d_drift_other(const mr3d_drift_run *);
+
 #endif

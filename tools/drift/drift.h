@@ -68,6 +68,7 @@ typedef struct mr3d_drift_record {
   int n_alike;                   /**< mistakes that explain it alike, `mistake` among them */
   char alike[512];               /**< their names, joined by blanks */
   bool whole_layer;              /**< the mistake also explains all that the layer does behind this point */
+  uint32_t gives;                /**< else, bit per point: what it explains in this layer once the layer's other faults are put right; 0: this operator alone */
   bool exact_mistake;            /**< the mistake gives these very values */
 } mr3d_drift_record;
 

@@ -14,6 +14,7 @@
 #define HEAD_ROWS 2048           /* of the head at a time */
 #define MOST_LOGITS ((int64_t)1 << 22) /* elements of logits judged: of more rows, some */
 #define LOGITS_ROWS 8
+#define COMPOSITE_LOGITS_ROWS 2
 
 const char *mr3d_token_class_name(mr3d_token_class class) {
   static const char *const names[] = {"text before", "points", "text after", "generated"};
@@ -119,6 +120,7 @@ void mr3d_drift_free(mr3d_drift_run **pointer) {
   free(d->prefill_mask);
   free(d->records);
   free(d->steps);
+  mr3d_drift_free(&d->other);
   mr3d_weights_release(&d->weights);
   mr3d_weights_cache_free(&d->cache);
   free(d);
@@ -436,6 +438,23 @@ static void close_replay(const taking *t, mr3d_drift_lane *lane, replayed *r) {
   for (int p = 0; p < MR3D_N_LAYER_POINTS; p++) free(r->own[p]);
 }
 
+/** Rows of attention [B,H,q] whose KV head holds a key or value that is not finite: hidden or not, a weight of zero times it is NaN in every stack. */
+static bool *rows_beside_nan(const taking *t, const replayed *exact) {
+  const int64_t H = t->d->config.num_attention_heads, G = t->d->config.num_key_value_heads, D = t->d->config.head_dim, q = t->call->q, B = t->call->B;
+  bool *rows = mr3d_allocate(B * H * q, sizeof *rows);
+  for (int64_t b = 0; b < B; b++)
+    for (int64_t g = 0; g < G; g++) {
+      double sum = 0; /* finite only where all are, of products with 0 */
+      for (int which = 0; which < 2; which++) {
+        const double *past = which ? exact->in.past_value : exact->in.past_key, *fresh = exact->replay.value[which ? MR3D_P_VALUE : MR3D_P_KEY_ROTATED];
+        for (int64_t i = (b * G + g) * t->d->L * D; past && i < (b * G + g + 1) * t->d->L * D; i++) sum += 0 * past[i];
+        for (int64_t i = (b * G + g) * q * D; i < (b * G + g + 1) * q * D; i++) sum += 0 * fresh[i];
+      }
+      for (int64_t r = (b * H + g * (H / G)) * q; r < (b * H + (g + 1) * (H / G)) * q; r++) rows[r] = !isfinite(sum);
+    }
+  return rows;
+}
+
 /** Judges one point that the subject has. `exact` holds the replay; `runs` those in emulated arithmetic where it is a composite. */
 static void judge_point(taking *t, int point, const replayed *exact, const replayed *runs, const double *expected, const double *scale, const double *turn, bool past_known) {
   mr3d_drift_run *d = t->d;
@@ -460,8 +479,12 @@ static void judge_point(taking *t, int point, const replayed *exact, const repla
     sheet.turn = NULL;
   }
   if (!past_known && point == MR3D_P_CONTEXT) sheet.expected = sheet.scale = NULL;
+  bool *beside_nan = point == MR3D_P_CONTEXT ? rows_beside_nan(t, exact) : NULL;
+  const bool all_inherit = mr3d_drift_mark_inherited(&sheet, beside_nan);
   mr3d_drift_measure(d, &sheet, record);
-  if (sheet.expected) mr3d_drift_judge(d, &sheet, mr3d_points_about[point].name, MR3D_FEW_RUNS, record->composite ? errors : NULL, record);
+  if (sheet.expected && !all_inherit) mr3d_drift_judge(d, &sheet, mr3d_points_about[point].name, MR3D_FEW_RUNS, record->composite ? errors : NULL, record);
+  free(beside_nan);
+  free(sheet.inherits);
   note_first_token(record);
   t->fault |= !record->verdict.passed;
   for (int r = 0; r < MR3D_FEW_RUNS; r++) free(errors[r]);
@@ -630,89 +653,162 @@ static int64_t rows_judged(int64_t keep, int64_t V, int64_t *rows) {
   return n;
 }
 
-/** final_norm and logits of every lane, and the subject's. Of several samples the logits of the first. */
-static mr3d_status take_ends(taking *t, mr3d_error *error) {
-  mr3d_drift_run *d = t->d;
-  const int64_t n = d->config.hidden_size, V = d->config.vocab_size, rows = t->call->B * t->call->q, q = t->call->q;
-  const mr3d_tensor *norm = find(t, MR3D_DRIFT_MODEL, MR3D_P_FINAL_NORM), *logits = find(t, MR3D_DRIFT_MODEL, MR3D_P_LOGITS);
-  int64_t shape[4] = {t->call->B, q, n};
-  if (norm && (!mr3d_dtype_is_float(norm->dtype) || norm->rank != 3 || memcmp(norm->shape, shape, 3 * sizeof *shape) != 0)) return misfit(t, MR3D_DRIFT_MODEL, MR3D_P_FINAL_NORM, norm, 3, shape, error);
-  shape[1] = logits && logits->rank == 3 && logits->shape[1] <= q ? logits->shape[1] : q;
-  shape[2] = V;
-  if (logits && (!mr3d_dtype_is_float(logits->dtype) || logits->rank != 3 || memcmp(logits->shape, shape, 3 * sizeof *shape) != 0)) return misfit(t, MR3D_DRIFT_MODEL, MR3D_P_LOGITS, logits, 3, shape, error);
-  const int64_t keep = shape[1];
-  if (!norm && !logits && !d->options.runs) return MR3D_OK;
+/** What the final norm and the head of a call are judged on. */
+typedef struct ends {
+  const mr3d_tensor *norm, *logits;  /* the subject's; NULL: not there */
+  int64_t rows, q, n, V, keep;       /* rows: B*q; keep: of logits */
+  bool direct;                       /* the last layer's output is the subject's own */
+  double *buffer;
+  const double *weight;              /* of the norm */
+  double *given, *expected, *scale;  /* [rows,n]: of final_norm; `given` is `expected` where the subject's is not there */
+  double *normed[1 + MR3D_DRIFT_MOST_RUNS]; /* the truth's and the emulated runs', for total errors */
+  float *noise;                      /* [rows] */
+  float *strays[MR3D_FEW_RUNS];      /* [rows,n]: of the emulated replays, where the last layer's output was replayed */
+} ends;
 
-  double *buffer = mr3d_allocate(n, sizeof *buffer), *given = mr3d_allocate(rows * n, sizeof *given), *scale = mr3d_allocate(rows * n, sizeof *scale);
-  double *expected = mr3d_allocate(rows * n, sizeof *expected), *normed[1 + MR3D_DRIFT_MOST_RUNS] = {NULL};
-  float *noise = mr3d_allocate(rows, sizeof *noise);
-  const double *weight = final_weight(d, buffer, error), coarser = d->options.tier == MR3D_FP64 ? ldexp(1, -2 * MR3D_FP64_COARSER) : 1;
-  mr3d_status status = weight ? MR3D_OK : MR3D_INVALID;
-  mr3d_rmsnorm_in in = {.rows = rows, .n = n, .eps = d->config.rms_norm_eps, .weight = weight};
-  for (int r = 0; r <= d->options.runs && d->options.runs && !status; r++) {
+static mr3d_status open_ends(taking *t, ends *e, mr3d_error *error) {
+  mr3d_drift_run *d = t->d;
+  *e = (ends){.norm = find(t, MR3D_DRIFT_MODEL, MR3D_P_FINAL_NORM), .logits = find(t, MR3D_DRIFT_MODEL, MR3D_P_LOGITS), .rows = t->call->B * t->call->q, .q = t->call->q, .n = d->config.hidden_size,
+              .V = d->config.vocab_size, .direct = !t->composite_before};
+  int64_t shape[4] = {t->call->B, e->q, e->n};
+  if (e->norm && (!mr3d_dtype_is_float(e->norm->dtype) || e->norm->rank != 3 || memcmp(e->norm->shape, shape, 3 * sizeof *shape) != 0)) return misfit(t, MR3D_DRIFT_MODEL, MR3D_P_FINAL_NORM, e->norm, 3, shape, error);
+  e->keep = shape[1] = e->logits && e->logits->rank == 3 && e->logits->shape[1] <= e->q ? e->logits->shape[1] : e->q;
+  shape[2] = e->V;
+  if (e->logits && (!mr3d_dtype_is_float(e->logits->dtype) || e->logits->rank != 3 || memcmp(e->logits->shape, shape, 3 * sizeof *shape) != 0))
+    return misfit(t, MR3D_DRIFT_MODEL, MR3D_P_LOGITS, e->logits, 3, shape, error);
+  e->buffer = mr3d_allocate(e->n, sizeof *e->buffer);
+  e->given = mr3d_allocate(e->rows * e->n, sizeof *e->given);
+  e->expected = mr3d_allocate(e->rows * e->n, sizeof *e->expected);
+  e->scale = mr3d_allocate(e->rows * e->n, sizeof *e->scale);
+  e->noise = mr3d_allocate(e->rows, sizeof *e->noise);
+  e->weight = final_weight(d, e->buffer, error);
+  return e->weight ? MR3D_OK : MR3D_INVALID;
+}
+
+static void close_ends(ends *e) {
+  for (int r = 0; r <= MR3D_DRIFT_MOST_RUNS; r++) free(e->normed[r]);
+  for (int r = 0; r < MR3D_FEW_RUNS; r++) free(e->strays[r]);
+  free(e->buffer), free(e->given), free(e->expected), free(e->scale), free(e->noise);
+}
+
+static double coarser_squares(const mr3d_drift_run *d) { return d->options.tier == MR3D_FP64 ? ldexp(1, -2 * MR3D_FP64_COARSER) : 1; }
+
+/** The norm of every lane: of the truth and its emulated runs, of what the subject gave, and of what was replayed. */
+static void norm_lanes(taking *t, ends *e) {
+  mr3d_drift_run *d = t->d;
+  mr3d_rmsnorm_in in = {.rows = e->rows, .n = e->n, .eps = d->config.rms_norm_eps, .weight = e->weight};
+  for (int r = 0; r <= d->options.runs && d->options.runs; r++) {
     mr3d_drift_lane *lane = r ? &d->runs[r - 1] : &d->truth;
-    normed[r] = mr3d_allocate(rows * n, sizeof(double));
+    e->normed[r] = mr3d_allocate(e->rows * e->n, sizeof(double));
     in.x = lane->hidden;
-    mr3d_rmsnorm(&lane->context, &in, normed[r]);
-    for (int64_t i = 0; r && i < rows * n; i++)
-      noise[i / n] += (float)(coarser * (normed[r][i] - normed[0][i]) * (normed[r][i] - normed[0][i]) / (double)n / d->options.runs);
+    mr3d_rmsnorm(&lane->context, &in, e->normed[r]);
+    for (int64_t i = 0; r && i < e->rows * e->n; i++)
+      e->noise[i / e->n] += (float)(coarser_squares(d) * (e->normed[r][i] - e->normed[0][i]) * (e->normed[r][i] - e->normed[0][i]) / (double)e->n / d->options.runs);
   }
-  const bool direct = !t->composite_before;
+  in.x = d->chain.hidden;
+  mr3d_rmsnorm(&d->chain.context, &in, e->expected);
+  mr3d_rmsnorm_scale(&d->units, &in, e->scale);
+  double *y = mr3d_allocate(e->rows * e->n, sizeof *y);
+  for (int r = 0; r < MR3D_FEW_RUNS && !e->direct; r++) {
+    in.x = d->chains[r].hidden;
+    mr3d_rmsnorm(&d->chains[r].context, &in, y);
+    e->strays[r] = mr3d_allocate(e->rows * e->n, sizeof(float));
+    for (int64_t i = 0; i < e->rows * e->n; i++) e->strays[r][i] = (float)(y[i] - e->expected[i]);
+  }
+  free(y);
+  if (!e->direct) composite_scale(t, e->rows * e->n, e->n, e->strays, e->expected, e->scale);
+  if (e->norm) mr3d_tensor_to_double(e->norm, e->given);
+  else memcpy(e->given, e->expected, (size_t)(e->rows * e->n) * sizeof *e->given);
+}
+
+/** Measures and judges a point of the model; `runs` not NULL: by the yardstick. */
+static mr3d_drift_record *judge_end(taking *t, int point, mr3d_drift_sheet *sheet, float *const runs[]) {
+  mr3d_drift_record *record = mr3d_drift_add(t->d, MR3D_DRIFT_MODEL, point);
+  record->composite = runs != NULL;
+  const bool all_inherit = mr3d_drift_mark_inherited(sheet, NULL);
+  mr3d_drift_measure(t->d, sheet, record);
+  if (!all_inherit) mr3d_drift_judge(t->d, sheet, mr3d_points_about[point].name, runs ? MR3D_FEW_RUNS : 0, runs, record);
+  free(sheet->inherits);
+  note_first_token(record);
+  t->fault |= !record->verdict.passed;
+  return record;
+}
+
+static void judge_norm(taking *t, const ends *e) {
+  mr3d_drift_sheet sheet = {.B = t->call->B, .q = e->q, .heads = 1, .cols = e->n, .got = e->given, .expected = e->expected, .scale = e->scale, .truth = e->normed[0], .row_noise = e->noise,
+                            .skip = t->skip, .token_class = t->step->token_class};
+  mr3d_drift_record *record = judge_end(t, MR3D_P_FINAL_NORM, &sheet, e->direct ? NULL : e->strays);
+  if (!e->direct) record->from = MR3D_P_OUTPUT;
+  const mr3d_drift_end evidence = {.drift = t->d, .source = t->source, .step = t->n_step, .decode = t->call->decode, .rows = e->rows, .q = e->q, .output = t->d->chain.hidden, .norm_weight = e->weight, .normed = e->given,
+                                   .normed_by_reference = e->expected};
+  if (!record->verdict.passed && !t->d->options.no_diagnosis) mr3d_drift_diagnose_end(&evidence, record);
+}
+
+/** Of several samples those of the first. Without final_norm both operators are judged at once, of the last rows only: that is eight emulated heads. */
+static mr3d_status judge_logits(taking *t, const ends *e, mr3d_error *error) {
+  mr3d_drift_run *d = t->d;
+  const int64_t n = e->n, V = e->V, first = e->q - e->keep;
+  int64_t *chosen = mr3d_allocate(e->keep, sizeof *chosen), n_rows = rows_judged(e->keep, V, chosen);
+  if (!e->norm && n_rows > COMPOSITE_LOGITS_ROWS) {
+    memmove(chosen, chosen + n_rows - COMPOSITE_LOGITS_ROWS, COMPOSITE_LOGITS_ROWS * sizeof *chosen);
+    n_rows = COMPOSITE_LOGITS_ROWS;
+  }
+  double *x = mr3d_allocate(n_rows * n, sizeof *x), *got = mr3d_allocate(n_rows * V, sizeof *got), *y = mr3d_allocate(n_rows * V, sizeof *y), *y_scale = mr3d_allocate(n_rows * V, sizeof *y);
+  double *truth = d->options.runs ? mr3d_allocate(2 * n_rows * V, sizeof *truth) : NULL, *run = e->norm ? NULL : mr3d_allocate(n_rows * V, sizeof *run);
+  float *row_noise = mr3d_allocate(n_rows, sizeof *row_noise), *strays[MR3D_FEW_RUNS] = {NULL};
+  unsigned char *class = mr3d_allocate(n_rows, 1);
+  const size_t size = mr3d_dtype_size(e->logits->dtype);
+  for (int64_t i = 0; i < n_rows; i++) {
+    mr3d_tensor row = {.name = "logits", .dtype = e->logits->dtype, .rank = 1, .shape = {V}, .data = (char *)e->logits->data + (size_t)(chosen[i] * V) * size};
+    mr3d_tensor_to_double(&row, got + i * V);
+    chosen[i] += first; /* from here on, which of the call's rows */
+    class[i] = t->step->token_class[chosen[i]];
+    memcpy(x + i * n, e->given + chosen[i] * n, (size_t)n * sizeof *x);
+  }
+  mr3d_status status = head(d, &d->chain.context, n_rows, x, y, y_scale, error);
+  for (int r = 0; r <= d->options.runs && truth && !status; r++) {
+    for (int64_t i = 0; i < n_rows; i++) memcpy(x + i * n, e->normed[r] + chosen[i] * n, (size_t)n * sizeof *x);
+    double *to = truth + (r ? n_rows * V : 0);
+    status = head(d, r ? &d->runs[r - 1].context : &d->truth.context, n_rows, x, to, NULL, error);
+    for (int64_t i = 0; r && i < n_rows * V; i++) row_noise[i / V] += (float)(coarser_squares(d) * (to[i] - truth[i]) * (to[i] - truth[i]) / (double)V / d->options.runs);
+  }
+  for (int r = 0; r < MR3D_FEW_RUNS && run && !status; r++) {
+    const double *hidden = e->direct ? d->chain.hidden : d->chains[r].hidden;
+    double *rows = mr3d_allocate(n_rows * n, sizeof *rows);
+    for (int64_t i = 0; i < n_rows; i++) memcpy(rows + i * n, hidden + chosen[i] * n, (size_t)n * sizeof *rows);
+    mr3d_rmsnorm(&d->chains[r].context, &(mr3d_rmsnorm_in){.rows = n_rows, .n = n, .eps = d->config.rms_norm_eps, .x = rows, .weight = e->weight}, x);
+    status = head(d, &d->chains[r].context, n_rows, x, run, NULL, error);
+    strays[r] = mr3d_allocate(n_rows * V, sizeof *strays[r]);
+    for (int64_t i = 0; i < n_rows * V; i++) strays[r][i] = (float)(run[i] - y[i]);
+    free(rows);
+  }
   if (!status) {
-    in.x = d->chain.hidden;
-    mr3d_rmsnorm(&d->chain.context, &in, expected);
-    mr3d_rmsnorm_scale(&d->units, &in, scale);
+    if (run) composite_scale(t, n_rows * V, V, strays, y, y_scale);
+    mr3d_drift_sheet sheet = {.B = 1, .q = n_rows, .heads = 1, .cols = V, .got = got, .expected = y, .scale = y_scale, .truth = truth, .row_noise = row_noise, .token_class = class};
+    mr3d_drift_record *record = judge_end(t, MR3D_P_LOGITS, &sheet, run ? strays : NULL);
+    record->from = e->norm ? MR3D_P_LOGITS : MR3D_P_FINAL_NORM;
+    if (record->first_token >= 0) record->first_token = chosen[record->first_token];
+    const mr3d_drift_end evidence = {.drift = d, .source = t->source, .step = t->n_step, .decode = t->call->decode, .rows = e->rows, .q = e->q, .norm_weight = e->weight, .normed = e->given, .keep = e->keep, .n_kept = n_rows, .kept = chosen,
+                                     .logits = got};
+    if (!record->verdict.passed && !d->options.no_diagnosis) mr3d_drift_diagnose_end(&evidence, record);
+    t->step->greedy = largest(got + (n_rows - 1) * V, V);
+    if (truth) t->step->truth_greedy = largest(truth + (n_rows - 1) * V, V);
   }
-  if (!status && norm) {
-    mr3d_tensor_to_double(norm, given);
-    mr3d_drift_record *record = mr3d_drift_add(d, MR3D_DRIFT_MODEL, MR3D_P_FINAL_NORM);
-    const mr3d_drift_sheet sheet = {.B = t->call->B, .q = q, .heads = 1, .cols = n, .got = given, .expected = direct ? expected : NULL, .scale = direct ? scale : NULL, .truth = normed[0],
-                                    .row_noise = noise, .skip = t->skip, .token_class = t->step->token_class};
-    mr3d_drift_measure(d, &sheet, record);
-    if (direct) mr3d_drift_judge(d, &sheet, "final_norm", 0, NULL, record);
-    note_first_token(record);
-    t->fault |= !record->verdict.passed;
+  for (int r = 0; r < MR3D_FEW_RUNS; r++) free(strays[r]);
+  free(chosen), free(x), free(got), free(y), free(y_scale), free(truth), free(run), free(row_noise), free(class);
+  return status;
+}
+
+/** final_norm and logits of every lane, and the subject's. */
+static mr3d_status take_ends(taking *t, mr3d_error *error) {
+  ends e;
+  mr3d_status status = open_ends(t, &e, error);
+  if (!status && (e.norm || e.logits)) {
+    norm_lanes(t, &e);
+    if (e.norm) judge_norm(t, &e);
+    if (e.logits) status = judge_logits(t, &e, error);
   }
-  if (!status && logits) {
-    int64_t *chosen = mr3d_allocate(keep, sizeof *chosen);
-    const int64_t n_rows = rows_judged(keep, V, chosen);
-    double *x = mr3d_allocate(n_rows * n, sizeof *x), *got = mr3d_allocate(n_rows * V, sizeof *got), *y = mr3d_allocate(n_rows * V, sizeof *y), *y_scale = mr3d_allocate(n_rows * V, sizeof *y);
-    double *truth = d->options.runs ? mr3d_allocate(2 * n_rows * V, sizeof *truth) : NULL;
-    float *row_noise = mr3d_allocate(n_rows, sizeof *row_noise);
-    unsigned char *class = mr3d_allocate(n_rows, 1);
-    const size_t size = mr3d_dtype_size(logits->dtype);
-    for (int64_t i = 0; i < n_rows; i++) {
-      mr3d_tensor row = {.name = "logits", .dtype = logits->dtype, .rank = 1, .shape = {V}, .data = (char *)logits->data + (size_t)(chosen[i] * V) * size};
-      mr3d_tensor_to_double(&row, got + i * V);
-      class[i] = t->step->token_class[q - keep + chosen[i]];
-      memcpy(x + i * n, (norm ? given : expected) + (q - keep + chosen[i]) * n, (size_t)n * sizeof *x);
-    }
-    if (norm || direct) status = head(d, &d->chain.context, n_rows, x, y, y_scale, error);
-    for (int r = 0; r <= d->options.runs && truth && !status; r++) {
-      for (int64_t i = 0; i < n_rows; i++) memcpy(x + i * n, normed[r] + (q - keep + chosen[i]) * n, (size_t)n * sizeof *x);
-      double *to = truth + (r ? n_rows * V : 0);
-      status = head(d, r ? &d->runs[r - 1].context : &d->truth.context, n_rows, x, to, NULL, error);
-      for (int64_t i = 0; r && i < n_rows * V; i++) row_noise[i / V] += (float)(coarser * (to[i] - truth[i]) * (to[i] - truth[i]) / (double)V / d->options.runs);
-    }
-    if (!status) {
-      const bool local = norm || direct;
-      mr3d_drift_record *record = mr3d_drift_add(d, MR3D_DRIFT_MODEL, MR3D_P_LOGITS);
-      const mr3d_drift_sheet sheet = {.B = 1, .q = n_rows, .heads = 1, .cols = V, .got = got, .expected = local ? y : NULL, .scale = local ? y_scale : NULL, .truth = truth,
-                                      .row_noise = row_noise, .token_class = class};
-      record->composite = !norm;
-      record->from = norm ? MR3D_P_LOGITS : MR3D_P_FINAL_NORM;
-      mr3d_drift_measure(d, &sheet, record);
-      if (norm && local) mr3d_drift_judge(d, &sheet, "logits", 0, NULL, record);
-      note_first_token(record);
-      if (record->first_token >= 0) record->first_token = q - keep + chosen[record->first_token];
-      t->fault |= !record->verdict.passed;
-      t->step->greedy = largest(got + (n_rows - 1) * V, V);
-      if (truth) t->step->truth_greedy = largest(truth + (n_rows - 1) * V, V);
-    }
-    free(chosen), free(x), free(got), free(y), free(y_scale), free(truth), free(row_noise), free(class);
-  }
-  for (int r = 0; r <= MR3D_DRIFT_MOST_RUNS; r++) free(normed[r]);
-  free(buffer), free(given), free(scale), free(expected), free(noise);
+  close_ends(&e);
   return status;
 }
 
@@ -730,6 +826,7 @@ static mr3d_status take_start(taking *t, mr3d_error *error) {
                                     .token_class = t->step->token_class};
     mr3d_drift_measure(d, &sheet, record);
     mr3d_drift_judge(d, &sheet, "inputs_embeds", 0, NULL, record);
+    if (!record->verdict.passed) mr3d_drift_look_at_embeds(d, t->call->B * t->call->q, got, t->call->embeds, t->call->ids, record);
     note_first_token(record);
     t->fault |= !record->verdict.passed;
     free(d->chain.hidden); /* layers are judged on what the subject gave them */

@@ -10,6 +10,7 @@
 #include <cjson/cJSON.h>
 
 #include "mr3d/format.h"
+#include "splice.h"
 
 const char *mr3d_input_kind_name(mr3d_input_kind kind) {
   static const char *const names[] = {"configuration", "weights", "token ids", "mask", "positions", "coordinates", "embeddings", "calls"};
@@ -465,4 +466,10 @@ void mr3d_inputs_compare(const mr3d_inputs_side *subject, const mr3d_inputs_side
     head_dim = config.head_dim ? config.head_dim : config.num_attention_heads ? config.hidden_size / config.num_attention_heads : 0;
   compare_weights(subject, reference, head_dim, d);
   if (subject->trace && reference->trace) compare_calls(subject->trace, reference->trace, d);
+  char looks[200], text[700];
+  if (!subject->trace || !truth || mr3d_config_parse(truth, &config, NULL) != MR3D_OK || !mr3d_splice_differs(subject->trace, &config, reference->weights, looks, text)) return;
+  mr3d_input_difference *one = add(d, MR3D_INPUT_EMBEDS, "inputs_embeds");
+  one->step = 0;
+  snprintf(one->looks, sizeof one->looks, "%s", looks);
+  say(one, "%s", text);
 }

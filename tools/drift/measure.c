@@ -33,7 +33,7 @@ static void gather(const mr3d_drift_sheet *sheet, bool local, const mr3d_units *
   errors->token_worst = mr3d_allocate(B * q, sizeof(float));
   for (int64_t row = 0; row < B * heads * q; row++) {
     const int64_t head = row / q % heads, at = row / (heads * q) * q + row % q;
-    if (sheet->skip && sheet->skip[at]) continue;
+    if ((sheet->skip && sheet->skip[at]) || (local && sheet->inherits && sheet->inherits[row])) continue;
     double size = 0, noise = local ? 0 : sheet->row_noise[row];
     for (int64_t c = 0; c < cols && !local; c++) size += other[row * cols + c] * other[row * cols + c];
     if (!local) noise = sqrt(noise + units->u * units->u * size / (double)cols + units->eta * units->eta);
@@ -62,6 +62,24 @@ static void gather(const mr3d_drift_sheet *sheet, bool local, const mr3d_units *
   }
   free(token);
   free(dim);
+}
+
+static bool is_finite(const double *row, int64_t n) {
+  for (int64_t i = 0; i < n; i++)
+    if (!isfinite(row[i])) return false;
+  return true;
+}
+
+bool mr3d_drift_mark_inherited(mr3d_drift_sheet *sheet, const bool *also) {
+  const int64_t rows = sheet->B * sheet->heads * sheet->q;
+  int64_t n = 0;
+  for (int64_t r = 0; r < rows && sheet->expected; r++) {
+    const bool inherits = !is_finite(sheet->expected + r * sheet->cols, sheet->cols) || (also && also[r] && !is_finite(sheet->got + r * sheet->cols, sheet->cols));
+    if (inherits && !sheet->inherits) sheet->inherits = mr3d_allocate(rows, sizeof *sheet->inherits);
+    if (inherits) sheet->inherits[r] = true;
+    n += inherits;
+  }
+  return rows > 0 && n == rows;
 }
 
 void mr3d_drift_measure(const mr3d_drift_run *drift, const mr3d_drift_sheet *sheet, mr3d_drift_record *record) {
@@ -95,6 +113,16 @@ static void settle(mr3d_drift_record *record) {
   }
 }
 
+/** A copy of values [rows,cols], zero in rows that inherit NaN; NULL where there are none. */
+static double *without_inherited(const mr3d_drift_sheet *sheet, const double *values) {
+  const int64_t rows = sheet->B * sheet->heads * sheet->q, cols = sheet->cols;
+  if (!sheet->inherits || !values) return NULL;
+  double *copy = mr3d_allocate(rows * cols, sizeof *copy);
+  for (int64_t r = 0; r < rows; r++)
+    if (!sheet->inherits[r]) memcpy(copy + r * cols, values + r * cols, (size_t)cols * sizeof *copy);
+  return copy;
+}
+
 /** Flags of tokens for rows [B,heads,q]. */
 static bool *spread(const mr3d_drift_sheet *sheet, const bool *of_token) {
   if (!of_token) return NULL;
@@ -109,11 +137,15 @@ void mr3d_drift_judge(const mr3d_drift_run *drift, const mr3d_drift_sheet *sheet
   mr3d_tensor answer = expected;
   memcpy(expected.shape, shape, sizeof shape);
   memcpy(answer.shape, shape, sizeof shape);
-  answer.data = (void *)(uintptr_t)sheet->got;
+  double *spared = without_inherited(sheet, sheet->got), *spared_turn = without_inherited(sheet, sheet->turn), *spared_input = without_inherited(sheet, sheet->input);
+  const double *got = spared ? spared : sheet->got;
+  answer.data = (void *)(uintptr_t)got;
   mr3d_output output = {.expected = &expected, .answer = &answer, .units = drift->units, .tier = drift->options.tier, .threads = drift->options.threads,
                         .rows = sheet->B * sheet->heads * sheet->q, .cols = sheet->cols, .heads = sheet->heads, .per_head = sheet->q, .has_heads = sheet->has_heads,
-                        .any_zero = strcmp(name, "context") == 0, .ref = sheet->expected, .scale = sheet->scale, .turn = sheet->turn, .input = (double *)(uintptr_t)sheet->input,
+                        .any_zero = strcmp(name, "context") == 0, .ref = sheet->expected, .scale = sheet->scale, .turn = spared_turn ? spared_turn : sheet->turn, .input = spared_input ? spared_input : (double *)(uintptr_t)sheet->input,
                         .skip = spread(sheet, sheet->skip), .point = spread(sheet, sheet->point)};
+  if (spared && !output.skip) output.skip = mr3d_allocate(output.rows, sizeof *output.skip);
+  for (int64_t r = 0; spared && r < output.rows; r++) output.skip[r] |= sheet->inherits[r];
   mr3d_tensor_verdict *verdict = &record->verdict;
   mr3d_tally tally;
   verdict->passed = true;
@@ -133,12 +165,13 @@ void mr3d_drift_judge(const mr3d_drift_run *drift, const mr3d_drift_sheet *sheet
   else if (verdict->passed) {
     const float *errors[MR3D_MANY_RUNS] = {NULL};
     for (int r = 0; r < n_runs; r++) errors[r] = runs[r];
-    output.got = (double *)(uintptr_t)sheet->got;
+    output.got = (double *)(uintptr_t)got;
     mr3d_judge_by_yardstick(&output, name, n_runs, errors, verdict);
   }
   mr3d_tally_close(&tally);
   free(output.skip);
   free(output.point);
+  free(spared), free(spared_turn), free(spared_input);
   settle(record);
 }
 

@@ -5,6 +5,7 @@
 
 #include <sodium.h>
 
+#include "compare.h"
 #include "drift_report.h"
 #include "report.h"
 
@@ -154,7 +155,7 @@ static void write_fault(FILE *to, const mr3d_drift_run *d, const mr3d_drift_faul
   fact(to, "Mistake", r->diagnosis);
   fact(to, "Rule", r->verdict.problem);
   if (r->verdict.index[0]) {
-    snprintf(value, sizeof value, "%s: got %.9g, expected %.9g from the subject's own inputs", r->verdict.index, r->verdict.got, r->verdict.expected);
+    snprintf(value, sizeof value, "%s: got %.9g, expected %.9g from its own inputs", r->verdict.index, r->verdict.got, r->verdict.expected);
     fact(to, "Worst element", value);
   }
   snprintf(value, sizeof value, "%s%s%s%s%s", f->classes, f->heads[0] ? "; heads: " : "", f->heads, f->dims[0] ? "; dimensions: " : "", f->dims);
@@ -275,6 +276,8 @@ static void write_page(FILE *to, const mr3d_drift_run *d, const mr3d_drift_verdi
   write_findings(to, s->findings);
   if (v->n_faults) fputs("<h2>Faults</h2>\n<p>Points behind a fault inherit its error: their total error is large, their local one is not.</p>\n", to);
   for (int i = 0; i < v->n_faults; i++) write_fault(to, d, &v->faults[i]);
+  if (v->n_other_faults) fputs("<h2>Faults of the other trace</h2>\n<p>Its operators, replayed on its own inputs where the two part.</p>\n", to);
+  for (int i = 0; i < v->n_other_faults; i++) write_fault(to, mr3d_drift_other(d), &v->other_faults[i]);
   fputs("<h2>Evidence</h2>\n<ul>\n", to);
   for (int i = 0; i < v->n_evidence; i++) fputs("<li>", to), text(to, v->evidence[i]), fputs("</li>\n", to);
   fputs("</ul>\n", to);

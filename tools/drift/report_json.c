@@ -3,8 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "compare.h"
 #include "drift_report.h"
-
 
 /** Numbers that are no number are null; others keep six digits. */
 static void add_number(cJSON *to, const char *key, double value) {
@@ -128,6 +128,10 @@ cJSON *mr3d_drift_report_object(const mr3d_drift_run *d, const mr3d_drift_verdic
   if (s->findings) mr3d_findings_add(s->findings, object);
   list = cJSON_AddArrayToObject(object, "faults");
   for (int i = 0; i < v->n_faults; i++) cJSON_AddItemToArray(list, fault_object(d, &v->faults[i]));
+  if (mr3d_drift_other(d)) {
+    list = cJSON_AddArrayToObject(object, "other_faults");
+    for (int i = 0; i < v->n_other_faults; i++) cJSON_AddItemToArray(list, fault_object(mr3d_drift_other(d), &v->other_faults[i]));
+  }
   cJSON *growth = cJSON_AddObjectToObject(object, "growth");
   cJSON_AddItemToObject(growth, "layers", growth_object(&v->layers));
   cJSON_AddItemToObject(growth, "steps", growth_object(&v->steps));

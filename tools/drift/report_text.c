@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "compare.h"
 #include "drift_report.h"
 #include "report.h"
 
@@ -58,13 +59,13 @@ static void say_token(const mr3d_drift_run *d, const mr3d_drift_record *r, char 
   else if (step->ids[t] >= 0) snprintf(text + used, 200 - (size_t)used, ", id %lld", (long long)step->ids[t]);
 }
 
-static void print_fault(const mr3d_drift_run *d, const mr3d_drift_fault *fault, FILE *to) {
+static void print_fault(const mr3d_drift_run *d, const mr3d_drift_fault *fault, const char *whose, FILE *to) {
   const mr3d_drift_record *r = mr3d_drift_record_at(d, fault->first);
   const mr3d_tensor_verdict *v = &r->verdict;
   const mr3d_statistic *rule = worst_rule(v);
   char text[1400], place[64];
   mr3d_drift_place(r, place);
-  fprintf(to, "\nFAULT at %s: ", place);
+  fprintf(to, "\nFAULT %sat %s: ", whose, place);
   print_clean(to, mr3d_points_about[r->point].part);
   fputc('\n', to);
   if (r->diagnosis[0]) print_item(to, "mistake", r->diagnosis);
@@ -74,7 +75,7 @@ static void print_fault(const mr3d_drift_run *d, const mr3d_drift_fault *fault, 
     print_item(to, "", text);
   }
   if (v->index[0]) {
-    if (v->bound > 0) snprintf(text, sizeof text, "%s: got %.9g, expected %.9g from the subject's own inputs, bound %.3g", v->index, v->got, v->expected, v->bound);
+    if (v->bound > 0) snprintf(text, sizeof text, "%s: got %.9g, expected %.9g from its own inputs, bound %.3g", v->index, v->got, v->expected, v->bound);
     else snprintf(text, sizeof text, "%s: got %.9g, expected %.9g", v->index, v->got, v->expected);
     print_item(to, "element", text);
   }
@@ -145,9 +146,10 @@ void mr3d_drift_report_text(const mr3d_drift_run *d, const mr3d_drift_verdict *v
   if (s->findings && s->findings->n_lines) fprintf(to, "\n");
   for (int i = 0; s->findings && i < s->findings->n_lines && i < MOST_FAULTS; i++) print_item(to, i ? "" : "beside", s->findings->lines[i]);
   if (s->findings && s->findings->n_lines > MOST_FAULTS) fprintf(to, "%14sand %d more (--json has them)\n", "", s->findings->n_lines - MOST_FAULTS);
-  for (int i = 0; i < v->n_faults && i < MOST_FAULTS; i++) print_fault(d, &v->faults[i], to);
+  for (int i = 0; i < v->n_faults && i < MOST_FAULTS; i++) print_fault(d, &v->faults[i], "", to);
   if (v->n_faults > MOST_FAULTS) fprintf(to, "\nand %d more faults (--json has them)\n", v->n_faults - MOST_FAULTS);
-  if (v->n_faults) fprintf(to, "\nPoints behind a fault inherit its error: their total error is large, their local one is not.\n");
+  for (int i = 0; i < v->n_other_faults && i < MOST_FAULTS; i++) print_fault(mr3d_drift_other(d), &v->other_faults[i], "of the other trace ", to);
+  if (v->n_faults + v->n_other_faults) fprintf(to, "\nPoints behind a fault inherit its error: their total error is large, their local one is not.\n");
   fprintf(to, "\n");
   for (int i = 0; i < v->n_evidence; i++) print_item(to, i ? "" : "evidence", v->evidence[i]);
   for (int step = 0; step < mr3d_drift_steps(d); step++) {

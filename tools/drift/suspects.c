@@ -237,22 +237,18 @@ static void list_alike(const mr3d_result *result, mr3d_drift_record *record) {
   }
 }
 
-/** The diagnosis of `mr3d check` on the operator's own request. Gives whether a single mistake explains it. */
-static bool try_operator(const mr3d_drift_evidence *e, mr3d_drift_record *record) {
-  mr3d_drift_run *d = e->drift;
-  asked a;
+bool mr3d_drift_try_operator(mr3d_drift_run *d, mr3d_bundle *request, mr3d_bundle *answer, mr3d_drift_record *record) {
   mr3d_error error = {0};
   const mr3d_bundle *expected;
-  if (!ask_operator(e, record, &a)) return false;
   mr3d_truth *truth = mr3d_truth_new(d->options.tier, NULL, NULL, d->options.threads);
   mr3d_truth_promise(truth, d->options.kept);
   mr3d_weights_cache *weights = mr3d_weights_cache_new();
   mr3d_result *result = mr3d_allocate(1, sizeof *result);
-  mr3d_reply reply = {.kind = MR3D_REPLY_ANSWER, .answer = a.answer};
+  mr3d_reply reply = {.kind = MR3D_REPLY_ANSWER, .answer = answer};
   result->tier = d->options.tier;
   if (d->lessons.seconds < OPERATOR_SECONDS) d->lessons.seconds = 0; /* the runner's cap is for many small cases */
   const double before = mr3d_processor_seconds();
-  if (mr3d_truth_step(truth, a.request, &expected, &error) == MR3D_OK) mr3d_diagnose(&d->lessons, result, truth, 1, &a.request, &reply, weights, d->options.threads);
+  if (mr3d_truth_step(truth, request, &expected, &error) == MR3D_OK) mr3d_diagnose(&d->lessons, result, truth, 1, &request, &reply, weights, d->options.threads);
   d->trial_seconds += mr3d_processor_seconds() - before;
   snprintf(record->diagnosis, sizeof record->diagnosis, "%s", result->diagnosis);
   snprintf(record->mistake, sizeof record->mistake, "%s", result->mistake);
@@ -262,9 +258,15 @@ static bool try_operator(const mr3d_drift_evidence *e, mr3d_drift_record *record
   free(result);
   mr3d_truth_free(&truth);
   mr3d_weights_cache_free(&weights);
-  mr3d_bundle_free(&a.request);
-  mr3d_bundle_free(&a.answer);
+  mr3d_bundle_free(&request);
+  mr3d_bundle_free(&answer);
   return single;
+}
+
+/** Whether a single mistake explains the operator by itself. */
+static bool try_operator(const mr3d_drift_evidence *e, mr3d_drift_record *record) {
+  asked a;
+  return ask_operator(e, record, &a) && mr3d_drift_try_operator(e->drift, a.request, a.answer, record);
 }
 
 /** The largest tested statistic over its limit, of all outputs. */
@@ -320,11 +322,76 @@ static void try_as_truth(const mr3d_drift_evidence *e, mr3d_drift_record *record
 
 /* ---- a whole layer, over all calls so far ---- */
 
+/**
+ * What a play of a layer gives at each point. With `corrects` it also stands in for the layer's other faults: where the subject is at fault and the play does not give what
+ * it has, the play goes on from the subject's value. So one mistake is seen alone although the layer has others.
+ */
 typedef struct listener {
   double *value[MR3D_N_LAYER_POINTS];
   bool *visible;
-  bool on;
+  bool on;                         /* this is the call that is explained, no earlier one */
+  const mr3d_drift_evidence *corrects; /* NULL: nothing is put right */
+  const struct listener *reference;    /* of `corrects`: the play without a mistake, NULL in that play itself */
+  int64_t step;
+  uint32_t explained;              /* bit per point that is at fault and that the play gives */
 } listener;
+
+typedef struct distance {
+  double squares;
+  int64_t n;
+} distance;
+
+/** Adds how far the subject is from a play at one point; rows that neither touches do not count. */
+static void add_distance(const mr3d_drift_evidence *e, int p, const listener *play, const listener *reference, distance *d) {
+  int64_t shape[4], count = 1;
+  const int rank = mr3d_replay_shape(&e->drift->config, e->replay->call, p, shape);
+  for (int i = 0; i < rank; i++) count *= shape[i];
+  const int64_t cols = shape[rank - 1];
+  if (p == MR3D_P_VISIBLE) {
+    for (int64_t i = 0; i < count && e->visible_given && play->visible && reference->visible; i++) {
+      if (e->visible_given[i] == play->visible[i] && play->visible[i] == reference->visible[i]) continue;
+      d->squares += e->visible_given[i] != play->visible[i] ? CAP * CAP : 0;
+      d->n++;
+    }
+    return;
+  }
+  if (!e->given[p] || !play->value[p] || !reference->value[p]) return;
+  for (int64_t r = 0; r < count / cols; r++) {
+    double size = 0, squares = 0;
+    bool touched = false;
+    for (int64_t i = r * cols; i < (r + 1) * cols; i++) size += reference->value[p][i] * reference->value[p][i];
+    const double noise = fmax(LAYER_NOISE * (e->row_scale[p] ? e->row_scale[p][r] : 0), LAYER_NOISE * e->drift->units.u * sqrt(size / (double)cols)) + 1e-300;
+    for (int64_t i = r * cols; i < (r + 1) * cols; i++) {
+      const double off = fabs(e->given[p][i] - play->value[p][i]) / noise, plain = fabs(e->given[p][i] - reference->value[p][i]) / noise, own = fabs(play->value[p][i] - reference->value[p][i]) / noise;
+      squares += off <= CAP ? off * off : CAP * CAP;
+      touched = touched || !(plain <= 2) || !(own <= 2);
+    }
+    if (!touched) continue;
+    d->squares += squares;
+    d->n += cols;
+  }
+}
+
+/** Over the points that the layer computes from the first fault on, all but those that were put right. */
+static distance distance_to(const mr3d_drift_evidence *e, int first, uint32_t corrected, const listener *play, const listener *reference) {
+  distance d = {0};
+  for (int p = first; p < MR3D_N_LAYER_POINTS; p++)
+    if (!(corrected >> p & 1)) add_distance(e, p, play, reference, &d);
+  return d;
+}
+
+/** In units of noise, root mean square; infinity where a play leaves too much of what the subject has beside the reference. */
+static double apart_by(distance off, distance own) {
+  const double apart = off.n ? sqrt(off.squares / (double)off.n) : INFINITY;
+  return apart <= EXPLAINED_UNITS && off.squares <= EXPLAINED_PART * own.squares ? apart : INFINITY;
+}
+
+static bool explains_point(const mr3d_drift_evidence *e, int p, const listener *play, const listener *reference) {
+  distance off = {0}, own = {0};
+  add_distance(e, p, play, reference, &off);
+  add_distance(e, p, reference, play, &own);
+  return isfinite(apart_by(off, own));
+}
 
 static int point_of(const char *name) {
   const char *dot = strchr(name, '.');
@@ -332,13 +399,12 @@ static int point_of(const char *name) {
 }
 
 static bool wants(void *user, const char *name) {
+  const listener *l = user;
   const int p = point_of(name);
-  return ((const listener *)user)->on && p >= 0 && p < MR3D_N_LAYER_POINTS;
+  return (l->on || l->corrects) && p >= 0 && p < MR3D_N_LAYER_POINTS;
 }
 
-static void take(void *user, const mr3d_tensor *point) {
-  listener *l = user;
-  const int p = point_of(point->name);
+static void keep(listener *l, int p, const mr3d_tensor *point) {
   const int64_t count = mr3d_tensor_count(point);
   if (p == MR3D_P_VISIBLE) {
     free(l->visible);
@@ -349,6 +415,38 @@ static void take(void *user, const mr3d_tensor *point) {
   free(l->value[p]); /* what is computed last is what is used */
   l->value[p] = mr3d_allocate(count, sizeof(double));
   memcpy(l->value[p], point->data, (size_t)count * sizeof(double));
+}
+
+/** Points of this layer that are out of bounds in a call, a bit each. */
+static uint32_t faults_of(const mr3d_drift_evidence *e, int64_t step) {
+  uint32_t faults = 0;
+  for (int i = 0; i < e->drift->n_records; i++) {
+    const mr3d_drift_record *r = &e->drift->records[i];
+    if (r->step == step && r->layer == e->layer && r->point < MR3D_N_LAYER_POINTS && !r->verdict.passed) faults |= 1u << r->point;
+  }
+  return faults;
+}
+
+/** Puts the subject's value where the play goes on from. */
+static void correct(const listener *l, int p, const mr3d_tensor *point) {
+  const mr3d_drift_evidence *e = l->corrects;
+  if (l->step != e->step) {
+    const mr3d_tensor *had = e->source->find(e->source->user, l->step, e->layer, mr3d_points_about[p].name);
+    if (had && mr3d_tensor_count(had) == mr3d_tensor_count(point) && mr3d_dtype_is_float(had->dtype) == (p != MR3D_P_VISIBLE) && (p != MR3D_P_VISIBLE || had->dtype == MR3D_BOOL)) {
+      if (p == MR3D_P_VISIBLE) memcpy(point->data, had->data, (size_t)mr3d_tensor_count(point));
+      else mr3d_tensor_to_double(had, point->data);
+    }
+  } else if (p == MR3D_P_VISIBLE) memcpy(point->data, e->visible_given, (size_t)mr3d_tensor_count(point));
+  else memcpy(point->data, e->given[p], (size_t)mr3d_tensor_count(point) * sizeof(double));
+}
+
+static void take(void *user, const mr3d_tensor *point) {
+  listener *l = user;
+  const int p = point_of(point->name);
+  if (l->on) keep(l, p, point);
+  if (!l->corrects || !(faults_of(l->corrects, l->step) >> p & 1)) return;
+  if (l->on && l->reference && explains_point(l->corrects, p, l, l->reference)) l->explained |= 1u << p;
+  else correct(l, p, point);
 }
 
 static void forget(listener *l) {
@@ -392,6 +490,7 @@ static bool play_call(const mr3d_drift_evidence *e, const mr3d_mutant *mutant, m
   uint64_t calls = (uint64_t)step << 32;
   const mr3d_tracer tracer = {l, wants, take};
   l->on = step == e->step;
+  l->step = step;
   if (mutant && mutant->decorate) decorate(e, mutant, kept, &config, &in);
   const mr3d_operators table = mutant ? mutant->operators : mr3d_reference_operators;
   const mr3d_context context = {.op = &table, .threads = e->drift->options.threads, .calls = &calls, .layer = e->layer, .tracer = &tracer};
@@ -399,7 +498,7 @@ static bool play_call(const mr3d_drift_evidence *e, const mr3d_mutant *mutant, m
   if (server) mr3d_mutant_server_lend_memory(server, kept->L ? "decode" : "prefill", e->drift->options.config);
   const mr3d_status status = table.decoder_layer(&context, &config, e->replay->weights, &in, &out, &error);
   if (server) mr3d_mutant_server_lend_memory(NULL, NULL, NULL);
-  if (status == MR3D_OK && l->on) take(l, &(mr3d_tensor){.name = "0.output", .dtype = MR3D_F64, .rank = 1, .shape = {rows * config.hidden_size}, .data = y});
+  if (status == MR3D_OK && l->on && !l->value[MR3D_P_OUTPUT]) keep(l, MR3D_P_OUTPUT, &(mr3d_tensor){.name = "0.output", .dtype = MR3D_F64, .rank = 1, .shape = {rows * config.hidden_size}, .data = y});
   free(cache->key);
   free(cache->value);
   *cache = grown;
@@ -421,46 +520,6 @@ static bool play(const mr3d_drift_evidence *e, const mr3d_mutant *mutant, listen
   return good;
 }
 
-typedef struct distance {
-  double squares;
-  int64_t n;
-} distance;
-
-/** Of the subject from a play, over what the layer computes from the fault on; rows that neither touches do not count. */
-static distance distance_to(const mr3d_drift_evidence *e, int first, const listener *play, const listener *reference) {
-  distance d = {0};
-  for (int p = first; p < MR3D_N_LAYER_POINTS; p++) {
-    int64_t shape[4], count = 1;
-    const int rank = mr3d_replay_shape(&e->drift->config, e->replay->call, p, shape);
-    for (int i = 0; i < rank; i++) count *= shape[i];
-    const int64_t cols = shape[rank - 1];
-    if (p == MR3D_P_VISIBLE) {
-      for (int64_t i = 0; i < count && e->visible_given && play->visible && reference->visible; i++) {
-        if (e->visible_given[i] == play->visible[i] && play->visible[i] == reference->visible[i]) continue;
-        d.squares += e->visible_given[i] != play->visible[i] ? CAP * CAP : 0;
-        d.n++;
-      }
-      continue;
-    }
-    if (!e->given[p] || !play->value[p] || !reference->value[p]) continue;
-    for (int64_t r = 0; r < count / cols; r++) {
-      double size = 0, squares = 0;
-      bool touched = false;
-      for (int64_t i = r * cols; i < (r + 1) * cols; i++) size += reference->value[p][i] * reference->value[p][i];
-      const double noise = fmax(LAYER_NOISE * (e->row_scale[p] ? e->row_scale[p][r] : 0), LAYER_NOISE * e->drift->units.u * sqrt(size / (double)cols)) + 1e-300;
-      for (int64_t i = r * cols; i < (r + 1) * cols; i++) {
-        const double off = fabs(e->given[p][i] - play->value[p][i]) / noise, plain = fabs(e->given[p][i] - reference->value[p][i]) / noise, own = fabs(play->value[p][i] - reference->value[p][i]) / noise;
-        squares += off <= CAP ? off * off : CAP * CAP;
-        touched = touched || !(plain <= 2) || !(own <= 2);
-      }
-      if (!touched) continue;
-      d.squares += squares;
-      d.n += cols;
-    }
-  }
-  return d;
-}
-
 /** Mistakes that no single operator's request shows: in how a layer is put together, in what it keeps, in what a request says. */
 static bool is_of_a_layer(const mr3d_mutant *m) {
   const mr3d_operators *r = &mr3d_reference_operators;
@@ -469,41 +528,66 @@ static bool is_of_a_layer(const mr3d_mutant *m) {
   return session && !m->hangs && !m->distort && (m->decorate || remembers || m->operators.attention_block != r->attention_block || m->operators.decoder_layer != r->decoder_layer);
 }
 
-/** How far the subject is from the layer with a mistake, in units of noise; infinity where that does not explain it. */
+/** The layer as it should be: `whole` with nothing put right, `beside` going on from the subject's value at each point that is at fault. */
+typedef struct plays {
+  listener whole, beside;
+} plays;
+
+/** How far the subject is from the layer with a mistake; infinity where that does not explain it. */
 static double apart_from(const mr3d_drift_evidence *e, int first, const mr3d_mutant *mutant, const listener *reference) {
   listener l = {0};
   double apart = INFINITY;
-  if (play(e, mutant, &l)) {
-    const distance off = distance_to(e, first, &l, reference), own = distance_to(e, first, reference, &l);
-    apart = off.n ? sqrt(off.squares / (double)off.n) : INFINITY;
-    if (!(apart <= EXPLAINED_UNITS && off.squares <= EXPLAINED_PART * own.squares)) apart = INFINITY;
+  if (play(e, mutant, &l)) apart = apart_by(distance_to(e, first, 0, &l, reference), distance_to(e, first, 0, reference, &l));
+  forget(&l);
+  return apart;
+}
+
+/** The same where the layer has other faults, too: those that the mistake does not give are put right. Infinity also where the record's own is one of them. */
+static double apart_beside_others(const mr3d_drift_evidence *e, const mr3d_drift_record *record, const mr3d_mutant *mutant, const listener *reference, uint32_t *explained) {
+  listener l = {.corrects = e, .reference = reference};
+  double apart = INFINITY;
+  if (play(e, mutant, &l) && l.explained >> record->point & 1) {
+    const uint32_t corrected = faults_of(e, e->step) & ~l.explained;
+    apart = apart_by(distance_to(e, record->from, corrected, &l, reference), distance_to(e, record->from, corrected, reference, &l));
+    *explained = l.explained;
   }
   forget(&l);
   return apart;
 }
 
-typedef struct candidate {
-  int mutant;
-  double apart;
-} candidate;
+/** Tries a mistake and adds it where it explains the record; `beside`: where the layer may have other faults. */
+static void try_mutant(const mr3d_drift_evidence *e, const mr3d_drift_record *record, int m, const plays *reference, bool beside, mr3d_drift_candidate found[MR3D_MAX_SUSPECTS], int *n) {
+  mr3d_drift_candidate c = {.mutant = m};
+  if (*n == MR3D_MAX_SUSPECTS) return;
+  c.apart = beside ? apart_beside_others(e, record, mr3d_mutant_at(m), &reference->beside, &c.explained) : apart_from(e, record->from, mr3d_mutant_at(m), &reference->whole);
+  if (isfinite(c.apart)) found[(*n)++] = c;
+}
 
-/** Names the nearest of those that explain the layer, and those as near. */
-static void name_nearest(const candidate *found, int n, mr3d_drift_record *record) {
+static int bits(uint32_t set) {
+  int n = 0;
+  for (; set; set &= set - 1) n++;
+  return n;
+}
+
+void mr3d_drift_name_nearest(const mr3d_drift_candidate *found, int n, mr3d_drift_record *record) {
   double nearest = INFINITY;
-  int best = -1;
-  for (int i = 0; i < n; i++) nearest = fmin(nearest, found[i].apart);
+  int best = -1, most = 0;
+  for (int i = 0; i < n; i++) most = bits(found[i].explained) > most ? bits(found[i].explained) : most;
+  for (int i = 0; i < n; i++)
+    if (bits(found[i].explained) == most) nearest = fmin(nearest, found[i].apart);
   record->alike[0] = 0;
   record->n_alike = 0;
   for (int i = 0; i < n; i++) {
-    if (found[i].apart > ALIKE * nearest + 0.05) continue;
-    if (best < 0) best = found[i].mutant;
+    if (bits(found[i].explained) < most || found[i].apart > ALIKE * nearest + 0.05) continue;
+    if (best < 0) best = i;
     const size_t used = strlen(record->alike);
     snprintf(record->alike + used, sizeof record->alike - used, "%s%s/%s", used ? " " : "", mr3d_mutant_at(found[i].mutant)->slug, mr3d_mutant_at(found[i].mutant)->name);
     record->n_alike++;
   }
   if (best < 0) return;
-  const mr3d_mutant *m = mr3d_mutant_at(best);
+  const mr3d_mutant *m = mr3d_mutant_at(found[best].mutant);
   record->exact_mistake = nearest == 0;
+  record->gives = found[best].explained;
   snprintf(record->mistake, sizeof record->mistake, "%s/%s", m->slug, m->name);
   int used = snprintf(record->diagnosis, sizeof record->diagnosis, "%s %s: %s", nearest == 0 ? "it equals" : "it is, within rounding,", record->mistake, m->says);
   if (record->n_alike > 1 && used < (int)sizeof record->diagnosis)
@@ -511,37 +595,33 @@ static void name_nearest(const candidate *found, int n, mr3d_drift_record *recor
 }
 
 /** Of the mistakes that explain the operator, those that explain what the rest of the layer does, too. False: none does. */
-static bool confirm(const mr3d_drift_evidence *e, mr3d_drift_record *record, const listener *reference) {
-  candidate found[MR3D_MAX_SUSPECTS];
+static bool confirm(const mr3d_drift_evidence *e, mr3d_drift_record *record, const plays *reference, bool beside) {
+  mr3d_drift_candidate found[MR3D_MAX_SUSPECTS];
   int n = 0;
   char name[256];
-  for (const char *at = record->alike; *at && n < MR3D_MAX_SUSPECTS;) {
+  for (const char *at = record->alike; *at;) {
     const size_t length = strcspn(at, " ");
     snprintf(name, sizeof name, "%.*s", (int)length, at);
     at += length + (at[length] == ' ');
-    const mr3d_mutant *mutant = mr3d_mutant_named(name);
-    if (!mutant) continue;
-    const double apart = apart_from(e, record->from, mutant, reference);
-    for (int m = 0; m < mr3d_mutant_count() && isfinite(apart); m++)
-      if (mr3d_mutant_at(m) == mutant) found[n++] = (candidate){m, apart};
+    for (int m = 0; m < mr3d_mutant_count(); m++)
+      if (mr3d_mutant_at(m) == mr3d_mutant_named(name)) try_mutant(e, record, m, reference, beside, found, &n);
   }
-  if (n > 0) name_nearest(found, n, record);
+  if (n > 0) mr3d_drift_name_nearest(found, n, record);
   return n > 0;
 }
 
-/** Where several operators are judged at once, any mistake of a layer is tried on all of it. */
-static void try_layer(const mr3d_drift_evidence *e, mr3d_drift_record *record, const listener *reference) {
-  candidate found[MR3D_MAX_SUSPECTS];
+/** Mistakes of a layer, tried on all of it; where several operators are judged at once, any. */
+static bool try_layer(const mr3d_drift_evidence *e, mr3d_drift_record *record, const plays *reference, bool beside) {
+  mr3d_drift_candidate found[MR3D_MAX_SUSPECTS];
   int n = 0;
   const double start = mr3d_processor_seconds();
-  for (int m = 0; m < mr3d_mutant_count() && e->drift->trial_seconds + mr3d_processor_seconds() - start < TRIAL_SECONDS && n < MR3D_MAX_SUSPECTS; m++) {
+  for (int m = 0; m < mr3d_mutant_count() && e->drift->trial_seconds + mr3d_processor_seconds() - start < TRIAL_SECONDS; m++) {
     const bool any = record->composite && mr3d_mutant_touches(mr3d_mutant_at(m), "decoder_layer") && !mr3d_mutant_at(m)->hangs && !mr3d_mutant_at(m)->distort;
-    if (!mr3d_mutant_is_mistake_at(mr3d_mutant_at(m), e->drift->options.tier) || (!any && !is_of_a_layer(mr3d_mutant_at(m)))) continue;
-    const double apart = apart_from(e, record->from, mr3d_mutant_at(m), reference);
-    if (isfinite(apart)) found[n++] = (candidate){m, apart};
+    if (mr3d_mutant_is_mistake_at(mr3d_mutant_at(m), e->drift->options.tier) && (any || is_of_a_layer(mr3d_mutant_at(m)))) try_mutant(e, record, m, reference, beside, found, &n);
   }
-  name_nearest(found, n, record);
+  if (n > 0) mr3d_drift_name_nearest(found, n, record);
   e->drift->trial_seconds += mr3d_processor_seconds() - start;
+  return n > 0;
 }
 
 static bool is_rotation(const mr3d_drift_record *record) { return strcmp(mr3d_points_about[record->point].op, "mixed_rope") == 0; }
@@ -552,37 +632,64 @@ static void copy_diagnosis(const mr3d_drift_record *from, mr3d_drift_record *to)
   memcpy(to->alike, from->alike, sizeof to->alike);
   to->n_alike = from->n_alike;
   to->exact_mistake = from->exact_mistake;
+  to->whole_layer = from->whole_layer;
+  to->gives = from->gives;
 }
 
-/** The operator's mistake is confirmed by the whole layer; else another of the whole layer is looked for; else the operator's stands, of this operator alone. */
-static void diagnose_record(const mr3d_drift_evidence *e, mr3d_drift_record *record, const listener *reference) {
-  const bool single = try_operator(e, record), played = reference->value[MR3D_P_INPUT] != NULL;
-  if (!played || (single && confirm(e, record, reference))) return;
-  mr3d_drift_record kept = *record;
+/** Whether this layer is at fault elsewhere, in this call or before it. */
+static bool has_others(const mr3d_drift_evidence *e, const mr3d_drift_record *record) {
+  for (int i = 0; i < e->drift->n_records; i++) {
+    const mr3d_drift_record *r = &e->drift->records[i];
+    if (r != record && r->layer == e->layer && r->point < MR3D_N_LAYER_POINTS && !r->verdict.passed) return true;
+  }
+  return false;
+}
+
+/** The operator's mistakes, confirmed by the layer; else other mistakes of the layer. */
+static bool explain(const mr3d_drift_evidence *e, mr3d_drift_record *record, bool of_operator, const plays *reference, bool beside) {
+  const mr3d_drift_record kept = *record;
+  if (of_operator && confirm(e, record, reference, beside)) return true;
   record->mistake[0] = record->alike[0] = 0;
   record->n_alike = 0;
-  try_layer(e, record, reference);
-  if (!record->mistake[0]) copy_diagnosis(&kept, record);
+  if (try_layer(e, record, reference, beside)) return true;
+  copy_diagnosis(&kept, record);
+  return false;
+}
+
+/**
+ * One mistake that explains all that the layer does from here on; where none does and the layer has other faults, one that explains it beside them; else what explains the
+ * operator stands for this operator alone.
+ */
+static void diagnose_record(const mr3d_drift_evidence *e, mr3d_drift_record *record, plays *reference) {
+  const bool single = try_operator(e, record);
+  if (!reference->whole.value[MR3D_P_INPUT]) return;
+  record->whole_layer = explain(e, record, single, reference, false);
+  if (!record->whole_layer && has_others(e, record)) {
+    if (!reference->beside.corrects) {
+      reference->beside.corrects = e;
+      play(e, NULL, &reference->beside);
+    }
+    explain(e, record, single, reference, true);
+  }
   if (!record->mistake[0]) try_as_truth(e, record);
 }
 
-/** A mistake that was named explains the later faults of its layer where the layer with it equals the subject from its first fault on. */
+/** Faults of one layer in one call, from the first on. What a mistake that was named gives behind its place is that mistake, too. */
 void mr3d_drift_diagnose(const mr3d_drift_evidence *e, int first) {
-  listener reference = {0};
-  if (!play(e, NULL, &reference)) forget(&reference);
-  const mr3d_drift_record *named = NULL;
+  plays reference = {{{NULL}}};
+  if (!play(e, NULL, &reference.whole)) forget(&reference.whole);
   for (int i = first; i < e->drift->n_records; i++) {
     mr3d_drift_record *record = &e->drift->records[i];
     if (record->verdict.passed || record->layer != e->layer || record->point >= MR3D_N_LAYER_POINTS) continue;
-    if (named && (named->whole_layer || (is_rotation(named) && is_rotation(record)))) {
-      copy_diagnosis(named, record);
-      record->whole_layer = named->whole_layer;
-      continue;
+    const mr3d_drift_record *known = NULL;
+    for (int k = first; k < i && !known; k++) {
+      const mr3d_drift_record *r = &e->drift->records[k];
+      const bool named = !r->verdict.passed && r->layer == e->layer && r->mistake[0];
+      if (named && (r->whole_layer || r->gives >> record->point & 1 || (is_rotation(r) && is_rotation(record)))) known = r;
     }
-    diagnose_record(e, record, &reference);
-    record->whole_layer = reference.value[MR3D_P_INPUT] && record->mistake[0] && !strchr(record->mistake, '+') &&
-                          isfinite(apart_from(e, record->from, mr3d_mutant_named(record->mistake), &reference));
-    named = record;
+    if (known) copy_diagnosis(known, record);
+    else diagnose_record(e, record, &reference);
   }
-  forget(&reference);
+  forget(&reference.whole);
+  forget(&reference.beside);
 }

@@ -129,7 +129,7 @@ static void check_points(search *s) {
 /* S = T - (end - start - 1) + N where the prompt's ids, the marks and the embeddings are there. */
 static void check_splice(search *s, int64_t start_id, int64_t end_id) {
   const mr3d_tensor *ids = model_point(s, "input_ids"), *marks = model_point(s, "point_token_mask");
-  if (!ids || !marks || s->sizes.B != 1 || ids->dtype != MR3D_I64) return;
+  if (!ids || !marks || s->sizes.B != 1 || ids->dtype != MR3D_I64 || mr3d_aligned_is_chunked(s->trace)) return;
   const int64_t T = mr3d_tensor_count(ids), *id = ids->data;
   int64_t start = -1, end = -1, N = 0;
   for (int64_t i = 0; i < T; i++) {

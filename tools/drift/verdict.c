@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "compare.h"
+
 #define FAR 3.0          /* times the emulated runs' error: honest stacks stay near 1 (docs/drift.md, "How sure") */
 #define VISIBLE 2.0      /* units of the scale: a head, a dimension, a token with more is out of bounds (the limit of a slice) */
 #define NUMBERS 24       /* of a list */
@@ -50,9 +52,10 @@ static void add_number(int64_t *numbers, int *n, int most, int64_t number) {
   ++*n;
 }
 
+/** The same mistake; where none is named, the same point, queries and keys of a rotation being one. */
 static bool is_one(const mr3d_drift_record *a, const mr3d_drift_record *b) {
   if (a->mistake[0] || b->mistake[0]) return strcmp(a->mistake, b->mistake) == 0;
-  return strcmp(mr3d_points_about[a->point].op, mr3d_points_about[b->point].op) == 0;
+  return a->point == b->point || (strcmp(mr3d_points_about[a->point].op, "mixed_rope") == 0 && strcmp(mr3d_points_about[b->point].op, "mixed_rope") == 0);
 }
 
 /** Heads and dimensions of the first record that are out of bounds. */
@@ -96,7 +99,8 @@ static void say_confidence(const mr3d_drift_record *r, mr3d_drift_fault *fault) 
     fault->confidence = close ? "low" : "medium";
     snprintf(fault->why, sizeof fault->why, "the trace lacks %s, so the fault lies somewhere from there to %s", mr3d_points_about[r->from].name, about->name);
     if (r->mistake[0]) snprintf(fault->why + strlen(fault->why), sizeof fault->why - strlen(fault->why), "; there %s", r->n_alike == 1 ? "one known mistake alone gives these values" : "several known mistakes give these values");
-    snprintf(fault->settle, sizeof fault->settle, "a trace of layer %lld that has %s, too", (long long)r->layer, mr3d_points_about[r->from].name);
+    if (r->layer < 0) snprintf(fault->settle, sizeof fault->settle, "a trace that has %s, too", r->from == MR3D_P_FINAL_NORM ? "model.final_norm" : "the last layer's output");
+    else snprintf(fault->settle, sizeof fault->settle, "a trace of layer %lld that has %s, too", (long long)r->layer, mr3d_points_about[r->from].name);
     return;
   }
   if (close) {
@@ -108,8 +112,8 @@ static void say_confidence(const mr3d_drift_record *r, mr3d_drift_fault *fault) 
   if (r->mistake[0] && r->n_alike == 1) {
     fault->confidence = "high";
     snprintf(fault->why, sizeof fault->why, "the rule is broken %.3g times over, and of all known mistakes this one alone gives the same values%s", r->local_ratio,
-             r->whole_layer ? ", here and in the rest of the layer" : "");
-    if (!r->whole_layer) snprintf(fault->settle, sizeof fault->settle, "another operator of this layer is off as well: mend this one and trace again");
+             r->layer < 0 ? "" : r->whole_layer ? ", here and in the rest of the layer" : r->gives ? ", here and, with its other faults put right, in the rest of the layer" : "");
+    if (r->layer >= 0 && !r->whole_layer && !r->gives) snprintf(fault->settle, sizeof fault->settle, "another operator of this layer is off as well: mend this one and trace again");
     return;
   }
   if (r->mistake[0]) {
@@ -126,14 +130,16 @@ static void say_confidence(const mr3d_drift_record *r, mr3d_drift_fault *fault) 
     snprintf(fault->settle, sizeof fault->settle, "your %s alone: `mr3d check --op %s --backend ...` gives it small inputs and says more", about->op, about->op);
 }
 
-static void gather_faults(const mr3d_drift_run *d, mr3d_drift_verdict *v) {
+/** What is out of bounds, in the order of the calls; the caller's. */
+static mr3d_drift_fault *gather_faults(const mr3d_drift_run *d, int *n_faults) {
   const int n = mr3d_drift_records(d);
   bool *done = mr3d_allocate(n, sizeof *done);
-  v->faults = mr3d_allocate(n, sizeof *v->faults);
+  mr3d_drift_fault *faults = mr3d_allocate(n, sizeof *faults);
+  *n_faults = 0;
   for (int i = 0; i < n; i++) {
     const mr3d_drift_record *r = mr3d_drift_record_at(d, i);
     if (done[i] || r->verdict.passed) continue;
-    mr3d_drift_fault *fault = &v->faults[v->n_faults++];
+    mr3d_drift_fault *fault = &faults[(*n_faults)++];
     int64_t layers[512], steps[512];
     int n_layers = 0, n_steps = 0;
     *fault = (mr3d_drift_fault){.first = i};
@@ -151,6 +157,7 @@ static void gather_faults(const mr3d_drift_run *d, mr3d_drift_verdict *v) {
     say_confidence(r, fault);
   }
   free(done);
+  return faults;
 }
 
 /* ---- growth ---- */
@@ -241,25 +248,36 @@ static void gather_missing(const mr3d_drift_run *d, mr3d_drift_verdict *v) {
   }
 }
 
+/** Of two traces: what is said of the one that is not at fault, or of both. */
+static const char *of_the_other(const mr3d_drift_run *d, const mr3d_drift_verdict *v) {
+  if (!v->compared || !mr3d_drift_other(d)) return "";
+  if (v->n_faults) return v->n_other_faults ? "; the other trace has faults, too" : "; the other trace, replayed on its own inputs, is right there";
+  return "; the subject, replayed on its own inputs, is right there";
+}
+
 static void say_headline(const mr3d_drift_run *d, mr3d_drift_verdict *v) {
   char place[64];
   if (v->kind == MR3D_DRIFT_FAULT || v->kind == MR3D_DRIFT_INPUTS) {
-    const mr3d_drift_record *r = mr3d_drift_record_at(d, v->faults[0].first);
+    const mr3d_drift_record *r = v->n_faults ? mr3d_drift_record_at(d, v->faults[0].first) : mr3d_drift_record_at(mr3d_drift_other(d), v->other_faults[0].first);
     const mr3d_point_about *about = &mr3d_points_about[r->point];
     mr3d_drift_place(r, place);
     if (v->kind == MR3D_DRIFT_INPUTS)
-      snprintf(v->headline, sizeof v->headline, "different inputs: %s of step %lld is not what the weights and ids make it (first at token %lld)", about->name, (long long)r->step, (long long)r->first_token);
+      snprintf(v->headline, sizeof v->headline, "different inputs: %s of step %lld is not what the weights and ids make it (first at token %lld)%s%.400s", about->name, (long long)r->step, (long long)r->first_token,
+               r->diagnosis[0] ? ": " : "", r->diagnosis);
+    else if (r->composite && r->layer < 0)
+      snprintf(v->headline, sizeof v->headline, "a local fault between %s and %s, behind the last layer, at step %lld: %.250s", mr3d_points_about[r->from].name, about->name, (long long)r->step, r->verdict.problem);
     else if (r->composite)
       snprintf(v->headline, sizeof v->headline, "a local fault between %s and %s of layer %lld, at step %lld: %.250s", mr3d_points_about[r->from].name, about->name, (long long)r->layer, (long long)r->step,
                r->diagnosis[0] ? r->diagnosis : r->verdict.problem);
     else
-      snprintf(v->headline, sizeof v->headline, "a local fault at %s: %s%s%.400s", place, about->part, r->mistake[0] ? "; " : ": ", r->mistake[0] ? r->diagnosis : r->verdict.problem);
+      snprintf(v->headline, sizeof v->headline, "a local fault%s at %s: %s%s%.400s%s", v->n_faults ? "" : " of the other trace", place, about->part, r->mistake[0] ? "; " : ": ",
+               r->mistake[0] ? r->diagnosis : r->verdict.problem, of_the_other(d, v));
   } else if (v->kind == MR3D_DRIFT_ROUNDING && v->compared)
     snprintf(v->headline, sizeof v->headline, "rounding: nowhere do the two traces lie further apart than %s arithmetic puts them", mr3d_tier_name(mr3d_drift_tier(d)));
   else if (v->kind == MR3D_DRIFT_UNEXPLAINED && v->compared) {
     const mr3d_drift_record *r = mr3d_drift_record_at(d, v->first_far);
     snprintf(v->headline, sizeof v->headline, "the traces part at %s, by %.3g times what %s arithmetic makes of it; %s", mr3d_drift_place(r, place), r->total.rms, mr3d_tier_name(mr3d_drift_tier(d)),
-             v->judged ? "replayed on its own inputs, the subject is right there: the other trace is not, or what it was given differs" : "with --weights the operators there are replayed, and which of the two is at fault is said");
+             v->judged ? "replayed on their own inputs, both are right there: what they were given differs, or a bias below the bounds" : "with --weights the operators there are replayed, and which of the two is at fault is said");
   } else if (v->kind == MR3D_DRIFT_ROUNDING)
     snprintf(v->headline, sizeof v->headline, "rounding: every operator does what the reference does on the same inputs, within the bounds of %s", mr3d_tier_name(mr3d_drift_tier(d)));
   else if (v->kind == MR3D_DRIFT_UNEXPLAINED) {
@@ -280,12 +298,14 @@ void mr3d_drift_conclude(const mr3d_drift_run *d, const char *difference, mr3d_d
     if (r->total.measured && v->first_far < 0 && !(r->total.rms <= FAR)) v->first_far = i;
     if (r->total.measured && (v->worst_total < 0 || r->total.rms > mr3d_drift_record_at(d, v->worst_total)->total.rms)) v->worst_total = i;
   }
-  gather_faults(d, v);
+  v->faults = gather_faults(d, &v->n_faults);
+  if (mr3d_drift_other(d)) v->other_faults = gather_faults(mr3d_drift_other(d), &v->n_other_faults);
   v->layers = grow(d, false);
   v->steps = grow(d, true);
   const bool far = v->worst_total >= 0 && !(mr3d_drift_record_at(d, v->worst_total)->total.rms <= FAR);
   v->kind = difference    ? MR3D_DRIFT_INPUTS
             : v->n_faults ? (mr3d_drift_record_at(d, v->faults[0].first)->point == MR3D_P_EMBEDS ? MR3D_DRIFT_INPUTS : MR3D_DRIFT_FAULT)
+            : v->n_other_faults                       ? MR3D_DRIFT_FAULT
             : far                                     ? MR3D_DRIFT_UNEXPLAINED
             : !v->judged && v->worst_total < 0        ? MR3D_DRIFT_NOTHING
                                                       : MR3D_DRIFT_ROUNDING;
@@ -297,5 +317,6 @@ void mr3d_drift_conclude(const mr3d_drift_run *d, const char *difference, mr3d_d
 
 void mr3d_drift_verdict_clear(mr3d_drift_verdict *v) {
   free(v->faults);
+  free(v->other_faults);
   *v = (mr3d_drift_verdict){0};
 }

@@ -39,6 +39,8 @@ typedef struct mr3d_drift_verdict {
   char headline[700];
   int n_faults;
   mr3d_drift_fault *faults;
+  int n_other_faults;              /**< of two traces: the other one's, of mr3d_drift_other's records */
+  mr3d_drift_fault *other_faults;
   int judged, composite, unjudged; /**< points */
   int worst_local;        /**< record with the largest statistic over its limit, of those that passed; -1 */
   int worst_total;        /**< record with the largest total error in units of noise; -1 */

@@ -56,8 +56,8 @@ static mr3d_status find_config(drift_command *c, const char *path, mr3d_error *e
   return MR3D_OK;
 }
 
-static mr3d_status find_tier(const drift_command *c, const char *path, mr3d_tier *tier, mr3d_error *error) {
-  const char *said = c->trace ? mr3d_bundle_get(c->trace, "tier") : NULL;
+static mr3d_status find_tier(const drift_command *c, const mr3d_bundle *trace, const char *path, mr3d_tier *tier, mr3d_error *error) {
+  const char *said = trace ? mr3d_bundle_get(trace, "tier") : NULL;
   *tier = said ? mr3d_tier_named(said) : MR3D_N_TIERS;
   if (!c->tiers && said && *tier == MR3D_N_TIERS) return mr3d_fail(error, MR3D_INVALID, "%s: metadata tier is \"%.40s\"; expected fp64, fp32, tf32, bf16 or fp16 (or give --tier)", path, said);
   int n = 0;
@@ -137,7 +137,7 @@ static mr3d_status open_files(drift_command *c, char **paths, int n, files *f, m
   if (!c->config) c->config = strdup(mr3d_bundle_get(other, "config"));
   *error = (mr3d_error){0};
   options->config = c->config;
-  if (find_tier(c, paths[0], &options->tier, error)) return error->status;
+  if (find_tier(c, c->trace, paths[0], &options->tier, error)) return error->status;
   options->weights = c->weights ? c->weights : mr3d_bundle_get(c->trace, "weights");
   return mr3d_promises_read(c->keeps ? c->keeps : "", &options->kept, error);
 }
@@ -169,24 +169,43 @@ static int drift_file(drift_command *c, files *f, mr3d_drift_options *options) {
   return exit_status;
 }
 
-/** Replays the suspicious layers of two traces on what the subject has there. */
-static mr3d_status replay_suspicious(mr3d_drift_run *drift, const files *f, const mr3d_drift_options *options, mr3d_error *error) {
-  int64_t layers[MOST_SUSPICIOUS];
-  const int n = mr3d_drift_suspicious_layers(drift, layers, MOST_SUSPICIOUS);
-  const mr3d_drift_source source = {f->subject, mr3d_aligned_find};
-  for (int i = 0; i < n; i++) {
+/** Replays layers of a trace on what it has there itself; *all: what became of them, NULL where there are none. */
+static mr3d_status replay_layers(mr3d_aligned *trace, const mr3d_drift_options *options, int n, const int64_t *layers, mr3d_drift_run **all, mr3d_error *error) {
+  const mr3d_drift_source source = {trace, mr3d_aligned_find};
+  mr3d_status status = MR3D_OK;
+  for (int i = 0; i < n && !status; i++) {
     mr3d_drift_options only = *options;
     mr3d_drift_run *local = NULL;
     only.only_layers = true;
     only.first_layer = layers[i] < 0 ? 0 : layers[i];
     only.last_layer = layers[i];
-    mr3d_status status = mr3d_drift_new(&only, &local, error);
-    if (!status) status = take_trace(local, &source, mr3d_aligned_steps(f->subject), error);
-    if (!status) mr3d_drift_adopt(drift, local);
+    status = mr3d_drift_new(&only, &local, error);
+    if (!status) status = take_trace(local, &source, mr3d_aligned_steps(trace), error);
+    if (!status && *all) mr3d_drift_adopt(*all, local);
+    else if (!status) *all = local, local = NULL;
     mr3d_drift_free(&local);
-    if (status) return status;
   }
-  return MR3D_OK;
+  return status;
+}
+
+/** Where two traces part, each is replayed on its own inputs: which of them is at fault. */
+static mr3d_status replay_suspicious(mr3d_drift_run *drift, const drift_command *c, const files *f, const mr3d_drift_options *options, mr3d_error *error) {
+  int64_t layers[MOST_SUSPICIOUS];
+  const int n = mr3d_drift_suspicious_layers(drift, layers, MOST_SUSPICIOUS);
+  const mr3d_bundle *other = mr3d_aligned_file(f->other);
+  mr3d_drift_options of_other = *options;
+  mr3d_drift_run *replayed = NULL;
+  mr3d_status status = MR3D_OK;
+  if (options->weights) status = replay_layers(f->subject, options, n, layers, &replayed, error);
+  if (!status && replayed) mr3d_drift_adopt(drift, replayed);
+  mr3d_drift_free(&replayed);
+  of_other.weights = c->weights ? c->weights : mr3d_bundle_get(other, "weights") ? mr3d_bundle_get(other, "weights") : options->weights;
+  mr3d_error no_tier = {0};
+  if (find_tier(c, other, "", &of_other.tier, &no_tier)) of_other.tier = options->tier;
+  if (!status && of_other.weights) status = replay_layers(f->other, &of_other, n, layers, &replayed, error);
+  if (!status && replayed) mr3d_drift_keep_other(drift, &replayed);
+  mr3d_drift_free(&replayed);
+  return status;
 }
 
 static int drift_two(drift_command *c, files *f, mr3d_drift_options *options) {
@@ -202,7 +221,7 @@ static int drift_two(drift_command *c, files *f, mr3d_drift_options *options) {
     mr3d_drift_compare(drift, &subject, &other, steps < there ? steps : there);
     if (mr3d_drift_records(drift) == 0) status = mr3d_fail(&error, MR3D_INVALID, "%s and %s have no point in common", mr3d_aligned_label(f->subject), mr3d_aligned_label(f->other));
   }
-  if (!status && options->weights) status = replay_suspicious(drift, f, options, &error);
+  if (!status) status = replay_suspicious(drift, c, f, options, &error);
   const int exit_status = status ? mr3d_complain("%s", error.message) : report_files(c, f, drift, mr3d_aligned_label(f->other));
   mr3d_drift_free(&drift);
   return exit_status;
@@ -224,18 +243,6 @@ static int drift_files(drift_command *c, char **paths, int n) {
 
 /* ---- a running backend ---- */
 
-static void clear_run(mr3d_run *r) {
-  mr3d_voxelize_free(&r->cells);
-  mr3d_token_coords_free(&r->tokens);
-  mr3d_splice_free(&r->splice);
-  mr3d_weights_release(&r->model);
-  mr3d_weights_cache_free(&r->cache);
-  cJSON_Delete(r->said);
-  free(r->ids);
-  free(r->forced);
-  free(r->config_text);
-}
-
 static int drift_backend(drift_command *c) {
   mr3d_error error = {0};
   mr3d_drift_run *drift = NULL;
@@ -253,7 +260,7 @@ static int drift_backend(drift_command *c) {
   r->said = cJSON_CreateObject();
   mr3d_status status = find_config(c, NULL, &error);
   if (!status) status = mr3d_config_parse(c->config, &r->config, &error);
-  if (!status) status = find_tier(c, c->ask.backend, &options.tier, &error);
+  if (!status) status = find_tier(c, NULL, c->ask.backend, &options.tier, &error);
   options.config = c->config;
   if (!status) status = mr3d_promises_read(c->keeps ? c->keeps : "", &options.kept, &error);
   if (!status && r->scan) status = mr3d_run_read_inputs(r, &error);
@@ -262,7 +269,7 @@ static int drift_backend(drift_command *c) {
   const int exit_status = status ? mr3d_complain("%s", error.message) : report(c, drift, &subject);
   mr3d_drift_free(&drift);
   mr3d_drift_ask_end();
-  clear_run(r);
+  mr3d_run_clear(r);
   return exit_status;
 }
 

@@ -167,6 +167,18 @@ mr3d_status mr3d_run_read_inputs(mr3d_run *r, mr3d_error *error) {
   return !status && r->prompt ? splice_prompt(r, error) : status;
 }
 
+void mr3d_run_clear(mr3d_run *r) {
+  mr3d_voxelize_free(&r->cells);
+  mr3d_token_coords_free(&r->tokens);
+  mr3d_splice_free(&r->splice);
+  mr3d_weights_release(&r->model);
+  mr3d_weights_cache_free(&r->cache);
+  cJSON_Delete(r->said);
+  free(r->ids);
+  free(r->forced);
+  free(r->config_text);
+}
+
 static mr3d_status run_stages(mr3d_run *r, mr3d_error *error) {
   mr3d_status status = r->trace_path ? mr3d_safetensors_writer_open(r->trace_path, &r->trace, error) : MR3D_OK;
   if (!status) status = mr3d_run_read_inputs(r, error);
@@ -223,14 +235,6 @@ int mr3d_command_run(int argc, char **argv) {
     puts(text);
     cJSON_free(text);
   }
-  mr3d_voxelize_free(&r.cells);
-  mr3d_token_coords_free(&r.tokens);
-  mr3d_splice_free(&r.splice);
-  mr3d_weights_release(&r.model);
-  mr3d_weights_cache_free(&r.cache);
-  cJSON_Delete(r.said);
-  free(r.ids);
-  free(r.forced);
-  free(r.config_text);
+  mr3d_run_clear(&r);
   return status ? 1 : 0;
 }

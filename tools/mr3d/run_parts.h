@@ -43,6 +43,8 @@ static inline void mr3d_run_say_number(mr3d_run *r, const char *key, double valu
 
 /** Configuration, scan and, where there is one, the prompt, spliced: all that comes before the model. */
 mr3d_status mr3d_run_read_inputs(mr3d_run *, mr3d_error *);
+/** Frees what a run has read and said, not the run itself. */
+void mr3d_run_clear(mr3d_run *);
 /** Opens --weights as the server will, and finds the embedding. Requires: the inputs are read. */
 mr3d_status mr3d_run_open_weights(mr3d_run *, mr3d_error *);
 /** embeds [S,hidden] of the spliced prompt: rows of the embedding for text, features [N,hidden] for points. Requires: the weights are open. */

@@ -15,7 +15,7 @@ extern "C" {
 struct mr3d_tracer {
   void *user;
   bool (*wants)(void *user, const char *name);
-  void (*take)(void *user, const mr3d_tensor *); /**< `name` and values are borrowed for the call */
+  void (*take)(void *user, const mr3d_tensor *); /**< `name` and values are borrowed for the call; what it writes over values of a layer is what the layer goes on from */
 };
 
 #define MR3D_TRACE_MODEL (-1) /**< mr3d_context.layer outside the layers */

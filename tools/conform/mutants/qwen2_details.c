@@ -167,8 +167,10 @@ typedef struct habits {
   bool post_norm, attention_alone, mlp_alone, residual_normed, second_norm_missing;
 } habits;
 
-static void add(int64_t count, const double *x, double *y) {
-  for (int64_t i = 0; i < count; i++) y[i] += x[i];
+/** y += x (NULL: nothing), rounded as what a stack stores of the residual stream. */
+static void add(const mr3d_context *context, const int64_t shape[3], const double *x, double *y) {
+  for (int64_t i = 0; x && i < shape[0] * shape[1] * shape[2]; i++) y[i] += x[i];
+  mr3d_round(context, MR3D_AT_RESIDUAL, shape[0], 1, shape[1], shape[2], y);
 }
 
 static void norm(const mr3d_context *context, const mr3d_config *config, int64_t rows, const double *weight, const double *x, double *y) {
@@ -179,12 +181,12 @@ static void mlp(const mr3d_context *context, const mr3d_config *config, const mr
   const int64_t hidden = config->hidden_size, I = config->intermediate_size, rows = shape[0] * shape[1], wide[3] = {shape[0], shape[1], I};
   double *gate = mr3d_allocate(3 * rows * I, sizeof *gate), *up = gate + rows * I, *gated = up + rows * I;
   context->op->linear(context, &(mr3d_linear_in){.rows = rows, .in = hidden, .out = I, .x = x, .weight = layer->gate_weight}, gate);
-  context->op->linear(context, &(mr3d_linear_in){.rows = rows, .in = hidden, .out = I, .x = x, .weight = layer->up_weight}, up);
-  context->op->swiglu(context, &(mr3d_swiglu_in){.rows = rows, .n = I, .gate = gate, .up = up}, gated);
-  context->op->linear(context, &(mr3d_linear_in){.rows = rows, .in = I, .out = hidden, .x = gated, .weight = layer->down_weight}, y);
   mr3d_trace(context, "gate", MR3D_F64, 3, wide, gate);
+  context->op->linear(context, &(mr3d_linear_in){.rows = rows, .in = hidden, .out = I, .x = x, .weight = layer->up_weight}, up);
   mr3d_trace(context, "up", MR3D_F64, 3, wide, up);
+  context->op->swiglu(context, &(mr3d_swiglu_in){.rows = rows, .n = I, .gate = gate, .up = up}, gated);
   mr3d_trace(context, "gated", MR3D_F64, 3, wide, gated);
+  context->op->linear(context, &(mr3d_linear_in){.rows = rows, .in = I, .out = hidden, .x = gated, .weight = layer->down_weight}, y);
   mr3d_trace(context, "down", MR3D_F64, 3, shape, y);
   free(gate);
 }
@@ -202,14 +204,14 @@ static mr3d_status layer_with(habits has, const mr3d_context *context, const mr3
   mr3d_block_out block_out = {.hidden = has.post_norm ? second : h, .key = out->key, .value = out->value};
   mr3d_status status = context->op->attention_block(context, config, layer, &block_in, &block_out, error);
   if (status == MR3D_OK) {
-    if (!has.attention_alone) add(count, has.residual_normed ? normed : in->hidden, block_out.hidden);
+    add(context, shape, has.attention_alone ? NULL : has.residual_normed ? normed : in->hidden, block_out.hidden);
     mr3d_trace(context, "attention_residual", MR3D_F64, 3, shape, block_out.hidden);
     if (has.post_norm) norm(context, config, rows, layer->input_layernorm, second, h);
     if (!has.post_norm && !has.second_norm_missing) norm(context, config, rows, layer->post_attention_layernorm, h, second);
     const double *x = has.post_norm || has.second_norm_missing ? h : second;
     mr3d_trace(context, "post_attention_norm", MR3D_F64, 3, shape, x);
     mlp(context, config, layer, shape, x, out->hidden);
-    if (!has.mlp_alone) add(count, has.residual_normed ? second : h, out->hidden);
+    add(context, shape, has.mlp_alone ? NULL : has.residual_normed ? second : h, out->hidden);
     if (has.post_norm) {
       for (int64_t i = 0; i < count; i++) second[i] = out->hidden[i];
       norm(context, config, rows, layer->post_attention_layernorm, second, out->hidden);
