@@ -335,6 +335,10 @@ static void answers_below_fp64_are_not_mostly_exact(void **state) {
   assert_int_equal(verify("exact.json", "--replay 2 --backend builtin:reference"), 0); /* it is the reference */
   certify_well("builtin:emulated", "honest.json", "");
   assert_int_equal(verify("honest.json", ""), 0);
+  cJSON *statement = statement_of("honest.json"), *counts = cJSON_GetObjectItemCaseSensitive(extension_of(statement), "counts");
+  assert_true(cJSON_GetObjectItemCaseSensitive(counts, "fixed")->valuedouble >= 1); /* the refusal */
+  assert_true(cJSON_GetObjectItemCaseSensitive(counts, "equal")->valuedouble == 0 && cJSON_GetObjectItemCaseSensitive(counts, "floating")->valuedouble == 13);
+  cJSON_Delete(statement);
 }
 
 static void what_was_not_compared_cannot_have_passed(void **state) {

@@ -26,13 +26,10 @@ static mr3d_status open_part(const mr3d_suite *suite, const char *path, int n_ke
 int mr3d_command_merge(int argc, char **argv) {
   const char *key_path = NULL, *passphrase_file = NULL, *part_keys = NULL, *out = NULL, *nonce = NULL, *waivers_path = NULL, *waiver_keys = NULL, *golden = NULL;
   const mr3d_option table[] = {
-      {"--key", "FILE", MR3D_OPTION_TEXT, &key_path, "private key to sign with (needed)"},
-      {"--passphrase-file", "FILE", MR3D_OPTION_TEXT, &passphrase_file, "that opens it; else it is asked for"},
-      {"-o", "FILE", MR3D_OPTION_TEXT, &out, "the certificate (needed; must not exist). A report of failure goes to FILE.failure"},
+      MR3D_KEY_OPTIONS(&key_path, &passphrase_file),
+      MR3D_CERTIFICATE_OPTIONS(&out, &waivers_path, &waiver_keys),
       {"--part-key", "LIST", MR3D_OPTION_TEXT, &part_keys, "public keys that the parts may be signed with (default: that of --key)"},
       {"--nonce", "HEX", MR3D_OPTION_TEXT, &nonce, "that of this run: a part that answers another is refused by its name"},
-      {"--waivers", "FILE", MR3D_OPTION_TEXT, &waivers_path, "signed list of failures that somebody answers for"},
-      {"--waiver-key", "LIST", MR3D_OPTION_TEXT, &waiver_keys, "public keys of those who may (default: that of --key)"},
       {"--golden", "DIR", MR3D_OPTION_TEXT, &golden, "the golden set"},
       {NULL, NULL, MR3D_OPTION_FLAG, NULL, NULL},
   };
@@ -48,38 +45,30 @@ int mr3d_command_merge(int argc, char **argv) {
   snprintf(failure, sizeof failure, "%.4000s.failure", out);
   if (mr3d_new_file(out, &error) != MR3D_OK || mr3d_new_file(failure, &error) != MR3D_OK) return mr3d_complain("%s", error.message);
   mr3d_secret_key key = {0};
-  mr3d_public_key parts_known[MR3D_MAX_KEYS], waivers_known[MR3D_MAX_KEYS];
+  mr3d_public_key parts_known[MR3D_MAX_KEYS];
   mr3d_suite *suite = NULL;
-  mr3d_envelope *waivers = NULL, *envelope = NULL;
+  mr3d_envelope *waivers = NULL;
   mr3d_claims *parts = mr3d_allocate(n, sizeof *parts), claims = {0};
   char(*digests)[65] = mr3d_allocate(n, sizeof *digests), *payload = NULL;
   mr3d_conclusion c;
   mr3d_challenge due = {0};
-  int n_parts_known = 0, n_waivers_known = 0;
+  int n_parts_known = 0;
   mr3d_status done = mr3d_find_golden(golden, golden_dir, &error);
   if (done == MR3D_OK) done = mr3d_suite_open(golden_dir, NULL, &suite, &error);
   if (done == MR3D_OK && nonce) done = mr3d_challenge_parse(nonce, &due, &error);
   if (done == MR3D_OK) done = mr3d_open_key(key_path, passphrase_file, &key, &error);
   if (done == MR3D_OK) done = mr3d_load_keys(part_keys, &n_parts_known, parts_known, &error);
-  if (done == MR3D_OK) done = mr3d_load_keys(waiver_keys, &n_waivers_known, waivers_known, &error);
   if (n_parts_known == 0) parts_known[n_parts_known++] = key.public;
-  if (n_waivers_known == 0) waivers_known[n_waivers_known++] = key.public;
   for (int i = 0; i < n && done == MR3D_OK; i++) done = open_part(suite, argv[i], n_parts_known, parts_known, &due, &parts[i], digests[i], &error);
   if (done == MR3D_OK) done = mr3d_claims_merge(suite, n, parts, argv, (const char(*)[65])digests, &claims, &error);
   if (done == MR3D_OK && waivers_path) {
-    done = mr3d_envelope_load(waivers_path, &waivers, &error);
-    if (done == MR3D_OK && mr3d_signed_by_one(waivers, n_waivers_known, waivers_known, &error) != MR3D_OK) done = mr3d_fail_in(&error, "%s", waivers_path);
+    done = mr3d_open_waivers(waivers_path, waiver_keys, &key.public, &waivers, &error);
     char *text = done == MR3D_OK ? mr3d_envelope_print(waivers) : NULL;
     if (text) claims.waivers = cJSON_Parse(text);
     free(text);
   }
   if (done == MR3D_OK) done = mr3d_statement_make(suite, &claims, &payload, &c, &error);
-  if (done == MR3D_OK) {
-    envelope = mr3d_envelope_new(MR3D_STATEMENT_TYPE, payload, strlen(payload));
-    done = mr3d_envelope_sign(envelope, &key, &error);
-  }
-  if (done == MR3D_OK) done = mr3d_envelope_save(envelope, c.kind == MR3D_FAILURE ? failure : out, &error);
-  if (done == MR3D_OK) printf("%s: %s\nfrom %d parts, signed by key %s: %s\n", mr3d_kind_name(c.kind), c.verdict, n, key.public.id, c.kind == MR3D_FAILURE ? failure : out);
+  if (done == MR3D_OK) done = mr3d_issue_statement(payload, &c, &key, out, failure, &error);
   status = done != MR3D_OK ? mr3d_complain("%s", error.message) : c.kind == MR3D_FAILURE ? 2 : 0;
   cJSON_free(payload);
   mr3d_claims_clear(&claims);
@@ -87,7 +76,6 @@ int mr3d_command_merge(int argc, char **argv) {
   free(parts);
   free(digests);
   mr3d_envelope_free(&waivers);
-  mr3d_envelope_free(&envelope);
   mr3d_secret_key_clear(&key);
   mr3d_suite_close(&suite);
   return status;
