@@ -111,8 +111,8 @@ static inline void generation_free(generation *g) {
   for (int i = 0; i < g->n; i++) mr3d_bundle_free(&g->requests[i]);
 }
 
-/** Appends what an answer traced, and what the request was, as a trace has it. */
-static inline void add_to_trace(mr3d_bundle *trace, int step, const mr3d_bundle *request, const mr3d_bundle *answer) {
+/** Appends what a request was, as a trace has it. */
+static inline void add_call_to_trace(mr3d_bundle *trace, int step, const mr3d_bundle *request) {
   static const char *const of_call[] = {"input_ids", "attention_mask", "point_token_mask", "point_coords", "point_counts", "position_ids"};
   char name[160];
   for (size_t i = 0; i < sizeof of_call / sizeof *of_call; i++) {
@@ -120,6 +120,12 @@ static inline void add_to_trace(mr3d_bundle *trace, int step, const mr3d_bundle 
     snprintf(name, sizeof name, "%d.model.%s", step, of_call[i]);
     if (t) mr3d_bundle_copy(trace, name, t);
   }
+}
+
+/** And what an answer traced. */
+static inline void add_to_trace(mr3d_bundle *trace, int step, const mr3d_bundle *request, const mr3d_bundle *answer) {
+  char name[160];
+  add_call_to_trace(trace, step, request);
   for (int i = 0; i < mr3d_bundle_count(answer); i++) {
     const mr3d_tensor *t = mr3d_bundle_at(answer, i);
     if (strncmp(t->name, "trace.", 6) != 0) continue;

@@ -93,6 +93,7 @@ typedef struct mr3d_drift_options {
   bool stop_at_fault;      /**< take no layer behind the first fault's */
   bool no_diagnosis;       /**< leave the mutants out */
   const uint64_t *init_missing;
+  struct mr3d_weights_cache *open; /**< of weights that other runs share; NULL: the run's own */
 } mr3d_drift_options;
 
 typedef struct mr3d_drift_run mr3d_drift_run;

@@ -58,8 +58,8 @@ mr3d_status mr3d_drift_new(const mr3d_drift_options *options, mr3d_drift_run **o
   }
   for (const char *const *key = needed; *key && !status; key++) status = mr3d_config_need(&d->config, *key, error);
   if (!status) {
-    d->cache = mr3d_weights_cache_new();
-    status = mr3d_weights_open(d->cache, &(mr3d_weights_source){.path = options->weights, .config = &d->config, .tier = options->tier, .init_missing = options->init_missing}, &d->weights, error);
+    if (!options->open) d->cache = mr3d_weights_cache_new();
+    status = mr3d_weights_open(options->open ? options->open : d->cache, &(mr3d_weights_source){.path = options->weights, .config = &d->config, .tier = options->tier, .init_missing = options->init_missing}, &d->weights, error);
   }
   if (!status) {
     mr3d_sizes_bind_config(&d->sizes, &d->config);
