@@ -2187,6 +2187,11 @@ ONE_BLOCK_SONATA = {**encoder(SONATA, stride=[], enc_depths=[2], enc_channels=[8
                     "downsamplings": 0}
 
 
+# The public widths, heads and patches; of Sonata one block a stage, whose 18 million parameters are a sixth of the public ones.
+PUBLIC_SCENESCRIPT = encoder(SCENESCRIPT, 896, 1280)
+PUBLIC_SONATA = encoder(SONATA, 896, 1280, "mlp", enc_depths=[1, 1, 1, 1, 1])
+
+
 def encoder_set(name, cfg):
     """A weight set that serves both projectors."""
     WEIGHTS[name] = {**encoder_weights({**cfg, "projector": "linear"}), **encoder_weights({**cfg, "projector": "mlp"})}
@@ -2242,7 +2247,7 @@ def encode_cases():
         enc(f"{backbone}-one-cell", "a single cell", "a variance of one value; a patch of one; an empty range",
             cloud(grid_of((5, 6, 7))), small, "degenerate fourier-features", "awkward")
         enc(f"{backbone}-all-into-one", "64 cells that become one token", "a token a stage too early; mean for maximum",
-            cloud(grid_of(*[(x, y, z) for x in range(4) for y in range(4) for z in range(4)])), small,
+            cloud(grid_of(*[(x + 4, y + 8, z + 12) for x in range(4) for y in range(4) for z in range(4)])), small,
             "degenerate token-rows" + " grid-pooling" * (backbone == "sonata"), "awkward")
         enc(f"{backbone}-isolated", "cells without neighbours that never meet", "neighbours by row instead of by place",
             cloud(grid_of(*[(4 * x, 4 * y, 4 * z) for x, y, z in occupied(4)])), small, "degenerate token-rows", "awkward")
@@ -2258,7 +2263,7 @@ def encode_cases():
         first, second = cloud(room), cloud(grid_of(*[(z, y, x) for x, y, z in occupied(9)]))
         session(f"encode-points/{backbone}-three-scans", "two scans of as many cells in turn, the first once more",
                 "tables of the previous scan", [step("encode_points", inputs) for inputs in (first, second, first)], small[1],
-                "sparse-conv stale-cis order-sensitivity", "awkward", small[0])
+                "sparse-conv stale-cis" + " order-sensitivity" * (backbone == "sonata"), "awkward", small[0])
         enc(f"{backbone}-deep", "four halvings, 1280 bins, cells from 1216 on", "narrow indices; codes cut at 16 bits",
             cloud(grid_of(*[(7 * x % 64 + 1216, 9 * y % 64 + 1216, 5 * z % 64 + 1216) for x, y, z in occupied(9)])), deep[backbone],
             "narrow-angles token-rows", "awkward")
@@ -2266,6 +2271,13 @@ def encode_cases():
             "tokens in another order than their coordinates; raw rows for tokens",
             {"grid": scene("grid", *SCENE_GRID), "features": scene("features", SCENE_GRID[0], 6)}, deep[backbone],
             "coords-count token-rows", "canonical slow")
+
+    wall = grid_of(*[(x, y, (3 * x + 5 * y) % 11) for x in range(52) for y in range(25)])  # 1300 cells, 8 tokens
+    for backbone, cfg in (("scenescript", PUBLIC_SCENESCRIPT), ("sonata", PUBLIC_SONATA)):
+        WEIGHTS[f"{backbone}-public-widths"] = encoder_weights(cfg)
+        enc(f"{backbone}-public-widths", "the public encoder's widths, and more cells than a patch holds" if backbone == "sonata" else "the public encoder's widths",
+            "blocks of a kernel that small widths never fill; sums of thousands of terms", cloud(wall), (f"{backbone}-public-widths", cfg),
+            "sparse-conv group-norm" if backbone == "scenescript" else "patches grid-pooling", "wide slow")
 
     sonata = sizes["sonata"]
     enc("sonata-scene-norm", "coordinates scaled by the scene, which is flat in z", "the grid's scale; a division by 0",
@@ -2329,6 +2341,7 @@ def encode_cases():
           cfg=encoder(SMALL_SCENESCRIPT, conv_layers=[16, 16, 24]))
     for name, title, why, message, change in (
             ("shuffle", "shuffle_orders true", "the result is random", ["shuffle_orders"], {"shuffle_orders": True}),
+            ("qk-scale", "qk_scale 0.5", "scores are divided by sqrt(C/heads) all the same", ["qk_scale", "0.5"], {"qk_scale": 0.5}),
             ("rpe", "enable_rpe true", "a bias of attention is left out", ["enable_rpe"], {"enable_rpe": True}),
             ("order", "order hilbert", "an unknown order means z", ["order", "hilbert"], {"order": ["z", "hilbert"]}),
             ("heads", "five heads for 12 channels", "channels are dropped", ["12", "5"], {"enc_num_head": [2, 5, 4]}),

@@ -44,7 +44,7 @@ WIDEST = 4096         # columns of the view of a tensor whose last size is over 
 ROW_ELEMENTS = 10240  # about how many elements of a larger tensor are kept as rows, at most 16 rows
 YARDSTICKS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # The manifest lists them beside the set.
-OTHERS = ("scene/canonical.ply", "random_digests.json", "library_errors.json",
+OTHERS = ("scene/canonical.ply", "random_digests.json", "library_errors.json", "encoder_operators.safetensors.gz",
           *(f"scans/{scan}_{encoder}.safetensors.gz" for scan in ("canonical", "office1", "five-people")
             for encoder in ("scenescript", "sonata")))
 LIMITS = {"F64": 1e-12, "F32": 1e-4, "BF16": 0.1, "F16": 0.1}  # --check on another machine: of the tensor's scale

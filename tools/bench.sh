@@ -7,6 +7,7 @@ cd "$(dirname "$0")/.."
 . tools/dependencies.sh
 build build
 sizes="--layers 1,6,12,24 --vocabulary 151936"
+sizes="$sizes --repeat 2 --rounds 2"
 [ "${1:-}" != --quick ] || sizes="--layers 1,2,4"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -7,6 +7,6 @@ build build
 
 report=build/report.html
 status=0
-build/tools/mr3d check --backend "lib:build/tools/backends/f32/mr3d-f32.so" --tier fp32 ${MR3D_DATA:+--data "$MR3D_DATA"} --html "$report" || status=$?
+build/tools/mr3d check --backend "lib:build/tools/backends/f32/mr3d-f32.so" --tier fp32 --jobs "$(nproc)" ${MR3D_DATA:+--data "$MR3D_DATA"} --html "$report" || status=$?
 echo "Report: $report"
 exit $status

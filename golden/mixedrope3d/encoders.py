@@ -334,14 +334,20 @@ def pooling(x: Tensor, cells: Tensor, stride: int, weights: Weights) -> tuple[Te
 
 
 def block(x: Tensor, around: Tensor, sequence: Tensor, weights: Weights, heads: int, patch: int, kind: str) -> Tensor:
-    # [C_out,3,3,3,C_in] -> [27,C_in,C_out]
-    kernel = weights["cpe.0.weight"].flatten(1, 3).permute(1, 2, 0)
-    y = sparse.convolve(x, around, kernel) + weights["cpe.0.bias"]
+    y = subm3(x, around, weights.below("cpe.0"))
     x = x + weights.layer_norm("cpe.2", weights.linear("cpe.1", y))
-    qkv = weights.linear("attn.qkv", weights.layer_norm("norm1.0", x))
-    x = x + weights.linear("attn.proj", sparse.patch_attention(qkv, sequence, patch, heads, weights.wide, kind))
+    x = x + patch_attention(weights.layer_norm("norm1.0", x), sequence, weights.below("attn"), heads, patch, kind)
     y = sparse.gelu(weights.linear("mlp.0.fc1", weights.layer_norm("norm2.0", x)))
     return x + weights.linear("mlp.0.fc2", y)
+
+
+def subm3(x: Tensor, around: Tensor, weights: Weights) -> Tensor:
+    kernel = weights["weight"].flatten(1, 3).permute(1, 2, 0)  # [C_out,3,3,3,C_in] -> [27,C_in,C_out]
+    return sparse.convolve(x, around, kernel) + weights["bias"]
+
+
+def patch_attention(x: Tensor, sequence: Tensor, weights: Weights, heads: int, patch: int, kind: str) -> Tensor:
+    return weights.linear("proj", sparse.patch_attention(weights.linear("qkv", x), sequence, patch, heads, weights.wide, kind))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

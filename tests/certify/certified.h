@@ -11,15 +11,17 @@
 #define NONCE "000102030405060708090a0b0c0d0e0f"
 #define OTHER_NONCE "f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff"
 
-/** A case on rmsnorm with enough rows and elements for every rule. */
-#define WIDE_CASE(id, level)                                                                                                               \
+/** A case on rmsnorm; forty rows of it are enough for every rule. */
+#define ROWS_CASE(id, level, rows)                                                                                                               \
   "{\"id\": \"rmsnorm/" id "\", \"title\": \"rmsnorm of forty rows\", \"why\": \"a test\", \"level\": \"" level "\", \"pitfalls\": [], \"tags\": [], " \
-  "\"config\": " RMSNORM_CONFIG ", \"steps\": [{\"op\": \"rmsnorm\", \"inputs\": {\"x\": {\"shape\": [40, 32], \"dtype\": \"tier\", \"dist\": \"normal\"}, "  \
+  "\"config\": " RMSNORM_CONFIG ", \"steps\": [{\"op\": \"rmsnorm\", \"inputs\": {\"x\": {\"shape\": [" rows ", 32], \"dtype\": \"tier\", \"dist\": \"normal\"}, "  \
   "\"weight\": {\"shape\": [32], \"dtype\": \"tier\", \"dist\": \"uniform\", \"lo\": 0.5, \"hi\": 2}}}]}"
+
+#define WIDE_CASE(id, level) ROWS_CASE(id, level, "40")
 
 #define TWELVE_CASES                                                                                                                       \
   WIDE_CASE("a", "L0") ", " WIDE_CASE("b", "L0") ", " WIDE_CASE("c", "L0") ", " WIDE_CASE("d", "L0") ", " WIDE_CASE("e", "L0") ", " WIDE_CASE("f", "L0") \
-  ", " WIDE_CASE("g", "L0") ", " WIDE_CASE("h", "L1") ", " WIDE_CASE("i", "L2") ", " WIDE_CASE("j", "L3") ", " RMSNORM_CASE("small", "", "") ", "   \
+  ", " WIDE_CASE("g", "L0") ", " WIDE_CASE("h", "L1") ", " ROWS_CASE("i", "L2", "24") ", " ROWS_CASE("j", "L3", "24") ", " RMSNORM_CASE("small", "", "") ", "   \
   REFUSED_CASE("refused", "")
 
 /** profiles.json of a golden set, version 1 of each list. */
@@ -44,11 +46,17 @@ static inline void write_profiles(const char *path) {
   mr3d_suite_close(&suite);
 }
 
+/** rules.json of it, too. */
+static inline void write_lists(const char *path) {
+  write_profiles(path);
+  if (mr3d("golden rules --golden %s", path) != 0) fail_msg("%s", output);
+}
+
 /** The folder, a golden set in it, and the keys vendor.key, lab.key and stranger.key. */
 static inline int make_certified(void **state) {
   make(state);
   make_set(folder, TWELVE_CASES);
-  write_profiles(folder);
+  write_lists(folder);
   setenv("MR3D_GOLDEN", folder, 1);
   static const char *const keys[] = {"vendor", "lab", "stranger"};
   for (int i = 0; i < 3; i++) assert_int_equal(mr3d("keygen %s/%s.key", folder, keys[i]), 0);

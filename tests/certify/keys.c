@@ -16,6 +16,8 @@ static void private_keys_are_readable_by_their_owner_alone(void **state) {
   certify_well("builtin:emulated", "keys.json", "");
   assert_int_equal(mr3d("sign %s/keys.json --key %s/open.key", folder, folder), 1);
   assert_said("has mode 0640: others may read this private key; chmod 600");
+  assert_int_equal(mr3d("sign %s/keys.json --key %s/vendor.key.pub", folder, folder), 1);
+  assert_said("vendor.key.pub: this is a public key, which signs nothing; the private one lies beside it, without .pub");
 }
 
 static void a_key_is_never_overwritten(void **state) {

@@ -37,7 +37,12 @@ static void a_list_that_changed_needs_a_new_version(void **state) {
   assert_int_equal(mr3d("certify --backend builtin:emulated --tier fp32 --nonce " NONCE " --key %s/vendor.key -o %s/c.json", folder, folder), 1);
   assert_said("the list of profile core is another by now");
   assert_said("golden/profiles.py gives it a new version");
+  write_text(folder, "some.json", "{}");
+  assert_int_equal(verify("some.json", ""), 1); /* could not check: that is no refusal */
+  assert_said("the list of profile core is another by now");
   remove_file("profiles.json");
+  assert_int_equal(verify("some.json", ""), 1);
+  assert_said("profiles.json");
   assert_int_equal(mr3d("certify --backend builtin:emulated --tier fp32 --nonce " NONCE " --key %s/vendor.key -o %s/c.json", folder, folder), 1);
   assert_said("profiles.json");
   write_profiles(folder);
@@ -52,7 +57,7 @@ static void what_is_missing_or_misspelt_is_said(void **state) {
       {"certify --backend builtin:emulated --nonce " NONCE " --key k -o never.json --tier fp32 --profile decodr", "did you mean \"decoder\""},
       {"certify --backend builtin:emulated --nonce " NONCE " --key k -o never.json --tier fp32 --op rmsnrm", "did you mean \"rmsnorm\""},
       {"certify --backend builtin:emulated --nonce " NONCE " --key no-such-key -o never.json --tier fp32", "no-such-key"}, {"verify", "a certificate is missing"},
-      {"verify c.json", "--key is missing"}, {"merge", "the parts are missing"}, {"merge a", "--key is missing"}, {"sign", "a file is missing"}, {"sign a", "--key is missing"}, {"keygen", "a name is missing"}};
+      {"verify c.json", "--key is missing"}, {"verify c.json --key k --profile decodr", "there is no profile \"decodr\"; did you mean \"decoder\"?; expected core, decoder or scan"}, {"merge", "the parts are missing"}, {"merge a", "--key is missing"}, {"sign", "a file is missing"}, {"sign a", "--key is missing"}, {"keygen", "a name is missing"}};
   for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
     assert_int_equal(mr3d("%s", wrong[i].words), 1);
     assert_said(wrong[i].says);
@@ -71,7 +76,7 @@ static void what_is_skipped_is_not_certified(void **state) {
   fclose(to);
   assert_int_equal(run_command("rm -r \"$MR3D_GOLDEN/set\""), 0);
   make_set(folder, text);
-  write_profiles(folder);
+  write_lists(folder);
   free(text);
   char backend[600];
   snprintf(backend, sizeof backend, "exec:%.500s record", getenv("MR3D_CHEAT"));

@@ -22,6 +22,14 @@ static void write_large_set(void) {
   write_text(folder, "manifest.json", "{\"format\": 1, \"cases_sha256\": \"\", \"files\": []}");
   free(text);
   write_profiles(folder);
+  to = open_memstream(&text, &size);
+  fputs("{\"format\": 1, \"cases\": {\n", to);
+  for (int i = 0; i < N_CASES; i++)
+    fprintf(to, "%s\"rmsnorm/%s-%d\": {\"of\": \"0000000000000000\", \"fixed\": false, \"steps\": [\"y=element,slice,tensor,gain\"]}", i ? ",\n" : "", words[i % 8], i);
+  fputs("}}\n", to);
+  fclose(to);
+  write_text(folder, "rules.json", text);
+  free(text);
 }
 
 static void print_random(FILE *to, uint64_t *at, double most) {
@@ -74,7 +82,7 @@ static void ten_thousand_cases_fit_into_two_megabytes_and_a_second(void **state)
   mr3d_text_now(claims.issued);
   snprintf(claims.commit, sizeof claims.commit, "%s", mr3d_suite_commit());
   claims.files = cJSON_Parse("[{\"name\":\"a\",\"digest\":{\"sha256\":\"1dc7ab79177cd22504026c6025e7c63ffcb278985af69a6bf5a7037b11dbce3e\"}}]");
-  claims.backend = cJSON_Parse("{\"spec\":\"a\",\"name\":\"a\",\"version\":\"1\",\"keeps\":[]}");
+  claims.backend = cJSON_Parse("{\"spec\":\"a\",\"name\":\"a\",\"version\":\"1\",\"keeps\":[],\"hashed\":\"the suite itself\"}");
   claims.machines = cJSON_Parse("[{\"processor\":\"p\",\"system\":\"s\",\"compiler\":\"c\",\"driver\":\"d\",\"program\":\"1dc7ab79177cd22504026c6025e7c63ffcb278985af69a6bf5a7037b11dbce3e\","
                                 "\"isolation\":{\"asked\":true,\"active\":[],\"missing\":[]}}]");
   claims.reasons = cJSON_CreateArray(), claims.unsteady = cJSON_CreateArray();

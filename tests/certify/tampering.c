@@ -175,7 +175,7 @@ static void nor_in_one_that_was_merged_and_has_waivers(void **state) {
 /** The same JSON in other bytes is another file: blanks, numbers, escapes. */
 static void there_is_one_text_for_a_statement(void **state) {
   (void)state;
-  static const char *const forms[][2] = {{"{\"_type\":", "{ \"_type\":"}, {"\"failed\":0", "\"failed\":0.0"}, {"\"failed\":0", "\"failed\":0e1"}, {"\"conforms\"", "\"\\u0063onforms\""}, {"null", "null "}};
+  static const char *const forms[][2] = {{"{\"_type\":", "{ \"_type\":"}, {"\"failed\":0", "\"failed\":0.0"}, {"\"failed\":0", "\"failed\":0e1"}, {"\"failed\":0", "\"failed\":-0"}, {"\"failed\":0", "\"failed\":0E0"}, {"\"conforms\"", "\"\\u0063onforms\""}, {"null", "null "}};
   mr3d_envelope *envelope = load_envelope("good.json");
   for (size_t i = 0; i < sizeof forms / sizeof *forms; i++) {
     char *text = NULL;
@@ -195,19 +195,32 @@ static void there_is_one_text_for_a_statement(void **state) {
 
 /* ---- results ---- */
 
+/** The leaves of a certificate. Ownership: the caller's. */
+static char *leaves_of(const char *name) {
+  cJSON *statement = statement_of(name);
+  char *packed = NULL;
+  void *leaves = NULL;
+  size_t size, n;
+  mr3d_error error = {0};
+  assert_int_equal(mr3d_text_from_base64(cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(extension_of(statement), "results"), "leaves"), "leaves", &packed, &size, &error), MR3D_OK);
+  assert_int_equal(mr3d_gunzip(packed, size, 1 << 24, &leaves, &n, &error), MR3D_OK);
+  char *text = strndup(leaves, n);
+  free(leaves), free(packed);
+  cJSON_Delete(statement);
+  return text;
+}
+
 /** Leaves with one text in place of another, packed, rooted and signed anew. */
 static int with_leaves(const char *from, const char *to, bool every) {
   cJSON *statement = statement_of("good.json"), *results = cJSON_GetObjectItemCaseSensitive(extension_of(statement), "results");
-  char *packed = NULL, root[MR3D_HEX_DIGEST];
-  void *leaves = NULL, *again = NULL;
-  size_t size, n, n_again;
+  char root[MR3D_HEX_DIGEST];
+  void *again = NULL;
+  size_t n_again;
   mr3d_error error = {0};
-  assert_int_equal(mr3d_text_from_base64(cJSON_GetObjectItemCaseSensitive(results, "leaves"), "leaves", &packed, &size, &error), MR3D_OK);
-  assert_int_equal(mr3d_gunzip(packed, size, 1 << 24, &leaves, &n, &error), MR3D_OK);
   char *text = NULL;
   size_t length = 0;
   FILE *stream = open_memstream(&text, &length);
-  char *old = strndup(leaves, n), *at = old, *found;
+  char *old = leaves_of("good.json"), *at = old, *found;
   if (!strstr(old, from)) fail_msg("\"%s\" is not in the leaves: %.2000s", from, old);
   while ((found = strstr(at, from)) && (every || at == old)) {
     fwrite(at, 1, (size_t)(found - at), stream);
@@ -223,25 +236,17 @@ static int with_leaves(const char *from, const char *to, bool every) {
   cJSON_ReplaceItemInObjectCaseSensitive(results, "root", cJSON_CreateString(root));
   char *payload = cJSON_PrintUnformatted(statement);
   write_signed("tampered.json", payload, "vendor");
-  cJSON_free(payload), free(base64), free(again), free(leaves), free(packed), free(text), free(old);
+  cJSON_free(payload), free(base64), free(again), free(text), free(old);
   cJSON_Delete(statement);
   return verify("tampered.json", "");
 }
 
 /** The first line of the leaves that begins so, whole. */
 static void leaf(const char *name, char line[1000]) {
-  cJSON *statement = statement_of("good.json");
-  char *packed = NULL;
-  void *leaves = NULL;
-  size_t size, n;
-  mr3d_error error = {0};
-  mr3d_text_from_base64(cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(extension_of(statement), "results"), "leaves"), "leaves", &packed, &size, &error);
-  mr3d_gunzip(packed, size, 1 << 24, &leaves, &n, &error);
-  char *text = strndup(leaves, n), *at = strstr(text, name);
+  char *text = leaves_of("good.json"), *at = strstr(text, name);
   assert_non_null(at);
   snprintf(line, 1000, "%.*s\n", (int)strcspn(at, "\n"), at);
-  free(text), free(leaves), free(packed);
-  cJSON_Delete(statement);
+  free(text);
 }
 
 static void numbers_that_do_not_allow_their_verdict_are_refused(void **state) {
@@ -252,7 +257,8 @@ static void numbers_that_do_not_allow_their_verdict_are_refused(void **state) {
       {"element=", "4010000000000001", "breaks a limit: element is 4"}, {"slice=", "4000000000000001", "breaks a limit: slice is 2"},
       {"tensor=", "3FF0000000000001", "breaks a limit: tensor is 1"}, {"gain=", "3FF0000000000000", "breaks a limit: gain"},
       {"element=", "7FF8000000000000", "which no statistic can be"}, {"element=", "7FF0000000000000", "breaks a limit"}, {"element=", "BFF0000000000000", "which no statistic can be"},
-      {"element=", "0000000000000000", "expected 0 for zero"}};
+      {"element=", "0000000000000000", "expected 0 for zero"},
+      {"element=", "8000000000000000", "expected 0 for zero"}, {"element=", "3ff0000000000000", "expected a number of 16 hexadecimal digits"}};
   for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
     snprintf(changed, sizeof changed, "%s", a);
     at = strstr(changed, numbers[i].rule);
@@ -273,6 +279,62 @@ static void numbers_that_do_not_allow_their_verdict_are_refused(void **state) {
   assert_said("gain lacks its limit");
   assert_int_equal(with_leaves(",slice=", "/4000000000000000,slice=", false), 2);
   assert_said("element has a limit of its own");
+  static const char *const zeros[] = {"-0", "+0", "00", "0.0", "8000000000000000"};
+  for (size_t i = 0; i < sizeof zeros / sizeof *zeros; i++) {
+    snprintf(changed, sizeof changed, "finite=%s,", zeros[i]);
+    assert_int_equal(with_leaves("finite=0,", changed, false), 2);
+  }
+}
+
+/** Where a rule applies to an answer, by the number of its rows and elements, a leaf cannot say that it does not. */
+static void no_rule_can_be_left_out(void **state) {
+  (void)state;
+  static const char *const rules[] = {"element", "slice", "tensor", "gain"}, *const tests[] = {"rmsnorm/a@fp32 ", "rmsnorm/d@fp32 "};
+  char line[1000], changed[2100], says[200];
+  for (size_t t = 0; t < 2; t++)
+    for (size_t i = 0; i < 4; i++) {
+      leaf(tests[t], line);
+      char *at = strstr(line, rules[i]);
+      assert_non_null(at);
+      at += strlen(rules[i]);
+      snprintf(changed, sizeof changed, "%.*s~%s", (int)(at - line), line, at + strcspn(at, ",\n "));
+      assert_int_equal(with_leaves(line, changed, false), 2);
+      snprintf(says, sizeof says, "results: %.14s: leaves out the rule %s for \"y\", which this suite applies to this answer", tests[t], rules[i]);
+      assert_said(says);
+    }
+  leaf("rmsnorm/small@fp32 ", line); /* three rows: the rules that need many do not apply, and good.json says so */
+  assert_non_null(strstr(line, "gain~"));
+  /* the other variants of a case are bound by the same */
+  char *text = strstr(leaves_of("good.json"), "#seed passed|");
+  assert_non_null(text);
+  const char *begin = text;
+  while (begin[-1] != '\n') begin--;
+  snprintf(line, sizeof line, "%.*s\n", (int)strcspn(begin, "\n"), begin);
+  text = strstr(line, "element=");
+  snprintf(changed, sizeof changed, "%.*selement~%s", (int)(text - line), line, text + strcspn(text, ","));
+  assert_int_equal(with_leaves(line, changed, false), 2);
+  assert_said("leaves out the rule element");
+}
+
+/** What equals the binary64 reference at every turn is the reference, or forged: a single answer may, not most. */
+static void answers_below_fp64_are_not_mostly_exact(void **state) {
+  (void)state;
+  char *text = leaves_of("good.json"), exact[9000] = "", *to = exact;
+  for (const char *line = text; *line; line += strcspn(line, "\n") + 1) {
+    const char *y = strstr(line, " y:");
+    const int length = (int)strcspn(line, "\n");
+    if (y && y < line + length) to += sprintf(to, "%.*s y:exact=0\n", (int)(y - line), line);
+    else to += sprintf(to, "%.*s\n", length, line);
+  }
+  assert_int_equal(with_leaves(text, exact, false), 2); /* the counts no longer fit */
+  assert_said("counts.equal: the file says 0, but from its results and this suite follows 13");
+  free(text);
+  certify_well("builtin:reference", "exact.json", "");
+  assert_int_equal(verify("exact.json", ""), 2);
+  assert_said("results: 13 of 13 tests below fp64 with floating outputs are recorded as equal to the binary64 reference, bit for bit");
+  assert_int_equal(verify("exact.json", "--replay 2 --backend builtin:reference"), 0); /* it is the reference */
+  certify_well("builtin:emulated", "honest.json", "");
+  assert_int_equal(verify("honest.json", ""), 0);
 }
 
 static void what_was_not_compared_cannot_have_passed(void **state) {
@@ -303,6 +365,8 @@ static void what_was_not_compared_cannot_have_passed(void **state) {
   assert_said("lacks the rule slice");
   assert_int_equal(with_leaves("rmsnorm/refused@fp32 passed|error", "rmsnorm/refused@fp32 passed|answer y:exact=0", false), 2);
   assert_said("must be refused and was not");
+  assert_int_equal(with_leaves("rmsnorm/refused@fp32 passed|error", "rmsnorm/refused@fp32 passed|error y:exact=0", false), 2);
+  assert_said("expected no tensor behind a reply that is no answer");
   assert_int_equal(with_leaves(a, "", false), 2);
   assert_said("expected the test rmsnorm/a@fp32 next");
   snprintf(changed, sizeof changed, "%s%s", a, a);
@@ -429,11 +493,69 @@ static void a_file_cut_short_or_of_other_bytes_is_refused(void **state) {
   assert_int_equal(verify("nothing.json", ""), 1); /* not there: could not check */
 }
 
+/** Nothing of what a terminal would obey: controls, C1 controls, marks that turn the direction of writing; and no line of a file's own. */
+static void assert_harmless(void) {
+  static const char *const commands[] = {"\033", "\r", "\x07", "\xC2\x9B", "\xE2\x80\xAE", "\xE2\x81\xA6", "\xE2\x80\xA8", "\nforged"};
+  for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+    if (strstr(output, commands[i])) fail_msg("command %zu reaches the terminal: %s", i, output);
+}
+
+/** Whatever a file says, in whichever place, is said as plain text. */
+static void no_file_speaks_to_the_terminal(void **state) {
+  (void)state;
+  static const char *const evil[] = {"\\u001b[2J", "\\r", "\\u0007", "\\u009b2J", "\\u202e", "\\u2066", "\\u2028", "\\nforged: conforms"};
+  mr3d_envelope *whole = load_envelope("good.json");
+  char *payload = mr3d_text_to_base64(whole->payload, whole->size);
+  mr3d_envelope_free(&whole);
+  for (size_t i = 0; i < sizeof evil / sizeof *evil; i++) {
+    char *text = NULL;
+    /* in the envelope: the type of payload, a key */
+    assert_true(asprintf(&text, "{\"payload\":\"%s\",\"payloadType\":\"x%s\",\"signatures\":[]}", payload, evil[i]) > 0);
+    write_text(folder, "evil.json", text);
+    free(text);
+    assert_int_equal(verify("evil.json", ""), 2);
+    assert_harmless();
+    assert_int_equal(mr3d("merge %s/evil.json --key %s/vendor.key -o %s/never.json", folder, folder, folder), 1);
+    assert_harmless();
+    assert_int_equal(mr3d("sign %s/evil.json --key %s/lab.key -o %s/never.json", folder, folder, folder), 1);
+    assert_harmless();
+    assert_int_equal(mr3d("verify %s/good.json --key %s/evil.json", folder, folder), 1);
+    assert_harmless();
+    assert_true(asprintf(&text, "{\"pay%s\":1}", evil[i]) > 0);
+    write_text(folder, "evil.json", text);
+    free(text);
+    assert_int_equal(verify("evil.json", ""), 2);
+    assert_harmless();
+    /* in a signed statement: the backend's name, a key */
+    mr3d_envelope *envelope = load_envelope("good.json");
+    static const char *const places[] = {"\"name\":\"", "{\"spec"};
+    for (int p = 0; p < 2; p++) {
+      const char *at = strstr(strstr(envelope->payload, "\"backend\":"), places[p]) + strlen(places[p]);
+      assert_true(asprintf(&text, "%.*s%s%s", (int)(at - envelope->payload), envelope->payload, evil[i], at) > 0);
+      write_signed("evil.json", text, "vendor");
+      free(text);
+      assert_int_equal(verify("evil.json", ""), 2);
+      assert_said("control characters");
+      assert_harmless();
+    }
+    mr3d_envelope_free(&envelope);
+  }
+  free(payload);
+  static const char *const raw[] = {"\033[2J", "\r", "\xC2\x9B", "\xE2\x80\xAE"}; /* in the leaves */
+  for (size_t i = 0; i < sizeof raw / sizeof *raw; i++) {
+    char leaf_name[64];
+    snprintf(leaf_name, sizeof leaf_name, "rmsnorm/b%s@", raw[i]);
+    assert_int_equal(with_leaves("rmsnorm/b@", leaf_name, false), 2);
+    assert_said("results: leaves must be lines of printable ASCII");
+    assert_harmless();
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(nothing_can_be_changed_under_a_signature), cmocka_unit_test(what_follows_from_the_rest_cannot_be_changed_by_the_signer_either),
                                      cmocka_unit_test(nor_in_one_that_was_merged_and_has_waivers), cmocka_unit_test(there_is_one_text_for_a_statement),
                                      cmocka_unit_test(numbers_that_do_not_allow_their_verdict_are_refused),
-                                     cmocka_unit_test(what_was_not_compared_cannot_have_passed), cmocka_unit_test(a_certificate_for_another_nonce_key_profile_or_suite_is_refused),
-                                     cmocka_unit_test(signatures_themselves_cannot_be_tampered_with), cmocka_unit_test(a_file_cut_short_or_of_other_bytes_is_refused)};
+                                     cmocka_unit_test(no_rule_can_be_left_out), cmocka_unit_test(answers_below_fp64_are_not_mostly_exact), cmocka_unit_test(what_was_not_compared_cannot_have_passed), cmocka_unit_test(a_certificate_for_another_nonce_key_profile_or_suite_is_refused),
+                                     cmocka_unit_test(signatures_themselves_cannot_be_tampered_with), cmocka_unit_test(a_file_cut_short_or_of_other_bytes_is_refused), cmocka_unit_test(no_file_speaks_to_the_terminal)};
   return cmocka_run_group_tests(tests, make_certified, drop);
 }

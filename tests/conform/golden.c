@@ -3,21 +3,7 @@
 
 #include "mr3d/random.h"
 #include "small_suite.h"
-
-static char folder[256];
-
-static int make(void **state) {
-  (void)state;
-  make_folder(folder);
-  make_set(folder, RMSNORM_CASE("a", "", "") ", " REFUSED_CASE("refused", ""));
-  return 0;
-}
-
-static int drop(void **state) {
-  (void)state;
-  remove_folder(folder);
-  return 0;
-}
+#include "in_small_suite.h"
 
 /* ---- integrity ---- */
 
@@ -436,7 +422,7 @@ static void committed_set_is_whole(void **state) {
   assert_true(n > 0);
 }
 
-#define FACT(name) cmocka_unit_test_setup_teardown(name, make, drop)
+#define FACT(name) cmocka_unit_test_setup_teardown(name, make_small_suite, drop)
 int main(void) {
   const struct CMUnitTest tests[] = {
       FACT(whole_set_is_verified_and_counted),

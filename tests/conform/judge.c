@@ -213,6 +213,23 @@ static void honest_arithmetic_of_single_operators_passes_20_seeds(void **state) 
       }
 }
 
+/** Many heads at few tokens are few tables, each rounded once for all heads. */
+static void heads_that_share_a_rounded_table_at_three_tokens_pass_20_seeds(void **state) {
+  (void)state;
+  static const mr3d_tier tiers[] = {MR3D_FP32, MR3D_BF16_TIER, MR3D_FP16};
+  for (int t = 0; t < 3; t++)
+    for (uint64_t seed = 1; seed <= SEEDS; seed++) {
+      problem p = pose(rope1d_request_of(tiers[t], seed, 64, 3, (int64_t)seed * 37, 1));
+      mr3d_bundle *answer = exact_answer(&p);
+      honest_rope1d(&(machine){tiers[t], EAGER}, p.request, (double *[]){mr3d_bundle_at(answer, 0)->data});
+      mr3d_bundle *kept = stored_as(answer, mr3d_tier_storage(tiers[t]));
+      passes(&p, kept, "64 heads at 3 tokens", seed);
+      mr3d_bundle_free(&kept);
+      mr3d_bundle_free(&answer);
+      drop(&p);
+    }
+}
+
 /* ---- planted errors, single operators ---- */
 
 /** The exact answer with `size` times the scale added to elements first, first + step ..., with alternating signs. */
@@ -707,6 +724,7 @@ static void a_gate_stored_after_each_of_five_steps_passes(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(honest_arithmetic_of_single_operators_passes_20_seeds),
+      cmocka_unit_test(heads_that_share_a_rounded_table_at_three_tokens_pass_20_seeds),
       cmocka_unit_test(limits_of_single_operators_are_4_for_an_element_2_for_a_row_1_for_the_tensor),
       cmocka_unit_test(outputs_scaled_by_1_003_at_bf16_fail_by_gain_alone),
       cmocka_unit_test(one_head_scaled_by_1_01_at_fp32_fails),

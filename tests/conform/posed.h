@@ -100,11 +100,15 @@ static inline double *values_of(mr3d_bundle *answer, const char *name) { return 
 
 /* ---- the operators' requests ---- */
 
-static inline mr3d_bundle *rope1d_request(mr3d_tier tier, uint64_t seed, int64_t q, int64_t step) {
+static inline mr3d_bundle *rope1d_request_of(mr3d_tier tier, uint64_t seed, int64_t heads, int64_t q, int64_t first, int64_t step) {
   mr3d_bundle *r = request_of("rope1d", tier);
-  draw(r, "x", mr3d_tier_storage(tier), normal, seed, SHAPE(1, 4, q, 32));
-  count_up(r, "position_ids", q, 0, step);
+  draw(r, "x", mr3d_tier_storage(tier), normal, seed, SHAPE(1, heads, q, 32));
+  count_up(r, "position_ids", q, first, step);
   return r;
+}
+
+static inline mr3d_bundle *rope1d_request(mr3d_tier tier, uint64_t seed, int64_t q, int64_t step) {
+  return rope1d_request_of(tier, seed, 4, q, 0, step);
 }
 
 static inline mr3d_bundle *cis3d_request(mr3d_tier tier, uint64_t seed) {

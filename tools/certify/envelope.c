@@ -88,6 +88,7 @@ static mr3d_status parse_signature(const cJSON *item, mr3d_signature *signature,
 
 static mr3d_status parse_envelope(const cJSON *root, mr3d_envelope *envelope, mr3d_error *error) {
   static const char *const keys[] = {"payload", "payloadType", "signatures", NULL};
+  if (!mr3d_text_is_plain(root)) return mr3d_fail(error, MR3D_FORMAT, "envelope: a text holds control characters");
   mr3d_status status = mr3d_text_keys(root, "envelope", keys, error);
   if (status != MR3D_OK) return status;
   const cJSON *type = cJSON_GetObjectItemCaseSensitive(root, "payloadType"), *list = cJSON_GetObjectItemCaseSensitive(root, "signatures"), *item;

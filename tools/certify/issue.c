@@ -33,14 +33,14 @@ static void add_reason(cJSON *reasons, const char *name, const char *reason, con
   cJSON_AddItemToArray(reasons, entry);
 }
 
-void mr3d_claims_of_run(const mr3d_run *run, const mr3d_scope *scope, int n_tests, const mr3d_test tests[], cJSON *files, cJSON *machine, const mr3d_envelope *waivers,
-                        mr3d_claims *claims) {
+void mr3d_claims_of_run(const mr3d_run *run, const mr3d_scope *scope, int n_tests, const mr3d_test tests[], cJSON *files, const char *more_files, cJSON *machine,
+                        const mr3d_envelope *waivers, mr3d_claims *claims) {
   *claims = (mr3d_claims){.scope = *scope, .files = files, .machines = cJSON_CreateArray(), .reasons = cJSON_CreateArray(), .unsteady = cJSON_CreateArray()};
   mr3d_text_now(claims->issued);
   snprintf(claims->commit, sizeof claims->commit, "%s", mr3d_suite_commit());
   if (scope->ops) claims->scope.ops = strdup(scope->ops);
   cJSON_AddItemToArray(claims->machines, machine);
-  claims->backend = mr3d_subject_backend(run);
+  claims->backend = mr3d_subject_backend(run, more_files);
   claims->leaves = mr3d_leaves_print(run, n_tests, tests);
   const char *line = claims->leaves;
   for (int i = 0; i < n_tests && *line; i++, line += mr3d_leaf_length(line) + 1) {

@@ -12,10 +12,10 @@ typedef struct mr3d_wanted_tests {
 bool mr3d_is_wanted(void *user, const mr3d_case *, mr3d_tier, mr3d_variant);
 
 /**
- * The claims of a run that asked the tests of a scope: takes over `files` and `machine`. `ops` of the scope is copied. `waivers` is an envelope or NULL.
+ * The claims of a run that asked the tests of a scope: takes over `files` (mr3d_subject_files, with `more_files`) and `machine`. `ops` of the scope is copied. `waivers` is an envelope or NULL.
  */
-void mr3d_claims_of_run(const mr3d_run *, const mr3d_scope *, int n_tests, const mr3d_test tests[], cJSON *files, cJSON *machine, const mr3d_envelope *waivers,
-                        mr3d_claims *);
+void mr3d_claims_of_run(const mr3d_run *, const mr3d_scope *, int n_tests, const mr3d_test tests[], cJSON *files, const char *more_files, cJSON *machine,
+                        const mr3d_envelope *waivers, mr3d_claims *);
 
 /**
  * Claims of parts as those of one run. `names` are the files', for messages. Errors: a part is missing, there twice, of another division, nonce, scope, suite or backend.

@@ -56,6 +56,7 @@ static bool read_hex(const cJSON *object, const char *key, unsigned char *bytes,
 static mr3d_status read_public(const cJSON *root, const char *const keys[], const char *const value_keys[], mr3d_public_key *key, mr3d_error *error) {
   const cJSON *value = cJSON_GetObjectItemCaseSensitive(root, "keyval");
   mr3d_public_key read;
+  if (!mr3d_text_is_plain(root)) return mr3d_fail(error, MR3D_FORMAT, "a key: a text holds control characters");
   mr3d_status status = mr3d_text_keys(root, "a key", keys, error);
   if (status == MR3D_OK) status = mr3d_text_keys(value, "a key's keyval", value_keys, error);
   if (status != MR3D_OK) return status;
@@ -169,13 +170,18 @@ static mr3d_status read_secret_file(const char *path, cJSON **root, mr3d_error *
   struct stat file;
   void *bytes;
   size_t size;
-  if (stat(path, &file) == 0 && (file.st_mode & 077))
-    return mr3d_fail(error, MR3D_INVALID, "%s has mode %04o: others may read this private key; chmod 600 %s", path, (unsigned)file.st_mode & 07777u, path);
   mr3d_status status = mr3d_map(path, &bytes, &size, error);
   if (status != MR3D_OK) return status;
   status = mr3d_json_parse(bytes, size, MR3D_JSON_ANY_NUMBER, root, error);
   mr3d_unmap(bytes, size);
-  return status == MR3D_OK ? MR3D_OK : mr3d_fail_in(error, "%s", path);
+  if (status != MR3D_OK) return mr3d_fail_in(error, "%s", path);
+  const cJSON *value = cJSON_GetObjectItemCaseSensitive(*root, "keyval");
+  if (!cJSON_GetObjectItemCaseSensitive(value, "private") && !cJSON_GetObjectItemCaseSensitive(value, "sealed"))
+    status = mr3d_fail(error, MR3D_INVALID, "%s: %s", path, cJSON_GetObjectItemCaseSensitive(value, "public") ? "this is a public key, which signs nothing; the private one lies beside it, without .pub"
+                                                                                                            : "this is no private key (mr3d keygen writes one)");
+  else if (stat(path, &file) == 0 && (file.st_mode & 077))
+    status = mr3d_fail(error, MR3D_INVALID, "%s has mode %04o: others may read this private key; chmod 600 %s", path, (unsigned)file.st_mode & 07777u, path);
+  return status;
 }
 
 mr3d_status mr3d_secret_key_is_sealed(const char *path, bool *sealed, mr3d_error *error) {
@@ -193,11 +199,12 @@ mr3d_status mr3d_secret_key_load(const char *path, const char *passphrase, mr3d_
   unsigned char seed[32];
   mr3d_status status = start_sodium(error);
   if (status == MR3D_OK) status = read_secret_file(path, &root, error);
-  if (status != MR3D_OK) return status;
+  if (status != MR3D_OK) {
+    cJSON_Delete(root);
+    return status;
+  }
   const cJSON *value = cJSON_GetObjectItemCaseSensitive(root, "keyval"), *sealed = cJSON_GetObjectItemCaseSensitive(value, "sealed");
-  if (!sealed && !cJSON_GetObjectItemCaseSensitive(value, "private"))
-    status = mr3d_fail(error, MR3D_INVALID, "this is no private key (mr3d keygen writes one)");
-  if (status == MR3D_OK) status = read_public(root, public_keys, sealed ? sealed_value : plain_value, &key.public, error);
+  status = read_public(root, public_keys, sealed ? sealed_value : plain_value, &key.public, error);
   if (status == MR3D_OK && sealed && !passphrase) status = mr3d_fail(error, MR3D_INVALID, "the key is sealed: a passphrase is needed");
   if (status == MR3D_OK && sealed) status = open_seal(sealed, passphrase, seed, error);
   else if (status == MR3D_OK && !read_hex(value, "private", seed, sizeof seed)) status = mr3d_fail(error, MR3D_FORMAT, "a key: private must be 64 hexadecimal digits");

@@ -90,10 +90,15 @@ char *mr3d_leaves_print(const mr3d_run *run, int n_tests, const mr3d_test tests[
 
 size_t mr3d_leaf_length(const char *line) { return strcspn(line, "\n"); }
 
-/** A leaf under the eye: what is left of it, and whose it is. */
+/** A leaf under the eye: what is left of it, whose it is, and what it is held against. */
 struct leaf {
   const char *at;
   const char *name;
+  const mr3d_test *test;
+  const mr3d_leaf_rules *against;
+  int step;
+  const char *rules; /* of the step */
+  mr3d_leaf_outputs outputs; /* so far */
   mr3d_error *error;
 };
 
@@ -124,7 +129,7 @@ static mr3d_status take_number(struct leaf *leaf, double *value) {
   size_t n = strspn(leaf->at, "0123456789ABCDEF");
   if (n == 16) {
     for (size_t i = 0; i < 16; i++) bits = bits << 4 | (uint64_t)(isdigit((unsigned char)leaf->at[i]) ? leaf->at[i] - '0' : leaf->at[i] - 'A' + 10);
-    if (bits == 0) return is_malformed(leaf, "0 for zero");
+    if (bits << 1 == 0) return is_malformed(leaf, "0 for zero");
   } else if (n != 1 || *leaf->at != '0') return is_malformed(leaf, "a number of 16 hexadecimal digits, or 0");
   leaf->at += n;
   memcpy(value, &bits, sizeof bits);
@@ -162,11 +167,14 @@ static mr3d_status take_statistics(struct leaf *leaf, struct statistics *s) {
 }
 
 /** The rules must be those of the operator's family, all of them and no others. */
-static mr3d_status check_rules(const struct leaf *leaf, const char *op, const char *tensor, const struct statistics *s) {
+static mr3d_status check_rules(struct leaf *leaf, const char *op, const char *tensor, const struct statistics *s) {
   const bool composed = mr3d_op_is_composed(op), logits = strcmp(tensor, "logits") == 0;
   const size_t n = composed ? sizeof yardstick_rules / sizeof *yardstick_rules : sizeof scale_rules / sizeof *scale_rules;
   int i = 0;
-  if (s->n == 1 && strcmp(s->rules[0], "exact") == 0) return MR3D_OK; /* an integer, or equal bit for bit */
+  const bool exact = s->n == 1 && strcmp(s->rules[0], "exact") == 0, integers = mr3d_rules_has(leaf->rules, tensor, "exact");
+  if (!exact && integers) return mr3d_fail(leaf->error, MR3D_INVALID, "results: %s: \"%s\" holds whole numbers, which the rule exact alone judges", leaf->name, tensor);
+  if (!integers && mr3d_rules_has(leaf->rules, tensor, NULL) && leaf->outputs != MR3D_LEAF_EQUAL) leaf->outputs = exact ? MR3D_LEAF_EQUAL : MR3D_LEAF_FLOATING;
+  if (exact) return MR3D_OK;
   for (size_t k = 0; k < n; k++) {
     const char *rule = composed ? yardstick_rules[k].rule : scale_rules[k].rule;
     const bool optional = composed ? yardstick_rules[k].of_logits && !logits : scale_rules[k].optional;
@@ -176,12 +184,26 @@ static mr3d_status check_rules(const struct leaf *leaf, const char *op, const ch
   return i == s->n ? MR3D_OK : mr3d_fail(leaf->error, MR3D_INVALID, "results: %s: \"%s\" has a rule %s that %s has not, or has it twice", leaf->name, tensor, s->rules[i], op);
 }
 
+/** Whether a rule that is said not to apply does: the table says so for all inputs, or else the reference for these. */
+static mr3d_status check_untested(const struct leaf *leaf, const char *tensor, const char *rule, mr3d_error *error) {
+  const mr3d_test *test = leaf->test;
+  const mr3d_challenge *challenge = leaf->against->challenge;
+  char now[MR3D_MOST_RULES];
+  if (!mr3d_rules_has(leaf->rules, tensor, rule)) return MR3D_OK;
+  const uint64_t neighbour = mr3d_challenge_neighbour_seed(challenge, test->test->id);
+  const mr3d_beside beside = {.seed = neighbour, .first = neighbour % 2};
+  mr3d_status status = mr3d_rules_ask(leaf->against->suite, test->test, test->tier, mr3d_challenge_seed(challenge, test->test->id, test->variant),
+                                      test->variant == MR3D_BESIDE ? &beside : NULL, leaf->step, now, error);
+  if (status != MR3D_OK || !mr3d_rules_has(now, tensor, rule)) return status;
+  return mr3d_fail(error, MR3D_INVALID, "results: %s: leaves out the rule %s for \"%s\", which this suite applies to this answer", leaf->name, rule, tensor);
+}
+
 /** One rule of an answer that is said to have passed, under the limit of this suite. */
 static mr3d_status check_statistic(const struct leaf *leaf, const char *op, const char *tensor, const struct statistics *s, int i) {
   double least = 0, most = 0, limit;
   const char *rule = s->rules[i];
   if (!s->tested[i])
-    return strcmp(rule, "finite") && strcmp(rule, "exact") ? MR3D_OK
+    return strcmp(rule, "finite") && strcmp(rule, "exact") ? check_untested(leaf, tensor, rule, leaf->error)
                                                            : mr3d_fail(leaf->error, MR3D_INVALID, "results: %s: \"%s\": %s cannot be left untested", leaf->name, tensor, rule);
   if (strcmp(rule, "exact") != 0) (mr3d_op_is_composed(op) ? mr3d_yardstick_limit : mr3d_scale_limit)(rule, &least, &most);
   if (s->limited[i] == (least == most))
@@ -195,12 +217,6 @@ static mr3d_status check_statistic(const struct leaf *leaf, const char *op, cons
   return MR3D_OK;
 }
 
-static const struct { const char *op, *outputs, *optional; } outputs[] = {
-    {"splice", "source attention_mask point_token_mask", "labels"}, {"mask", "visible", ""}, {"rope1d", "y", ""}, {"cis3d", "cos sin", ""}, {"rope3d", "y", ""},
-    {"normalize_coords", "coords", ""}, {"mixed_rope", "query key", ""}, {"rmsnorm", "y", ""}, {"linear", "y", ""}, {"swiglu", "y", ""}, {"attention", "y", ""},
-    {"attention_block", "hidden key value", ""}, {"decoder_layer", "hidden key value", ""}, {"prefill", "logits hidden", ""}, {"decode", "logits", ""},
-    {"drop_session", "", ""}, {"voxelize", "grid features", ""}, {"token_coords", "coords count", ""}, {"encode_points", "features coords", ""}};
-
 static bool has_word(const char *list, const char *word) {
   const size_t n = strlen(word);
   for (const char *at = list; (at = strstr(at, word)); at += n)
@@ -208,13 +224,10 @@ static bool has_word(const char *list, const char *word) {
   return false;
 }
 
-/** The tensors of one answer; of one that passed all of the operator's outputs, once each. */
+/** The tensors of one answer; of one that passed all outputs that the step has, once each. */
 static mr3d_status take_answer(struct leaf *leaf, const char *op, bool passed) {
-  const char *needed = "", *optional = "";
   char seen[256] = "", tensor[64];
   struct statistics s;
-  for (size_t i = 0; i < sizeof outputs / sizeof *outputs; i++)
-    if (strcmp(outputs[i].op, op) == 0) needed = outputs[i].outputs, optional = outputs[i].optional;
   while (takes(leaf, " ")) {
     mr3d_status status = take_word(leaf, tensor);
     if (status != MR3D_OK) return status;
@@ -226,17 +239,16 @@ static mr3d_status take_answer(struct leaf *leaf, const char *op, bool passed) {
     status = take_statistics(leaf, &s);
     if (status != MR3D_OK) return status;
     if (!passed) continue;
-    if (!has_word(needed, tensor) && !has_word(optional, tensor)) return mr3d_fail(leaf->error, MR3D_INVALID, "results: %s: \"%s\" is no output of %s", leaf->name, tensor, op);
+    if (!mr3d_rules_names(leaf->rules, tensor)) return mr3d_fail(leaf->error, MR3D_INVALID, "results: %s: \"%s\" is no output of %s", leaf->name, tensor, op);
     if (has_word(seen, tensor)) return mr3d_fail(leaf->error, MR3D_INVALID, "results: %s: \"%s\" stands twice", leaf->name, tensor);
     snprintf(seen + strlen(seen), sizeof seen - strlen(seen), "%s%s", *seen ? " " : "", tensor);
     status = check_rules(leaf, op, tensor, &s);
     for (int i = 0; i < s.n && status == MR3D_OK; i++) status = check_statistic(leaf, op, tensor, &s, i);
     if (status != MR3D_OK) return status;
   }
-  for (const char *at = needed; passed && *at; at += strspn(at, " ")) {
-    snprintf(tensor, sizeof tensor, "%.*s", (int)strcspn(at, " "), at);
+  for (const char *at = leaf->rules; passed && *at; at += strcspn(at, " "), at += strspn(at, " ")) {
+    snprintf(tensor, sizeof tensor, "%.*s", (int)strcspn(at, "="), at);
     if (!has_word(seen, tensor)) return mr3d_fail(leaf->error, MR3D_INVALID, "results: %s: says passed, but the output \"%s\" of %s was not compared", leaf->name, tensor, op);
-    at += strcspn(at, " ");
   }
   return MR3D_OK;
 }
@@ -249,19 +261,23 @@ static mr3d_status take_steps(struct leaf *leaf, const mr3d_case *test, bool pas
     mr3d_reply_kind kind = MR3D_REPLY_ANSWER;
     while (kind <= MR3D_REPLY_MALFORMED && !takes(leaf, mr3d_reply_name(kind))) kind++;
     if (kind > MR3D_REPLY_MALFORMED && !takes(leaf, "-")) return is_malformed(leaf, "a kind of reply");
+    mr3d_status status = mr3d_rules_step(leaf->against->rules, test, s, &leaf->rules, leaf->error);
+    if (status != MR3D_OK) return status;
+    leaf->step = s;
     if (passed && kind != (step->expect_error ? MR3D_REPLY_ERROR : MR3D_REPLY_ANSWER))
       return mr3d_fail(leaf->error, MR3D_INVALID, "results: %s: says passed, but step %d (%s) %s", leaf->name, s, step->op,
                        step->expect_error ? "must be refused and was not" : "was not answered");
-    mr3d_status status = take_answer(leaf, step->op, passed && kind == MR3D_REPLY_ANSWER);
+    if (kind != MR3D_REPLY_ANSWER && *leaf->at == ' ') return is_malformed(leaf, "no tensor behind a reply that is no answer");
+    status = take_answer(leaf, step->op, passed && kind == MR3D_REPLY_ANSWER);
     if (status != MR3D_OK) return status;
   }
   if (passed && s != test->n_steps) return mr3d_fail(leaf->error, MR3D_INVALID, "results: %s: says passed, but has %d of the case's %d steps", leaf->name, s, test->n_steps);
   return MR3D_OK;
 }
 
-static mr3d_status judge_leaf(const char *line, const mr3d_test *test, mr3d_leaf_verdict *verdict, mr3d_error *error) {
+static mr3d_status judge_leaf(const char *line, const mr3d_leaf_rules *against, const mr3d_test *test, mr3d_leaf_verdict *verdict, mr3d_leaf_outputs *outputs, mr3d_error *error) {
   char name[MR3D_TEST_NAME];
-  struct leaf leaf = {line, mr3d_test_name(test, name), error};
+  struct leaf leaf = {.at = line, .name = mr3d_test_name(test, name), .test = test, .against = against, .error = error};
   if (!takes(&leaf, name) || !takes(&leaf, " "))
     return mr3d_fail(error, MR3D_INVALID, "results: expected the test %s next, found \"%.*s\": a test is missing, doubled, out of order or not in the profile", name,
                      (int)(strcspn(line, " \n") < 100 ? strcspn(line, " \n") : 100), line);
@@ -271,17 +287,19 @@ static mr3d_status judge_leaf(const char *line, const mr3d_test *test, mr3d_leaf
   *verdict = (mr3d_leaf_verdict)v;
   mr3d_status status = test->variant == MR3D_AGAIN ? MR3D_OK : take_steps(&leaf, test->test, *verdict == MR3D_LEAF_PASSED);
   if (status == MR3D_OK && *leaf.at != '\n') status = is_malformed(&leaf, "the end of the line");
+  *outputs = leaf.outputs;
   return status;
 }
 
-mr3d_status mr3d_leaves_judge(const char *leaves, int n_tests, const mr3d_test tests[], mr3d_leaf_verdict verdicts[], mr3d_error *error) {
+mr3d_status mr3d_leaves_judge(const char *leaves, const mr3d_leaf_rules *against, int n_tests, const mr3d_test tests[], mr3d_leaf_verdict verdicts[], mr3d_leaf_outputs outputs[],
+                              mr3d_error *error) {
   const char *line = leaves;
   for (int i = 0; i < n_tests; i++) {
     char name[MR3D_TEST_NAME];
     if (!*line) return mr3d_fail(error, MR3D_INVALID, "results: %d of %d tests are there; the first that is missing is %s", i, n_tests, mr3d_test_name(&tests[i], name));
     const char *end = strchr(line, '\n');
     if (!end || end - line > MOST_LEAF) return mr3d_fail(error, MR3D_FORMAT, "results: line %d does not end", i + 1);
-    mr3d_status status = judge_leaf(line, &tests[i], &verdicts[i], error);
+    mr3d_status status = judge_leaf(line, against, &tests[i], &verdicts[i], &outputs[i], error);
     if (status != MR3D_OK) return status;
     line = end + 1;
   }

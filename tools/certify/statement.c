@@ -9,7 +9,9 @@
 #include "commit.h"
 #include "file.h"
 #include "json.h"
+#include "protocol.h"
 #include "report.h"
+#include "subject.h"
 #include "text.h"
 
 #define MOST_LEAVES ((uint64_t)256 << 20) /* bytes, inflated */
@@ -89,18 +91,6 @@ static mr3d_status cases_root(const mr3d_suite *suite, char root[MR3D_HEX_DIGEST
 
 /* ---- conclusions ---- */
 
-/** Whether any input of a case is drawn, or its weights are. */
-static bool draws(const mr3d_suite *suite, const cJSON *json) {
-  if (cJSON_IsObject(json)) {
-    const cJSON *dist = cJSON_GetObjectItemCaseSensitive(json, "dist"), *set = cJSON_GetObjectItemCaseSensitive(json, "weights");
-    if (cJSON_IsString(dist) && strcmp(dist->valuestring, "const") != 0) return true;
-    if (cJSON_IsString(set) && draws(suite, cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(suite->root, "weights"), set->valuestring))) return true;
-  }
-  bool any = false;
-  for (const cJSON *item = cJSON_IsObject(json) || cJSON_IsArray(json) ? json->child : NULL; item && !any; item = item->next) any = draws(suite, item);
-  return any;
-}
-
 /** Everything that the building of a statement passes on. */
 struct making {
   const mr3d_suite *suite;
@@ -109,7 +99,9 @@ struct making {
   int n;
   mr3d_test *tests;
   mr3d_leaf_verdict *verdicts;
+  mr3d_leaf_outputs *outputs;
   bool *waived;
+  mr3d_rules *rules;
 };
 
 /** Each test that did not pass has its reason, in order, and nothing else has one; tests that are unsteady were asked again and passed. */
@@ -162,22 +154,21 @@ static mr3d_status settle_waivers(struct making *m, char unusable[1024], mr3d_er
   return status == MR3D_OK ? MR3D_OK : mr3d_fail_in(error, "waivers");
 }
 
-static void count(struct making *m) {
+static mr3d_status count(struct making *m, mr3d_error *error) {
   mr3d_conclusion *c = m->c;
-  const mr3d_case *last = NULL;
-  bool fixed = false;
   for (int i = 0; i < m->n; i++) {
-    if (m->tests[i].test != last) {
-      last = m->tests[i].test;
-      fixed = !draws(m->suite, m->suite->json[last - m->suite->cases]);
-    }
+    bool fixed = false;
+    mr3d_status status = mr3d_rules_fixed(m->rules, m->tests[i].test, &fixed, error);
+    if (status != MR3D_OK) return status;
     c->again += m->tests[i].variant == MR3D_AGAIN;
     c->fixed += fixed;
+    if (m->tests[i].tier != MR3D_FP64) c->floating += m->outputs[i] != MR3D_LEAF_WHOLE, c->equal += m->outputs[i] == MR3D_LEAF_EQUAL;
     if (m->waived[i]) c->waived++;
     else if (m->verdicts[i] == MR3D_LEAF_PASSED) c->passed++;
     else if (m->verdicts[i] == MR3D_LEAF_FAILED) c->failed++;
     else c->skipped++;
   }
+  return MR3D_OK;
 }
 
 static void conclude(struct making *m, const char *unusable) {
@@ -205,6 +196,21 @@ char *mr3d_scope_proves(const mr3d_scope *scope) {
   return text;
 }
 
+/** Whether each machine kept a backend of its kind from remembering, by files, what it was asked before it was begun anew. */
+static bool all_forget(const mr3d_claims *claims) {
+  const char *spec = cJSON_GetObjectItemCaseSensitive(claims->backend, "spec")->valuestring, *due = strncmp(spec, "exec:", 5) == 0 ? MR3D_FORGETS : MR3D_READS_ONLY;
+  const cJSON *machine, *active;
+  bool all = true;
+  if (strncmp(spec, "exec:", 5) != 0 && strncmp(spec, "lib:", 4) != 0) return true; /* the suite itself */
+  cJSON_ArrayForEach (machine, claims->machines) {
+    bool found = false;
+    cJSON_ArrayForEach (active, cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(machine, "isolation"), "active"))
+      found = found || strncmp(active->valuestring, due, strlen(due)) == 0;
+    all = all && found;
+  }
+  return all;
+}
+
 /** What a pass does not exclude, in sentences that follow from the scope. */
 static void add_limits(cJSON *object, const struct making *m) {
   char text[1024];
@@ -221,10 +227,14 @@ static void add_limits(cJSON *object, const struct making *m) {
   if (strcmp(scope->profile->name, "scan") != 0) cJSON_AddItemToArray(list, cJSON_CreateString("anything about the way from a raw scan to tokens (profile scan)"));
   if (scope->ops) cJSON_AddItemToArray(list, cJSON_CreateString("anything about cases that ask other operators than those named"));
   if (m->c->fixed > 0) {
-    snprintf(text, sizeof text, "that answers are computed in the %d tests whose inputs no nonce changes: they could be stored", m->c->fixed);
+    snprintf(text, sizeof text, "that answers are computed in the %d tests that a nonce does not change, refusals among them: they could be stored", m->c->fixed);
     cJSON_AddItemToArray(list, cJSON_CreateString(text));
   }
-  cJSON_AddItemToArray(list, cJSON_CreateString("that answers were computed and not stored once the nonce was known: have the files' SHA-256 before you give a nonce, or run mr3d check with one that you keep"));
+  if (!all_forget(m->claims))
+    cJSON_AddItemToArray(list, cJSON_CreateString("that what was asked again was computed again: the backend could keep answers in files from one start to the next (isolation was off, or the system lacks it)"));
+  else if (strncmp(cJSON_GetObjectItemCaseSensitive(m->claims->backend, "spec")->valuestring, "exec:", 5) == 0)
+    cJSON_AddItemToArray(list, cJSON_CreateString("that what was asked again was computed again, where the command keeps answers beyond this machine: it may use the network"));
+  cJSON_AddItemToArray(list, cJSON_CreateString("that answers were computed and not stored once the nonce was known: have the files' SHA-256 before you give a nonce, or run mr3d verify --replay, which asks on inputs of your own too"));
   cJSON_AddItemToArray(list, cJSON_CreateString("that the one who signed told the truth: run mr3d verify --replay, or have it signed by a laboratory"));
 }
 
@@ -266,7 +276,7 @@ static void add_scope(cJSON *extension, const struct making *m, int version) {
 
 static void add_results(cJSON *extension, const struct making *m) {
   const mr3d_conclusion *c = m->c;
-  const struct { const char *key; int n; } counts[] = {{"tests", c->n_tests}, {"passed", c->passed}, {"failed", c->failed}, {"skipped", c->skipped}, {"waived", c->waived}, {"again", c->again}, {"fixed", c->fixed}};
+  const struct { const char *key; int n; } counts[] = {{"tests", c->n_tests}, {"passed", c->passed}, {"failed", c->failed}, {"skipped", c->skipped}, {"waived", c->waived}, {"again", c->again}, {"fixed", c->fixed}, {"floating", c->floating}, {"equal", c->equal}};
   cJSON *object = cJSON_AddObjectToObject(extension, "counts");
   for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) cJSON_AddNumberToObject(object, counts[i].key, counts[i].n);
   char root[MR3D_HEX_DIGEST];
@@ -346,16 +356,18 @@ mr3d_status mr3d_statement_make(const mr3d_suite *suite, const mr3d_claims *clai
   mr3d_status status = mr3d_scope_tests(&claims->scope, suite, &m.tests, &m.n, error);
   if (status != MR3D_OK) return status;
   c->n_tests = m.n;
-  m.verdicts = mr3d_allocate(m.n, sizeof *m.verdicts), m.waived = mr3d_allocate(m.n, sizeof *m.waived);
-  status = mr3d_leaves_judge(claims->leaves, m.n, m.tests, m.verdicts, error);
+  m.verdicts = mr3d_allocate(m.n, sizeof *m.verdicts), m.outputs = mr3d_allocate(m.n, sizeof *m.outputs), m.waived = mr3d_allocate(m.n, sizeof *m.waived);
+  status = mr3d_rules_open(suite, &m.rules, error);
+  if (status == MR3D_OK) status = mr3d_leaves_judge(claims->leaves, &(mr3d_leaf_rules){suite, &claims->scope.challenge, m.rules}, m.n, m.tests, m.verdicts, m.outputs, error);
   if (status == MR3D_OK) status = check_reasons(&m, error);
   if (status == MR3D_OK) status = settle_waivers(&m, unusable, error);
+  if (status == MR3D_OK) status = count(&m, error);
   if (status == MR3D_OK) {
-    count(&m);
     conclude(&m, unusable);
     status = make_payload(&m, payload, error);
   }
-  free(m.tests), free(m.verdicts), free(m.waived);
+  mr3d_rules_close(&m.rules);
+  free(m.tests), free(m.verdicts), free(m.outputs), free(m.waived);
   return status;
 }
 
@@ -473,7 +485,9 @@ static mr3d_status take_leaves(const cJSON *results, char **leaves, mr3d_error *
   char *text = mr3d_allocate((long long)n + 1, 1);
   memcpy(text, bytes, n);
   free(bytes);
-  if (memchr(text, 0, n) || (n > 0 && text[n - 1] != '\n')) status = mr3d_fail(error, MR3D_FORMAT, "results: leaves must be lines of text, each ended");
+  size_t plain = 0;
+  while (plain < n && (text[plain] == '\n' || (text[plain] >= ' ' && text[plain] <= '~'))) plain++;
+  if (plain < n || (n > 0 && text[n - 1] != '\n')) status = mr3d_fail(error, MR3D_FORMAT, "results: leaves must be lines of printable ASCII, each ended");
   else {
     mr3d_merkle_of_lines(text, root);
     if (strcmp(item_of(results, "root")->valuestring, root) != 0)
@@ -489,9 +503,17 @@ static cJSON *taken(const cJSON *object, const char *key) {
   return cJSON_IsNull(item) ? NULL : cJSON_Duplicate(item, true);
 }
 
+/** What was hashed is one of what can be for that kind of backend. */
+static mr3d_status check_hashed(const cJSON *backend, mr3d_error *error) {
+  const char *hashed = item_of(backend, "hashed")->valuestring, *due = mr3d_subject_hashed(item_of(backend, "spec")->valuestring, NULL);
+  return strcmp(hashed, due) == 0 || strcmp(hashed, MR3D_HASHED_FILES) == 0
+             ? MR3D_OK
+             : mr3d_fail(error, MR3D_INVALID, "backend: hashed is \"%.60s\"; of such a backend it is \"%s\" or \"%s\"", hashed, due, MR3D_HASHED_FILES);
+}
+
 static mr3d_status take_extension(const cJSON *extension, mr3d_claims *claims, mr3d_error *error) {
   static const char *const keys[] = {"kind", "verdict", "issued", "suite", "profile", "challenge", "backend", "machines", "counts", "results", "reasons", "unsteady", "waivers", "shard", "parts", NULL},
-                    *const suite_keys[] = {"version", "commit", NULL}, *const backend_keys[] = {"spec", "name", "version", "keeps", NULL};
+                    *const suite_keys[] = {"version", "commit", NULL}, *const backend_keys[] = {"spec", "name", "version", "keeps", "hashed", NULL};
   const cJSON *suite = item_of(extension, "suite"), *version, *parts = item_of(extension, "parts"), *item;
   mr3d_status status = mr3d_text_keys(extension, MR3D_EXTENSION, keys, error);
   if (status == MR3D_OK) status = check_texts(suite, "suite", suite_keys, "", error);
@@ -505,6 +527,7 @@ static mr3d_status take_extension(const cJSON *extension, mr3d_claims *claims, m
   if (status == MR3D_OK) status = take_scope(extension, &claims->scope, error);
   if (status == MR3D_OK) status = check_texts(item_of(extension, "backend"), "backend", backend_keys, "keeps", error);
   if (status == MR3D_OK) status = check_list(item_of(item_of(extension, "backend"), "keeps"), "backend: keeps", error);
+  if (status == MR3D_OK) status = check_hashed(item_of(extension, "backend"), error);
   if (status == MR3D_OK) status = check_machines(item_of(extension, "machines"), error);
   if (status == MR3D_OK) status = take_shard(item_of(extension, "shard"), &claims->scope.shard, error);
   if (status == MR3D_OK && (!cJSON_IsArray(item_of(extension, "reasons")) || !cJSON_IsArray(item_of(extension, "unsteady"))))
@@ -593,6 +616,13 @@ static mr3d_status compare(const cJSON *says, const cJSON *follows, const char *
   return mr3d_fail(error, MR3D_INVALID, "%s: the file says %s, but from its results and this suite follows %s", path, a, b);
 }
 
+/** Puts the packed leaves of one statement into another. */
+static void use_leaves_of(const cJSON *from, cJSON *to) {
+  const cJSON *leaves = item_of(item_of(item_of(item_of(from, "predicate"), MR3D_EXTENSION), "results"), "leaves");
+  cJSON *results = cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(to, "predicate"), MR3D_EXTENSION), "results");
+  cJSON_ReplaceItemInObjectCaseSensitive(results, "leaves", cJSON_Duplicate(leaves, true));
+}
+
 mr3d_status mr3d_statement_check(const mr3d_suite *suite, const char *payload, size_t size, mr3d_claims *out, mr3d_conclusion *c, mr3d_error *error) {
   mr3d_claims claims;
   cJSON *says = NULL, *follows = NULL;
@@ -601,8 +631,16 @@ mr3d_status mr3d_statement_check(const mr3d_suite *suite, const char *payload, s
   if (status != MR3D_OK) return status;
   status = mr3d_statement_make(suite, &claims, &made, c, error);
   if (status == MR3D_OK) status = mr3d_json_parse(made, strlen(made), MR3D_JSON_ANY_NUMBER, &follows, error);
-  if (status == MR3D_OK) status = compare(says, follows, "", error);
-  char *again = status == MR3D_OK ? cJSON_PrintUnformatted(says) : NULL; /* what is equal as JSON must be so as bytes: one statement, one text */
+  if (status == MR3D_OK) {
+    status = compare(says, follows, "", error);
+    if (status != MR3D_OK && error && strncmp(error->message, "configuration", 13) == 0) {
+      const mr3d_error first = *error;
+      mr3d_fail(error, status, "%.700s: it was judged by another golden set, case list or profile, that of commit %.16s of the suite; here is commit %.16s: check it with that one", first.message,
+                claims.commit, mr3d_suite_commit());
+    }
+  }
+  /* What is equal as JSON must be so as bytes: one statement, one text. Only the packed leaves may be those of another zlib. */
+  char *again = status == MR3D_OK ? (use_leaves_of(says, follows), cJSON_PrintUnformatted(follows)) : NULL;
   if (status == MR3D_OK && (strlen(again) != size || memcmp(again, payload, size) != 0))
     status = mr3d_fail(error, MR3D_FORMAT, "statement: its text is not as mr3d writes it (blanks, numbers or escapes)");
   cJSON_free(again);

@@ -76,7 +76,12 @@ mr3d_status mr3d_subject_files(const char *spec, const char *more, cJSON **out, 
   return status;
 }
 
-cJSON *mr3d_subject_backend(const mr3d_run *run) {
+const char *mr3d_subject_hashed(const char *spec, const char *more) {
+  if (more && *more) return MR3D_HASHED_FILES;
+  return strncmp(spec, "exec:", 5) == 0 ? MR3D_HASHED_COMMAND : strncmp(spec, "lib:", 4) == 0 ? MR3D_HASHED_PLUGIN : MR3D_HASHED_SUITE;
+}
+
+cJSON *mr3d_subject_backend(const mr3d_run *run, const char *more) {
   cJSON *backend = cJSON_CreateObject();
   mr3d_text_add(backend, "spec", run->options.backend);
   mr3d_text_add(backend, "name", run->info.name);
@@ -85,6 +90,7 @@ cJSON *mr3d_subject_backend(const mr3d_run *run) {
   const mr3d_promise *promise;
   for (int i = 0; (promise = mr3d_promise_at(i)); i++)
     if (run->info.kept >> promise->point & 1) cJSON_AddItemToArray(keeps, cJSON_CreateString(promise->name));
+  cJSON_AddStringToObject(backend, "hashed", mr3d_subject_hashed(run->options.backend, more));
   return backend;
 }
 

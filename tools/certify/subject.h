@@ -13,8 +13,15 @@
  */
 mr3d_status mr3d_subject_files(const char *spec, const char *more, cJSON **files, mr3d_error *);
 
-/** {"spec", "name", "version", "keeps"}. Ownership: the caller's. */
-cJSON *mr3d_subject_backend(const mr3d_run *);
+/** How much of a backend the subject names. */
+#define MR3D_HASHED_COMMAND "command only"        /* of exec: the words that are files; what that program loads is not known */
+#define MR3D_HASHED_FILES "with the files named"  /* --files was given */
+#define MR3D_HASHED_PLUGIN "plug-in only"         /* of lib: the plug-in; not the libraries that it loads */
+#define MR3D_HASHED_SUITE "the suite itself"      /* of builtin: and mutant: */
+const char *mr3d_subject_hashed(const char *spec, const char *more);
+
+/** {"spec", "name", "version", "keeps", "hashed"}. Ownership: the caller's. */
+cJSON *mr3d_subject_backend(const mr3d_run *, const char *more);
 
 /**
  * {"processor", "system", "compiler", "driver", "program", "isolation": {...}}: `compiler` and `driver` (NULL: what the first plug-in file and the system say) are claims

@@ -60,18 +60,24 @@ mr3d_status mr3d_text_from_base64(const cJSON *text, const char *place, char **o
   return MR3D_OK;
 }
 
-void mr3d_text_add(cJSON *object, const char *key, const char *text) {
+char *mr3d_text_line(const char *text) {
   char *clean = mr3d_clean_text(text);
   for (char *c = clean; *c; c++)
-    if ((unsigned char)*c < ' ' || *c == 127) *c = ' ';
-  cJSON_AddStringToObject(object, key, clean);
-  free(clean);
+    if (*c == '\n' || *c == '\t') *c = ' ';
+  return clean;
+}
+
+void mr3d_text_add(cJSON *object, const char *key, const char *text) {
+  char *line = mr3d_text_line(text);
+  cJSON_AddStringToObject(object, key, line);
+  free(line);
 }
 
 static bool is_plain(const char *text) {
-  for (; *text; text++)
-    if ((unsigned char)*text < ' ' || *text == 127) return false;
-  return true;
+  char *line = mr3d_text_line(text);
+  const bool plain = strcmp(line, text) == 0;
+  free(line);
+  return plain;
 }
 
 bool mr3d_text_is_plain(const cJSON *item) {
@@ -89,9 +95,12 @@ void mr3d_text_now(char text[32]) {
 }
 
 bool mr3d_text_is_date(const char *text, bool with_time) {
+  const char *const form = with_time ? "%Y-%m-%dT%H:%M:%SZ" : "%Y-%m-%d";
   struct tm given = {0}, same;
-  const char *end = strptime(text, with_time ? "%Y-%m-%dT%H:%M:%SZ" : "%Y-%m-%d", &given);
-  if (strlen(text) != (with_time ? 20u : 10u) || !end || *end) return false;
+  char again[32];
+  const char *end = strptime(text, form, &given);
+  if (!end || *end) return false;
   same = given;
-  return timegm(&same) != -1 && same.tm_mday == given.tm_mday && same.tm_mon == given.tm_mon;
+  const time_t moment = timegm(&same);
+  return moment != -1 && gmtime_r(&moment, &same) && strftime(again, sizeof again, form, &same) > 0 && strcmp(again, text) == 0; /* there is one way to write it, and it is in the calendar */
 }

@@ -23,9 +23,11 @@ char *mr3d_text_to_base64(const void *bytes, size_t size);
 /** Decodes a JSON string, strictly; a zero follows the bytes. Errors: no string, or not base64, at `place`. */
 mr3d_status mr3d_text_from_base64(const cJSON *text, const char *place, char **bytes, size_t *size, mr3d_error *);
 
-/** Adds a text as one line: cleaned (mr3d_clean_text), line breaks and tabs turned to blanks. */
+/** A text as one line: cleaned (mr3d_clean_text), line breaks and tabs turned to blanks. Ownership: the caller's. */
+char *mr3d_text_line(const char *text);
+/** Adds a text as one line. */
 void mr3d_text_add(cJSON *object, const char *key, const char *text);
-/** Whether no text or key in a tree holds a control character: such could write over a terminal's lines. */
+/** Whether each text and key in a tree is such a line already: others could write over a terminal's lines. */
 bool mr3d_text_is_plain(const cJSON *);
 
 /** "2026-11-29T06:00:00Z", now. */

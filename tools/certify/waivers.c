@@ -119,11 +119,14 @@ static mr3d_status settle(const struct waiver *w, int number, int n_tests, const
   for (int first = 0, end; first < n_tests; first = end) {
     end = end_of_pair(n_tests, tests, first);
     if (!covers(w, &tests[first])) continue;
-    bool failed = false;
-    for (int i = first; i < end; i++) failed = failed || verdicts[i] != MR3D_LEAF_PASSED;
+    bool failed = false, already = false;
+    for (int i = first; i < end; i++) failed = failed || verdicts[i] != MR3D_LEAF_PASSED, already = already || waived[i];
+    if (already)
+      return mr3d_fail(error, MR3D_INVALID, "waiver %d (%.80s) is a duplicate: it covers %s at %s, which one before it covers", number, w->cases, tests[first].test->id,
+                       mr3d_tier_name(tests[first].tier));
     if (!failed)
       return mr3d_fail(error, MR3D_INVALID, "waiver %d (%.80s) is over-broad: it covers %s at %s, which passed", number, w->cases, tests[first].test->id, mr3d_tier_name(tests[first].tier));
-    for (int i = first; i < end; i++) waived[i] = waived[i] || verdicts[i] != MR3D_LEAF_PASSED;
+    for (int i = first; i < end; i++) waived[i] = verdicts[i] != MR3D_LEAF_PASSED;
     n_cases += last != tests[first].test;
     last = tests[first].test;
   }
@@ -132,9 +135,24 @@ static mr3d_status settle(const struct waiver *w, int number, int n_tests, const
   return MR3D_OK;
 }
 
+/** However many waivers there are, what is mostly waived conforms to little. */
+static mr3d_status check_share(int n_tests, const mr3d_test tests[], const bool waived[], mr3d_error *error) {
+  int n_cases = 0, n_waived = 0;
+  const mr3d_case *last = NULL, *last_waived = NULL;
+  for (int i = 0; i < n_tests; i++) {
+    n_cases += tests[i].test != last;
+    n_waived += waived[i] && tests[i].test != last_waived;
+    last = tests[i].test;
+    if (waived[i]) last_waived = last;
+  }
+  const int most = (n_cases + MR3D_WAIVED_SHARE - 1) / MR3D_WAIVED_SHARE;
+  if (n_waived <= most) return MR3D_OK;
+  return mr3d_fail(error, MR3D_INVALID, "the waivers are over-broad: together they cover %d of %d cases; one in %d may be waived, here %d", n_waived, n_cases, MR3D_WAIVED_SHARE, most);
+}
+
 mr3d_status mr3d_waivers_settle(const mr3d_waivers *waivers, int n_tests, const mr3d_test tests[], const mr3d_leaf_verdict verdicts[], bool waived[], mr3d_error *error) {
   mr3d_status status = MR3D_OK;
   memset(waived, 0, (size_t)n_tests * sizeof *waived);
   for (int w = 0; w < waivers->n && status == MR3D_OK; w++) status = settle(&waivers->list[w], w + 1, n_tests, tests, verdicts, waived, error);
-  return status;
+  return status == MR3D_OK ? check_share(n_tests, tests, waived, error) : status;
 }

@@ -6,6 +6,7 @@
 #include "leaves.h"
 
 #define MR3D_WAIVED_CASES 10 /* that one waiver may cover */
+#define MR3D_WAIVED_SHARE 10 /* one in so many cases, at least one, may be waived by all together */
 #define MR3D_MAX_WAIVERS 64
 
 typedef struct mr3d_waivers mr3d_waivers;
@@ -22,7 +23,7 @@ void mr3d_waivers_say(const mr3d_waivers *, int index, char *to, size_t size);
 
 /**
  * Which tests are waived: all of a case at a tier that a waiver covers and of which one did not pass. `waived` holds n_tests.
- * Errors: a waiver that covers nothing that failed (unused), or something that passed, or too many cases (over-broad).
+ * Errors: a waiver that covers nothing that failed (unused), or something that passed, or too many cases (over-broad), or what another covers (a duplicate); all together too many.
  */
 mr3d_status mr3d_waivers_settle(const mr3d_waivers *, int n_tests, const mr3d_test tests[], const mr3d_leaf_verdict verdicts[], bool waived[], mr3d_error *);
 

@@ -172,6 +172,12 @@ static mr3d_status open_confined(mr3d_backend *backend, const char *host, char *
     if (hidden) add_word(&line, "--hide"), add_word(&line, hidden);
     free(hidden);
   }
+  for (const char *const *secret = backend->options.secrets; secret && *secret; secret++) {
+    char *real = realpath(*secret, NULL);
+    if (real) add_word(&line, "--blank"), add_word(&line, real);
+    free(real);
+  }
+  if (backend->options.forgets) add_word(&line, "--forget");
   add_kept(&line, host);
   dl_iterate_phdr(add_folder_of, &line);
   for (const char *const *kept = backend->options.kept; kept && *kept; kept++) add_kept(&line, *kept);
@@ -237,6 +243,12 @@ void mr3d_backend_close(mr3d_backend **backend) {
 }
 
 const mr3d_backend_info *mr3d_backend_info_of(const mr3d_backend *backend) { return &backend->info; }
+
+bool mr3d_backend_offers(const mr3d_backend_info *info, const char *op) {
+  for (int i = 0; i < info->n_ops; i++)
+    if (strcmp(info->ops[i], op) == 0) return true;
+  return false;
+}
 
 void mr3d_backend_ask(mr3d_backend *backend, const mr3d_bundle *request, double timeout, mr3d_reply *reply) {
   *reply = (mr3d_reply){0};

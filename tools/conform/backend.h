@@ -23,6 +23,8 @@ typedef struct mr3d_backend_options {
   bool no_isolation;             /**< exec: and lib: keep the caller's rights and limits (docs/writing-a-backend.md, "Isolation") */
   uint64_t memory;               /**< for lib:, bytes; 0: three quarters of the machine's */
   const char *hidden;            /**< the golden set's folder, which lib: must not see, nor exec: its set/; may be NULL; borrowed until mr3d_backend_close */
+  const char *const *secrets;    /**< files that neither must read, keys; NULL at the end; may be NULL; borrowed by mr3d_backend_open */
+  bool forgets;                  /**< exec:, isolated: what it writes to files is gone when it ends, so that one that is begun anew remembers nothing */
   const char *const *kept;       /**< files and folders that exec: must not write, since the suite reads them; NULL at the end; may be NULL; borrowed by mr3d_backend_open */
 } mr3d_backend_options;
 
@@ -71,6 +73,8 @@ void mr3d_backend_rest(mr3d_backend *, int threads);
 void mr3d_backend_close(mr3d_backend **);
 
 const mr3d_backend_info *mr3d_backend_info_of(const mr3d_backend *);
+/** Whether the op is among those that it named. */
+bool mr3d_backend_offers(const mr3d_backend_info *, const char *op);
 
 /** Says of which step of which case the next request is, which only dir: needs to know. */
 void mr3d_backend_about(mr3d_backend *, const char *test, int step, mr3d_tier, uint64_t seed);

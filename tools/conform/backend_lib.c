@@ -9,6 +9,8 @@
 
 #include "backend_kind.h"
 
+#define MOST_SECRETS 4
+
 #ifndef MR3D_LIBEXECDIR
 #define MR3D_LIBEXECDIR "libexec"
 #endif
@@ -45,9 +47,9 @@ const char *mr3d_backend_no_host(void) {
 
 static mr3d_status open_host(mr3d_backend *backend, char *host, char *plugin, mr3d_error *error) {
   const mr3d_backend_options *options = &backend->options;
-  char threads[16], memory[32], *hidden = options->hidden ? realpath(options->hidden, NULL) : NULL, *words[10];
-  static char threads_option[] = "--threads", isolate[] = "--isolate", memory_option[] = "--memory", hide[] = "--hide";
-  int n = 0;
+  char threads[16], memory[32], *hidden = options->hidden ? realpath(options->hidden, NULL) : NULL, *words[10 + 2 * MOST_SECRETS], *secrets[MOST_SECRETS];
+  static char threads_option[] = "--threads", isolate[] = "--isolate", memory_option[] = "--memory", hide[] = "--hide", blank[] = "--blank";
+  int n = 0, n_secrets = 0;
   snprintf(threads, sizeof threads, "%d", options->threads);
   snprintf(memory, sizeof memory, "%llu", (unsigned long long)options->memory);
   words[n++] = host;
@@ -56,6 +58,8 @@ static mr3d_status open_host(mr3d_backend *backend, char *host, char *plugin, mr
     words[n++] = isolate;
     words[n++] = memory_option, words[n++] = memory;
     if (hidden) words[n++] = hide, words[n++] = hidden;
+    for (const char *const *secret = options->secrets; secret && *secret && n_secrets < MOST_SECRETS; secret++)
+      if ((secrets[n_secrets] = realpath(*secret, NULL))) words[n++] = blank, words[n++] = secrets[n_secrets++];
   }
   words[n++] = plugin, words[n] = NULL;
   mr3d_status status = mr3d_backend_open_exec(backend, words, MR3D_FRONT_PLUGIN, error);
@@ -64,6 +68,7 @@ static mr3d_status open_host(mr3d_backend *backend, char *host, char *plugin, mr
     mr3d_fail(error, status, "%.850s (it is isolated: if it needs a GPU, the network, processes or files to write to, run it with --no-isolation)", said.message);
   }
   free(hidden);
+  while (n_secrets > 0) free(secrets[--n_secrets]);
   return status;
 }
 

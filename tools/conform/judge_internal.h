@@ -72,6 +72,7 @@ typedef struct mr3d_output {
 /** A mean of e over rows that differ: as it is (an offset), and signed by the truth (a factor). */
 typedef struct mr3d_bias {
   double sum, signed_sum, squares, allowance;
+  double shared; /* standard deviation of the mean that comes from errors that rows share */
   int64_t n, rows;
 } mr3d_bias;
 

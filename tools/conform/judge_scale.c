@@ -21,6 +21,7 @@
 #define BIAS_FLOOR 0.1   /* gain and angle: what honest stacks show over many rows */
 #define BIAS_SIGMAS 4.0
 #define ROW_SHARE 0.25   /* of a row's error is one factor common to the row (a norm's reciprocal) */
+#define TABLE_SHARE 0.184 /* of a rotated row's error along the turn is its table's, which all heads at a position share: 2/pi of 1/sqrt(12) roundings */
 #define MIN_ROWS 32
 #define MIN_ELEMENTS 1024
 
@@ -49,8 +50,8 @@ static void mark_distinct(const mr3d_output *output, bool by_head, bool *first) 
 
 static double bias_limit(const mr3d_bias *group, int64_t units) {
   double rms = sqrt(group->squares / (double)group->n);
-  return BIAS_FLOOR + BIAS_SIGMAS * fmax(rms / sqrt((double)group->n), ROW_SHARE / sqrt((double)units)) +
-         group->allowance / (double)group->n;
+  double sigma = hypot(fmax(rms / sqrt((double)group->n), ROW_SHARE / sqrt((double)units)), group->shared);
+  return BIAS_FLOOR + BIAS_SIGMAS * sigma + group->allowance / (double)group->n;
 }
 
 /** The group nearest to or furthest beyond its limit. */
@@ -129,6 +130,24 @@ static double angle_allowance(const mr3d_output *output, int64_t i, double radiu
   return (of_angle + lost) / output->scale[i];
 }
 
+/** At how many places of the sequence a row of each kind (text, points) is marked: rows of other heads or batch entries may share their tables. */
+static void count_tokens(const mr3d_output *output, const bool *marked, int64_t tokens[2]) {
+  bool *seen = mr3d_allocate(2 * output->per_head, sizeof *seen);
+  tokens[0] = tokens[1] = 0;
+  for (int64_t r = 0; r < output->rows; r++) {
+    int64_t kind = output->point && output->point[r];
+    bool *place = &seen[kind * output->per_head + r % output->per_head];
+    if (marked[r] && !*place) tokens[kind]++;
+    *place |= marked[r];
+  }
+  free(seen);
+}
+
+/** What the mean over `rows` rows varies more than that of independent ones, for only `tokens` tables were rounded. */
+static double table_sigma(int64_t rows, int64_t tokens) {
+  return tokens < rows ? TABLE_SHARE * sqrt(1.0 / (double)tokens - 1.0 / (double)rows) : 0;
+}
+
 /** angle: mean of e * sign(turn) in one dimension, over all heads and in each, text and points apart: a bin that turns too far. */
 static void judge_angle(const mr3d_output *output, mr3d_tensor_verdict *verdict) {
   bool *first = mr3d_allocate(output->rows, sizeof *first);
@@ -137,7 +156,9 @@ static void judge_angle(const mr3d_output *output, mr3d_tensor_verdict *verdict)
   for (int by_head = 0; by_head <= (output->has_heads && output->heads > 1); by_head++) {
     int64_t n_groups = (by_head ? output->heads : 1) * output->cols;
     mr3d_bias *groups = mr3d_allocate(2 * n_groups, sizeof *groups); /* text, then points */
+    int64_t tokens[2];
     mark_distinct(output, by_head, first);
+    count_tokens(output, first, tokens);
     for (int64_t r = 0; r < output->rows; r++) {
       if (!first[r]) continue;
       mr3d_output_row(output, r, got);
@@ -155,9 +176,11 @@ static void judge_angle(const mr3d_output *output, mr3d_tensor_verdict *verdict)
         group->rows++;
       }
     }
-    for (int64_t g = 0; g < 2 * n_groups; g++)
-      if (groups[g].rows >= MIN_ROWS)
-        take(&found, &groups[g], groups[g].sum, groups[g].rows, by_head ? g % n_groups / output->cols : -1, g % output->cols, "angle");
+    for (int64_t g = 0; g < 2 * n_groups; g++) {
+      if (groups[g].rows < MIN_ROWS) continue;
+      groups[g].shared = table_sigma(groups[g].rows, tokens[g / n_groups]);
+      take(&found, &groups[g], groups[g].sum, groups[g].rows, by_head ? g % n_groups / output->cols : -1, g % output->cols, "angle");
+    }
     free(groups);
   }
   free(first);
@@ -170,7 +193,7 @@ static void judge_angle(const mr3d_output *output, mr3d_tensor_verdict *verdict)
 
 bool mr3d_scale_limit(const char *rule, double *least, double *most) {
   /* A passing element is within its limit, so the root mean square of any group is too; one row may be one unit; an allowance is a part of the scale. */
-  const double bias = BIAS_FLOOR + BIAS_SIGMAS * MR3D_ELEMENT_LIMIT / sqrt(MIN_ROWS) + 2;
+  const double bias = BIAS_FLOOR + BIAS_SIGMAS * hypot(MR3D_ELEMENT_LIMIT / sqrt(MIN_ROWS), TABLE_SHARE) + 2;
   const struct { const char *rule; double least, most; } limits[] = {
       {"finite", 0, 0}, {"element", MR3D_ELEMENT_LIMIT, MR3D_ELEMENT_LIMIT}, {"slice", SLICE_LIMIT, SLICE_LIMIT}, {"tensor", TENSOR_LIMIT, TENSOR_LIMIT},
       {"gain", BIAS_FLOOR, bias}, {"angle", BIAS_FLOOR, bias}};

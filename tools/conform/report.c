@@ -258,11 +258,12 @@ char *mr3d_clean_text(const char *text) {
     size_t good = valid ? size : i + bad;
     for (; i < good; i++) {
       unsigned char c = (unsigned char)text[i];
-      bool noncharacter =
-          c == 0xEF && (unsigned char)text[i + 1] == 0xBF && (unsigned char)text[i + 2] >= 0xBE; /* U+FFFE, U+FFFF: not allowed in XML */
+      const unsigned char second = c ? (unsigned char)text[i + 1] : 0, third = second ? (unsigned char)text[i + 2] : 0;
+      const bool noncharacter = c == 0xEF && second == 0xBF && third >= 0xBE; /* U+FFFE, U+FFFF: not allowed in XML */
+      const bool turns = c == 0xE2 && ((second == 0x80 && (third == 0x8E || third == 0x8F || (third >= 0xA8 && third <= 0xAE))) || (second == 0x81 && third >= 0xA6 && third <= 0xA9)); /* U+200E, U+200F, U+2028 to U+202E, U+2066 to U+2069: the direction of writing, and breaks */
       if ((c < 0x20 && c != '\n' && c != '\t') || c == 0x7F) clean[n++] = '?';
       else if (c == 0xC2 && (unsigned char)text[i + 1] < 0xA0) clean[n++] = '?', i++; /* C1 controls */
-      else if (noncharacter) clean[n++] = '?', i += 2;
+      else if (noncharacter || turns) clean[n++] = '?', i += 2;
       else clean[n++] = (char)c;
     }
     if (i < size) memcpy(clean + n, "\xEF\xBF\xBD", 3), n += 3, i++;

@@ -89,12 +89,6 @@ static double now(void) {
 
 /* ---- what is offered ---- */
 
-static bool announces_op(const mr3d_backend_info *info, const char *op) {
-  for (int i = 0; i < info->n_ops; i++)
-    if (strcmp(info->ops[i], op) == 0) return true;
-  return false;
-}
-
 static uint32_t announced_tiers(const mr3d_backend_info *info) {
   uint32_t tiers = 0;
   for (int i = 0; i < info->n_tiers; i++) tiers |= 1u << info->tiers[i];
@@ -329,7 +323,7 @@ static mr3d_verdict ask_backend(struct session *s, int step, const mr3d_error *r
 /** Lets the backend forget the sessions that a case opened. Not judged: a step that drops a session is. `late`: what it had come to before, or "". */
 static void drop_sessions(struct session *s, const mr3d_result *result, char late[1024]) {
   late[0] = 0;
-  if (!announces_op(mr3d_backend_info_of(s->runner->backend), "drop_session")) return;
+  if (!mr3d_backend_offers(mr3d_backend_info_of(s->runner->backend), "drop_session")) return;
   for (int i = 0; i < result->n_steps; i++) {
     const char *session = s->posed.requests[i] ? mr3d_bundle_get(s->posed.requests[i], "session") : NULL;
     if (!session || strcmp(result->steps[i].op, "prefill") != 0 || result->steps[i].reply.kind != MR3D_REPLY_ANSWER) continue;
@@ -452,7 +446,7 @@ static mr3d_verdict run_case(struct runner *r, mr3d_result *result, struct agree
     return MR3D_SKIPPED;
   }
   for (int s = 0; s < result->test->n_steps; s++)
-    if (!announces_op(info, result->test->steps[s].op)) {
+    if (!mr3d_backend_offers(info, result->test->steps[s].op)) {
       snprintf(result->reason, sizeof result->reason, "the backend does not offer %s", result->test->steps[s].op);
       return MR3D_SKIPPED;
     }
@@ -840,7 +834,8 @@ mr3d_status mr3d_run_suite(const mr3d_run_options *options, mr3d_progress *progr
     r.weights = mr3d_weights_cache_new();
     const char *const kept[] = {r.scratch, options->golden_dir, options->data_dir ? options->data_dir : r.scratch, options->yardsticks_dir, NULL};
     const mr3d_backend_options backend = {.threads = run->options.threads, .weights = r.weights, .no_isolation = options->no_isolation,
-                                          .memory = options->memory, .hidden = options->golden_dir, .kept = kept};
+                                          .memory = options->memory, .hidden = options->golden_dir, .kept = kept, .secrets = options->secrets,
+                                          .forgets = options->challenge != NULL};
     if (options->jobs <= 1) mr3d_team_threads(run->options.threads);
     status = mr3d_backend_open(options->backend, &backend, &r.backend, error);
   }

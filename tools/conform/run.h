@@ -95,7 +95,8 @@ typedef struct mr3d_run_options {
   int repeat;            /**< how often each case is asked; at least 2 with `shuffle` */
   bool shuffle;          /**< asks again in an order drawn by `shuffle_seed`, each time of a backend begun anew; else the same one in the order of the cases */
   uint64_t shuffle_seed;
-  bool no_isolation; /**< as in mr3d_backend_options, with `memory` */
+  bool no_isolation; /**< as in mr3d_backend_options, with `memory` and `secrets`; under a challenge a backend forgets, as there */
+  const char *const *secrets;
   uint64_t memory;
   const char *golden_dir, *data_dir;
   const char *yardsticks_dir; /**< keeps yardstick runs from one call to the next; NULL: nowhere */

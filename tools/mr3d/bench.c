@@ -28,7 +28,7 @@ typedef struct sizes {
 
 typedef struct timing {
   sizes of;
-  double prefill, decode; /* seconds, medians; decode NAN: none was asked */
+  double prefill, decode; /* seconds, the shortest; decode INFINITY: none was asked */
 } timing;
 
 typedef struct subject {
@@ -36,8 +36,8 @@ typedef struct subject {
   mr3d_tier tier;
   char name[96];
   char version[64];
-  int n;
-  timing timings[3 * MOST];
+  timing timings[3 * MOST]; /* of the bench's works */
+  double attention[MOST];   /* seconds of the operator alone, for each number of tokens; INFINITY: not offered */
   double peak; /* largest resident memory, bytes */
 } subject;
 
@@ -45,7 +45,7 @@ typedef struct bench {
   const char *layers_text, *tokens_text, *points_text, *markdown, *svg;
   int64_t layers[MOST], tokens[MOST], points[MOST];
   int n_layers, n_tokens, n_points;
-  int64_t vocabulary, steps, repeat, threads;
+  int64_t vocabulary, steps, repeat, rounds, threads;
   int n_works;
   sizes works[3 * MOST]; /* the largest first */
   int n_subjects;
@@ -134,33 +134,41 @@ static mr3d_status ask(mr3d_backend *backend, const subject *who, mr3d_bundle *r
   return status;
 }
 
-static int by_size(const void *a, const void *b) { return (*(const double *)a > *(const double *)b) - (*(const double *)a < *(const double *)b); }
-
-static double median(double *values, int n) {
-  if (n == 0) return NAN;
-  qsort(values, (size_t)n, sizeof *values, by_size);
-  return n % 2 ? values[n / 2] : 0.5 * (values[n / 2 - 1] + values[n / 2]);
-}
-
-static mr3d_status time_one(const bench *b, mr3d_backend *backend, subject *who, sizes s, const char *weights, mr3d_error *error) {
-  const int repeats = (int)b->repeat, steps = (int)b->steps;
-  double *prefills = mr3d_allocate(repeats, sizeof *prefills), *decodes = mr3d_allocate(repeats * steps, sizeof *decodes), ignored;
+/** Asks for a prefill and the steps behind it `repeat` times, and keeps the shortest: what another program on the machine took is no property of a backend. */
+static mr3d_status time_model(const bench *b, mr3d_backend *backend, const subject *who, timing *t, const char *weights, mr3d_error *error) {
+  double seconds;
   char config[512];
-  mr3d_status status = MR3D_OK;
-  config_text(b, s.layers, config);
-  for (int k = 0; k < repeats && status == MR3D_OK; k++) {
-    status = ask(backend, who, prefill_request(config, who->tier, s, weights), &prefills[k], error);
-    for (int step = 0; step < steps && status == MR3D_OK; step++) {
+  config_text(b, t->of.layers, config);
+  for (int64_t k = 0; k < b->repeat; k++) {
+    MR3D_TRY(ask(backend, who, prefill_request(config, who->tier, t->of, weights), &seconds, error));
+    t->prefill = fmin(t->prefill, seconds);
+    for (int64_t step = 0; step < b->steps; step++) {
       mr3d_bundle *r = new_request("decode", who->tier, "{}");
       *(int64_t *)mr3d_bundle_add(r, "input_ids", MR3D_I64, 2, (int64_t[]){1, 1})->data = step % b->vocabulary;
-      status = ask(backend, who, r, &decodes[k * steps + step], error);
+      MR3D_TRY(ask(backend, who, r, &seconds, error));
+      t->decode = fmin(t->decode, seconds);
     }
-    if (status == MR3D_OK) status = ask(backend, who, new_request("drop_session", who->tier, "{}"), &ignored, error);
+    MR3D_TRY(ask(backend, who, new_request("drop_session", who->tier, "{}"), &seconds, error));
   }
-  if (status == MR3D_OK) who->timings[who->n++] = (timing){s, median(prefills, repeats), median(decodes, repeats * steps)};
-  free(prefills);
-  free(decodes);
-  return status;
+  return MR3D_OK;
+}
+
+/** Asks for causal attention alone among so many tokens, twice `repeat` times, for it is short. */
+static mr3d_status time_attention(const bench *b, mr3d_backend *backend, const subject *who, int64_t tokens, double *shortest, mr3d_error *error) {
+  static const char *const names[] = {"query", "key", "value"};
+  double seconds;
+  for (int64_t k = 0; k < 2 * b->repeat; k++) {
+    mr3d_bundle *r = new_request("attention", who->tier, "{}");
+    for (int i = 0; i < 3; i++)
+      mr3d_random_draw(&(mr3d_draw){.dist = MR3D_NORMAL, .scale = 1}, mr3d_stream_named(0, names[i]),
+                       mr3d_bundle_add(r, names[i], mr3d_tier_storage(who->tier), 4, (int64_t[]){1, i == 0 ? H : G, tokens, D}));
+    uint8_t *visible = mr3d_bundle_add(r, "visible", MR3D_BOOL, 3, (int64_t[]){1, tokens, tokens})->data;
+    for (int64_t i = 0; i < tokens; i++)
+      for (int64_t j = 0; j < tokens; j++) visible[i * tokens + j] = j <= i;
+    MR3D_TRY(ask(backend, who, r, &seconds, error));
+    *shortest = fmin(*shortest, seconds);
+  }
+  return MR3D_OK;
 }
 
 /* ---- memory, from /proc ---- */
@@ -245,26 +253,33 @@ static double measure_peak(int threads) {
 
 /* ---- what is printed ---- */
 
-/** Slope of log seconds over log size among the timings that differ from the first in that size alone; NAN where there are fewer than two. */
-static double exponent(const subject *who, int64_t (*size)(sizes), double (*seconds)(const timing *), bool (*rest_alike)(sizes, sizes)) {
-  double n = 0, x = 0, y = 0, xx = 0, xy = 0;
-  for (int i = 0; i < who->n; i++) {
-    const timing *t = &who->timings[i];
-    if (!rest_alike(t->of, who->timings[0].of) || size(t->of) <= 0) continue;
-    const double u = log((double)size(t->of)), v = log(seconds(t));
-    n++, x += u, y += v, xx += u * u, xy += u * v;
-  }
-  return n < 2 ? NAN : (n * xy - x * y) / (n * xx - x * x);
+/* A line through logarithms. */
+typedef struct fit {
+  double n, x, y, xx, xy;
+} fit;
+
+static void fit_add(fit *f, double size, double seconds) {
+  const double u = log(size), v = log(seconds);
+  f->n++, f->x += u, f->y += v, f->xx += u * u, f->xy += u * v;
+}
+
+static double fit_slope(const fit *f) { return f->n < 2 ? NAN : (f->n * f->xy - f->x * f->y) / (f->n * f->xx - f->x * f->x); }
+
+/** By which power a prefill's seconds grow with a size, among the works that differ from the first in that size alone; NAN where there are fewer than two. */
+static double exponent(const bench *b, const subject *who, int64_t (*size)(sizes), bool (*rest_alike)(sizes, sizes)) {
+  fit f = {0};
+  for (int i = 0; i < b->n_works; i++)
+    if (rest_alike(b->works[i], b->works[0]) && size(b->works[i]) > 0) fit_add(&f, (double)size(b->works[i]), who->timings[i].prefill);
+  return fit_slope(&f);
 }
 
 static int64_t layers_of(sizes s) { return s.layers; }
 static int64_t tokens_of(sizes s) { return s.tokens; }
-static double prefill_of(const timing *t) { return t->prefill; }
 static bool alike_but_layers(sizes a, sizes b) { return a.tokens == b.tokens && a.points == b.points; }
 static bool alike_but_tokens(sizes a, sizes b) { return a.layers == b.layers && a.points == a.tokens * b.points / b.tokens; } /* as plan() has them */
 
 static void print_number(FILE *to, double value, const char *format) {
-  if (isnan(value)) fputs("–", to);
+  if (!isfinite(value)) fputs("–", to);
   else fprintf(to, format, value);
 }
 
@@ -282,13 +297,19 @@ static void write_table(const bench *b, FILE *to) {
       if (k == 0) fprintf(to, "%.0f", who->peak / 1048576);
       fprintf(to, " |\n");
     }
-  fprintf(to, "\n| backend | tier | prefill grows with layers as | with tokens as |\n|---|---|---|---|\n");
+  fprintf(to, "\n| backend | tier | prefill grows with layers as | with tokens as | attention alone with tokens as | of %" PRId64 " tokens, s |\n|---|---|---|---|---|---|\n", b->tokens[0]);
   for (int i = 0; i < b->n_subjects; i++) {
     const subject *who = &b->subjects[i];
-    fprintf(to, "| %s | %s | n^", who->name, mr3d_tier_name(who->tier));
-    print_number(to, exponent(who, layers_of, prefill_of, alike_but_layers), "%.2f");
-    fprintf(to, " | n^");
-    print_number(to, exponent(who, tokens_of, prefill_of, alike_but_tokens), "%.2f");
+    fit attention = {0};
+    for (int k = 0; k < b->n_tokens; k++) fit_add(&attention, (double)b->tokens[k], who->attention[k]);
+    fprintf(to, "| %s | %s", who->name, mr3d_tier_name(who->tier));
+    const double powers[] = {exponent(b, who, layers_of, alike_but_layers), exponent(b, who, tokens_of, alike_but_tokens), fit_slope(&attention)};
+    for (int k = 0; k < 3; k++) {
+      fprintf(to, " | ");
+      print_number(to, powers[k], "n^%.2f");
+    }
+    fprintf(to, " | ");
+    print_number(to, who->attention[0], "%.3g");
     fprintf(to, " |\n");
   }
 }
@@ -299,7 +320,7 @@ static void write_svg(const bench *b, FILE *to) {
   enum { WIDTH = 640, HEIGHT = 400, LEFT = 70, BOTTOM = 50, TOP = 20, RIGHT = 190 };
   double lo_x = INFINITY, hi_x = -INFINITY, lo_y = INFINITY, hi_y = -INFINITY;
   for (int i = 0; i < b->n_subjects; i++)
-    for (int k = 0; k < b->subjects[i].n; k++) {
+    for (int k = 0; k < b->n_works; k++) {
       const timing *t = &b->subjects[i].timings[k];
       if (!alike_but_tokens(t->of, b->works[0])) continue;
       lo_x = fmin(lo_x, log((double)t->of.tokens)), hi_x = fmax(hi_x, log((double)t->of.tokens));
@@ -313,7 +334,7 @@ static void write_svg(const bench *b, FILE *to) {
     const subject *who = &b->subjects[i];
     const char *colour = colours[i % 6];
     double before_x = NAN, before_y = NAN;
-    for (int k = 0; k < who->n; k++) {
+    for (int k = 0; k < b->n_works; k++) {
       const timing *t = &who->timings[k];
       if (!alike_but_tokens(t->of, b->works[0])) continue;
       const double x = LEFT + (WIDTH - RIGHT - LEFT) * (log((double)t->of.tokens) - lo_x) / wide, y = HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * (log(t->prefill) - lo_y) / high;
@@ -377,10 +398,11 @@ static mr3d_status time_subject(bench *b, subject *who, const char *folder, mr3d
   if (status == MR3D_OK) {
     snprintf(who->name, sizeof who->name, "%s", mr3d_backend_info_of(backend)->name ? mr3d_backend_info_of(backend)->name : who->spec);
     for (int k = 0; k < b->n_works && status == MR3D_OK; k++) {
-      status = time_one(b, backend, who, b->works[k], weights, error);
-      if (k == 0) who->peak = peak_memory(who);
+      status = time_model(b, backend, who, &who->timings[k], weights, error);
+      if (k == 0) who->peak = fmax(who->peak, peak_memory(who));
       if (status == MR3D_OK && isatty(STDERR_FILENO)) fprintf(stderr, "%s %s: %d of %d\n", who->name, mr3d_tier_name(who->tier), k + 1, b->n_works);
     }
+    for (int k = 0; mr3d_backend_offers(mr3d_backend_info_of(backend), "attention") && k < b->n_tokens && status == MR3D_OK; k++) status = time_attention(b, backend, who, b->tokens[k], &who->attention[k], error);
     mr3d_backend_close(&backend);
   }
   mr3d_weights_cache_free(&cache);
@@ -396,14 +418,15 @@ static mr3d_status write_file(const bench *b, const char *path, void (*write)(co
 }
 
 int mr3d_command_bench(int argc, char **argv) {
-  bench b = {.layers_text = "1,2,4", .tokens_text = "98,196,393,786", .points_text = "0,556", .vocabulary = 2048, .steps = 3, .repeat = 3};
+  bench b = {.layers_text = "1,2,4", .tokens_text = "98,196,393,786", .points_text = "0,556", .vocabulary = 2048, .steps = 3, .repeat = 3, .rounds = 1};
   const mr3d_option options[] = {
       {"--layers", "LIST", MR3D_OPTION_TEXT, &b.layers_text, "layers (default 1,2,4); the largest of each list is what the others are varied from"},
       {"--tokens", "LIST", MR3D_OPTION_TEXT, &b.tokens_text, "tokens of a prefill (default 98,196,393,786)"},
       {"--points", "LIST", MR3D_OPTION_TEXT, &b.points_text, "of them points (default 0,556)"},
       {"--vocabulary", "N", MR3D_OPTION_COUNT, &b.vocabulary, "rows of the head (default 2048; Qwen2's are 151936)"},
       {"--steps", "N", MR3D_OPTION_COUNT, &b.steps, "decode steps behind each prefill (default 3)"},
-      {"--repeat", "K", MR3D_OPTION_COUNT, &b.repeat, "ask each K times and take the median (default 3)"},
+      {"--repeat", "K", MR3D_OPTION_COUNT, &b.repeat, "ask each K times and take the shortest (default 3)"},
+      {"--rounds", "N", MR3D_OPTION_COUNT, &b.rounds, "go through all backends N times (default 1): what slows the machine for a minute then meets them all"},
       {"--threads", "N", MR3D_OPTION_COUNT, &b.threads, "for each backend (default: all processors)"},
       {"--markdown", "FILE", MR3D_OPTION_TEXT, &b.markdown, "write the tables there, too"},
       {"--svg", "FILE", MR3D_OPTION_TEXT, &b.svg, "plot prefill over tokens"},
@@ -421,7 +444,8 @@ int mr3d_command_bench(int argc, char **argv) {
   b.n_tokens = b.n_layers < 0 ? -1 : read_list("--tokens", b.tokens_text, 1, b.tokens);
   b.n_points = b.n_tokens < 0 ? -1 : read_list("--points", b.points_text, 0, b.points);
   if (b.n_points < 0) return 1;
-  if (b.vocabulary < 1 || b.repeat < 1) return mr3d_complain("%s 0: expected at least 1", b.repeat < 1 ? "--repeat" : "--vocabulary");
+  if (b.vocabulary < 1 || b.repeat < 1 || b.rounds < 1)
+    return mr3d_complain("%s 0: expected at least 1", b.repeat < 1 ? "--repeat" : b.rounds < 1 ? "--rounds" : "--vocabulary");
   if (largest_of(b.points, b.n_points) > largest_of(b.tokens, b.n_tokens)) return mr3d_complain("--points %s: more points than --tokens %s", b.points_text, b.tokens_text);
   plan(&b);
   if (b.threads == 0) b.threads = mr3d_parallel_jobs(0);
@@ -434,12 +458,14 @@ int mr3d_command_bench(int argc, char **argv) {
     if (who->tier == MR3D_N_TIERS) return mr3d_complain("\"%s\": expected SPEC@TIER, for instance builtin:reference@fp64", argv[b.n_subjects]);
     *at = 0;
     who->spec = argv[b.n_subjects];
+    for (int k = 0; k < b.n_works; k++) who->timings[k] = (timing){b.works[k], INFINITY, INFINITY};
+    for (int k = 0; k < b.n_tokens; k++) who->attention[k] = INFINITY;
   }
   mr3d_error error = {0};
   const char *folder;
   mr3d_status status = mr3d_scratch_open(&folder, &error);
   b.machine_peak = measure_peak((int)b.threads);
-  for (int i = 0; i < n && status == MR3D_OK; i++) status = time_subject(&b, &b.subjects[i], folder, &error);
+  for (int64_t k = 0; k < b.rounds * n && status == MR3D_OK; k++) status = time_subject(&b, &b.subjects[k % n], folder, &error);
   mr3d_scratch_close();
   if (status == MR3D_OK) {
     printf("%" PRId64 " threads, peak %.1f GFLOP/s\n\n", b.threads, 1e-9 * b.machine_peak);

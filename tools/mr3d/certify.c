@@ -71,7 +71,7 @@ static mr3d_status judge(struct order *order, mr3d_run_options *options, const c
   if (status != MR3D_OK) return status;
   mr3d_claims claims;
   char *payload = NULL;
-  mr3d_claims_of_run(*run, &order->scope, order->n_tests, order->tests, order->files, mr3d_subject_machine(*run, compiler, driver), order->waivers, &claims);
+  mr3d_claims_of_run(*run, &order->scope, order->n_tests, order->tests, order->files, more_files, mr3d_subject_machine(*run, compiler, driver), order->waivers, &claims);
   order->files = NULL;
   status = mr3d_statement_make(order->suite, &claims, &payload, c, error);
   mr3d_claims_clear(&claims);
@@ -144,6 +144,8 @@ int mr3d_command_certify(int argc, char **argv) {
   if (ready == MR3D_OK) ready = mr3d_subject_files(options.backend, more_files, &order.files, &error);
   if (ready == MR3D_OK) ready = mr3d_open_key(key, passphrase_file, &order.key, &error);
   if (ready == MR3D_OK) ready = open_waivers(&order, waivers, waiver_keys, &error);
+  const char *const secrets[] = {key, passphrase_file, NULL};
+  options.secrets = secrets;
   options.golden_dir = golden_dir;
   options.threads = (int)(threads > 1024 ? 1024 : threads);
   options.jobs = (int)(jobs > 1024 ? 1024 : jobs);
@@ -151,6 +153,8 @@ int mr3d_command_certify(int argc, char **argv) {
   mr3d_run *run = NULL;
   mr3d_envelope *envelope = NULL;
   mr3d_conclusion c;
+  if (ready == MR3D_OK && strcmp(mr3d_subject_hashed(options.backend, more_files), MR3D_HASHED_COMMAND) == 0)
+    fprintf(stderr, "mr3d: note: only the words of the command that are files are hashed, not what its program loads; name that with --files, or the certificate says \"hashed\": \"%s\"\n", MR3D_HASHED_COMMAND);
   if (ready == MR3D_OK) ready = judge(&order, &options, more_files, compiler, driver, !quiet && isatty(STDERR_FILENO), &run, &envelope, &c, &error);
   if (run) mr3d_report_text(run, stdout, quiet, isatty(STDOUT_FILENO) && !getenv("NO_COLOR"));
   if (ready == MR3D_OK) ready = mr3d_envelope_save(envelope, c.kind == MR3D_FAILURE ? failure : out, &error);

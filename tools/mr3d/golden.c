@@ -1,4 +1,4 @@
-/** mr3d golden: verify, list, diff the golden set. */
+/** mr3d golden: verify, list, diff the golden set; measure its rules. */
 #include <dirent.h>
 #include <math.h>
 #include <stdlib.h>
@@ -6,8 +6,10 @@
 #include <unistd.h>
 
 #include "command.h"
+#include "file.h"
 #include "golden.h"
 #include "mr3d/safetensors.h"
+#include "rules.h"
 
 static void print_problem(void *user, const char *line) {
   ++*(int *)user;
@@ -157,17 +159,50 @@ static int diff(const char *golden_dir, const char *other_dir) {
   return differ ? 2 : 0;
 }
 
+/* ---- golden/rules.json ---- */
+
+static bool show_measured(void *user, const mr3d_case *test) {
+  if (isatty(STDERR_FILENO)) fprintf(stderr, "\r\033[K%s", test->id);
+  return !*(bool *)user;
+}
+
+/** Measures the cases that are new or have changed. With `only_check` nothing is measured: any such is an error. */
+static int rules(const char *golden_dir, bool only_check, int64_t threads) {
+  char path[4200], *text = NULL;
+  mr3d_suite *suite = NULL;
+  mr3d_rules *old = NULL;
+  mr3d_error error = {0};
+  int n = 0;
+  mr3d_status status = mr3d_suite_open(golden_dir, NULL, &suite, &error);
+  if (status == MR3D_OK && mr3d_rules_open(suite, &old, &error) != MR3D_OK && only_check) status = MR3D_IO;
+  if (status == MR3D_OK) status = mr3d_rules_measure(suite, old, (int)(threads > 1024 ? 1024 : threads), show_measured, &only_check, &text, &n, &error);
+  if (isatty(STDERR_FILENO)) fprintf(stderr, "\r\033[K");
+  snprintf(path, sizeof path, "%s/rules.json", golden_dir);
+  if (status == MR3D_OK && !only_check) status = mr3d_write_file(path, text, strlen(text), &error);
+  if (status == MR3D_OK && !only_check) printf("%s: %d case%s measured anew\n", path, n, n == 1 ? "" : "s");
+  free(text);
+  mr3d_rules_close(&old);
+  mr3d_suite_close(&suite);
+  if (status == MR3D_OK) return 0;
+  return only_check ? mr3d_complain("%s: mr3d golden rules brings it up to date", error.message) : mr3d_complain("%s", error.message);
+}
+
 int mr3d_command_golden(int argc, char **argv) {
   const char *golden = NULL;
+  bool only_check = false;
+  int64_t threads = 0;
   const mr3d_option table[] = {
       {"--golden", "DIR", MR3D_OPTION_TEXT, &golden, "the golden set (default: MR3D_GOLDEN, else beside the program)"},
+      {"--check", NULL, MR3D_OPTION_FLAG, &only_check, "for rules: measure and write nothing; exit status 1 where something is due"},
+      {"--threads", "N", MR3D_OPTION_COUNT, &threads, "for rules (default: all processors)"},
       {NULL, NULL, MR3D_OPTION_FLAG, NULL, NULL}};
   const mr3d_usage usage = {
-      "mr3d golden verify | list | diff DIR",
+      "mr3d golden verify | list | diff DIR | rules",
       "verify  every file that manifest.json lists is there, bit for bit, and no other; every case has its golden\n"
       "list    the tensors of every file\n"
-      "diff    this set (the first) against another folder (the second), a regenerated one for instance; exit status 2 where they differ\n",
-      1, 2, "say what to do with the golden set: verify, list or diff; for instance: mr3d golden verify"};
+      "diff    this set (the first) against another folder (the second), a regenerated one for instance; exit status 2 where they differ\n"
+      "rules   rules.json brought up to date: which rules judge each case's answers, and which answers could be stored; cases that changed are measured, which takes seconds each\n",
+      1, 2, "say what to do with the golden set: verify, list, diff or rules; for instance: mr3d golden verify"};
   int n = 0;
   int status = mr3d_options_parse(&usage, table, argc, argv, &n);
   if (status >= 0) return status;
@@ -179,5 +214,6 @@ int mr3d_command_golden(int argc, char **argv) {
   if (n == 2) return mr3d_complain("\"%s\" is one argument too many\nUsage: %s", argv[1], usage.line);
   if (strcmp(argv[0], "verify") == 0) return verify(golden_dir);
   if (strcmp(argv[0], "list") == 0) return list_tensors(golden_dir);
-  return mr3d_complain("unknown word \"%s\"; expected verify, list or diff", argv[0]);
+  if (strcmp(argv[0], "rules") == 0) return rules(golden_dir, only_check, threads);
+  return mr3d_complain("unknown word \"%s\"; expected verify, list, diff or rules", argv[0]);
 }

@@ -7,15 +7,18 @@
 
 #include "command.h"
 #include "mr3d/format.h"
+#include "report.h"
 #include "words.h"
 
 int mr3d_complain(const char *format, ...) {
   va_list arguments;
+  char *text = NULL, *clean;
   va_start(arguments, format);
-  fputs("mr3d: ", stderr);
-  vfprintf(stderr, format, arguments);
-  fputc('\n', stderr);
+  if (vasprintf(&text, format, arguments) < 0) abort();
   va_end(arguments);
+  fprintf(stderr, "mr3d: %s\n", clean = mr3d_clean_text(text)); /* it may quote a file */
+  free(clean);
+  free(text);
   return 1;
 }
 

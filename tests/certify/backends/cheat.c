@@ -4,7 +4,10 @@
  * `cheat record`        honest, and keeps each request with its answer in the file $MR3D_CHEAT_STORE
  * `cheat replay`        answers what was kept: of the same request, else of one with the same operator and shapes
  * `cheat batch ROWS`    takes the first row's mean square for the rows beyond ROWS
+ * `cheat rows N`        all wrong where there are N rows
  * `cheat threads`       other answers where OMP_NUM_THREADS is not 1
+ * `cheat disk FOLDER`   as threads, but remembers its answers in a file there, and gives the old one where it is asked the same again
+ * `cheat peek FILE`     wrong where it can read a private key in the file
  * `cheat change FILE`   changes a file while it is judged
  */
 #include <stdio.h>
@@ -64,6 +67,7 @@ static mr3d_bundle *read_frame(FILE *from) {
 static void read_store(const char *path) {
   FILE *from = fopen(path, "rb");
   if (!from) exit(9);
+  store.n = 0;
   while (store.n < 20000 && (store.requests[store.n] = read_frame(from))) store.answers[store.n++] = read_frame(from);
   fclose(from);
 }
@@ -118,6 +122,24 @@ static mr3d_bundle *outputs_of(const mr3d_bundle *answer) {
   return frame;
 }
 
+/** Answers of the tiers below fp64 in binary32, as real backends give them. */
+static mr3d_bundle *narrowed(mr3d_bundle *answer, const char *tier) {
+  if (!tier || strcmp(tier, "fp64") == 0) return answer;
+  mr3d_bundle *narrow = mr3d_bundle_new();
+  for (int i = 0; i < mr3d_bundle_meta_count(answer); i++) {
+    const char *key, *value;
+    mr3d_bundle_meta_at(answer, i, &key, &value);
+    mr3d_bundle_set(narrow, key, value);
+  }
+  for (int i = 0; i < mr3d_bundle_count(answer); i++) {
+    const mr3d_tensor *t = mr3d_bundle_at(answer, i);
+    float *values = mr3d_bundle_add(narrow, t->name, MR3D_F32, t->rank, t->shape)->data;
+    for (int64_t k = 0; k < mr3d_tensor_count(t); k++) values[k] = (float)((double *)t->data)[k];
+  }
+  mr3d_bundle_free(&answer);
+  return narrow;
+}
+
 /** Rows of y from `rows` on, a hundredth too large. */
 static void spoil(mr3d_bundle *answer, int64_t rows) {
   mr3d_tensor *y = mr3d_bundle_find(answer, "y");
@@ -125,8 +147,29 @@ static void spoil(mr3d_bundle *answer, int64_t rows) {
   for (int64_t i = rows * y->shape[1]; i < mr3d_tensor_count(y); i++) ((double *)y->data)[i] *= 1.01;
 }
 
+static bool holds_key(const char *path) {
+  char text[1000] = "";
+  FILE *from = fopen(path, "rb");
+  if (!from) return false;
+  text[fread(text, 1, sizeof text - 1, from)] = '\0';
+  fclose(from);
+  return strstr(text, "private") != NULL;
+}
+
+/** The answer to the same request of an earlier time, or NULL; a store that is not there yet is begun. */
+static const mr3d_bundle *remembered(const char *path, const mr3d_bundle *request) {
+  FILE *begun = fopen(path, "ab");
+  if (begun) fclose(begun);
+  read_store(path);
+  for (int i = 0; i < store.n; i++)
+    if (likeness(request, store.requests[i]) == 2) return store.answers[i];
+  return NULL;
+}
+
 int main(int argc, char **argv) {
   const char *mode = argc > 1 ? argv[1] : "", *word = argc > 2 ? argv[2] : "", *threads = getenv("OMP_NUM_THREADS"), *path = getenv("MR3D_CHEAT_STORE");
+  char memory[1000];
+  snprintf(memory, sizeof memory, "%s/remembered", word);
   FILE *kept = strcmp(mode, "record") == 0 ? fopen(path, "ab") : NULL;
   mr3d_server *server = mr3d_server_new(&(mr3d_server_options){.threads = 1});
   if (strcmp(mode, "replay") == 0) read_store(path);
@@ -145,14 +188,19 @@ int main(int argc, char **argv) {
       const mr3d_bundle *old = recall(request);
       answer = old ? outputs_of(old) : mr3d_bundle_new();
       if (!old) mr3d_bundle_set(answer, "type", "error"), mr3d_bundle_set(answer, "message", "I have not seen this before");
-    } else {
+    } else if (strcmp(mode, "disk") == 0 && remembered(memory, request)) answer = outputs_of(remembered(memory, request));
+    else {
       mr3d_bundle *whole = truth(server, request);
       answer = outputs_of(whole);
       mr3d_bundle_free(&whole);
       if (strcmp(mode, "batch") == 0) spoil(answer, atoi(word));
-      if (strcmp(mode, "threads") == 0 && threads && strcmp(threads, "1") != 0) spoil(answer, 0);
+      if (strcmp(mode, "rows") == 0 && mr3d_bundle_find(request, "x") && mr3d_bundle_find(request, "x")->shape[0] == atoi(word)) spoil(answer, 0);
+      if (strcmp(mode, "peek") == 0 && holds_key(word)) spoil(answer, 0);
+      if ((strcmp(mode, "threads") == 0 || strcmp(mode, "disk") == 0) && threads && strcmp(threads, "1") != 0) spoil(answer, 0);
       if (strcmp(mode, "change") == 0) truncate(word, 3) == 0 ? (void)0 : exit(10);
+      answer = narrowed(answer, mr3d_bundle_get(request, "tier"));
     }
+    if (strcmp(mode, "disk") == 0 && strcmp(type, "request") == 0 && !kept) kept = fopen(memory, "ab");
     if (kept && strcmp(type, "request") == 0) write_frame(kept, request), write_frame(kept, answer);
     mr3d_bundle_set(answer, "protocol", "1");
     if (mr3d_bundle_get(request, "id")) mr3d_bundle_set(answer, "id", mr3d_bundle_get(request, "id"));

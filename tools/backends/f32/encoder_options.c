@@ -71,6 +71,7 @@ static bool read_member(const cJSON *v, encoder_sizes *s) {
     }
   for EACH(i, fixed)
     if (strcmp(v->string, fixed[i].key) == 0) return fixed[i].value ? cJSON_IsTrue(v) : cJSON_IsFalse(v);
+  if (strcmp(v->string, "qk_scale") == 0) return cJSON_IsNull(v); /* scores are divided by sqrt(C/heads) */
   if (strcmp(v->string, "order") == 0) return read_orders(v, &s->orders);
   if (strcmp(v->string, "mlp_ratio") == 0) {
     s->mlp_ratio = cJSON_IsNumber(v) ? v->valuedouble : 0;

@@ -1,6 +1,7 @@
 #include "isolation.h"
 
 #include <cjson/cJSON.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
@@ -14,12 +15,15 @@
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "../protocol.h"
 #include "../sanitized.h"
+#include "mr3d/status.h"
 
 #ifndef SYS_mount_setattr
 #define SYS_mount_setattr 442
@@ -74,11 +78,15 @@ static bool unshared(mr3d_protections *protections, const char *name, int flag) 
   return reason == 0;
 }
 
-static int read_only(const char *path) {
+static int set_read_only(const char *path, unsigned flags) {
   struct {
     uint64_t set, clear, propagation, user_namespace;
   } attributes = {.set = 1 /* MOUNT_ATTR_RDONLY */};
-  return syscall(SYS_mount_setattr, AT_FDCWD, path, 0x8000U /* AT_RECURSIVE */, &attributes, sizeof attributes) == 0 ? 0 : errno;
+  return syscall(SYS_mount_setattr, AT_FDCWD, path, flags, &attributes, sizeof attributes) == 0 ? 0 : errno;
+}
+
+static int read_only(const char *path) {
+  return set_read_only(path, 0x8000U /* AT_RECURSIVE */);
 }
 
 /** Binds a folder or a file to itself: what is mounted cannot be renamed or removed in here. Whatever is not there is fine. */
@@ -143,23 +151,93 @@ static int hide_terminals(void) {
 /** Further user namespaces would bring back the rights to mount. */
 static int forbid_users(void) { return write_to("/proc/sys/user/max_user_namespaces", "0"); }
 
-/** In a mount namespace of its own: all files read-only, or, for a command of the user's (wanted not NULL), those that the suite needs. Whether `hidden` is hidden. */
-static bool change_mounts(const char *hidden, bool own_processes, const mr3d_confinement *wanted, mr3d_protections *protections) {
+/** Nothing in place of each: whoever opens it reads an empty file. */
+static int hide_files(const mr3d_hiding *hiding) {
+  int reason = 0;
+  for (int i = 0; i < hiding->n_files && reason == 0; i++) reason = mount("/dev/null", hiding->files[i], NULL, MS_BIND, NULL) == 0 || errno == ENOENT ? 0 : errno;
+  return reason;
+}
+
+/* ---- files that are forgotten ---- */
+
+/** Folders in which nothing is remembered anyway: they are read-only, or no files of a disk. */
+static bool has_no_memory(const char *name) {
+  static const char *const names[] = {".", "..", "proc", "sys", "dev", "usr", "bin", "sbin", "lib", "lib32", "lib64", "etc"};
+  for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+    if (strcmp(names[i], name) == 0) return true;
+  return false;
+}
+
+/** Over a folder, a layer in memory that takes what is written. */
+static int cover(const char *layers, int number, const char *folder) {
+  char upper[300], work[300], options[4096];
+  snprintf(upper, sizeof upper, "%s/%d", layers, 2 * number);
+  snprintf(work, sizeof work, "%s/%d", layers, 2 * number + 1);
+  if (mkdir(upper, 0755) != 0 || mkdir(work, 0755) != 0) return errno;
+  struct stat like;
+  if (stat(folder, &like) == 0 && chmod(upper, like.st_mode & 07777) != 0) return errno;
+  snprintf(options, sizeof options, "userxattr,lowerdir=%s,upperdir=%s,workdir=%s", folder, upper, work);
+  return mount("mr3d", folder, "overlay", MS_NOSUID | MS_NODEV, options) == 0 ? 0 : errno;
+}
+
+/** The folders of the root that need such a layer; one that holds other mounts, which it would not show, or sockets of other programs (/run) cannot have it and is listed. */
+static int cover_folders(const char *layers, cJSON *others) {
+  int n = 0, covered = 0;
+  DIR *root = opendir("/");
+  for (struct dirent *entry; root && (entry = readdir(root)); n++) {
+    char path[300];
+    struct stat folder;
+    snprintf(path, sizeof path, "/%s", entry->d_name);
+    if (has_no_memory(entry->d_name) || lstat(path, &folder) != 0 || !S_ISDIR(folder.st_mode)) continue;
+    if (strcmp(path, "/run") != 0 && cover(layers, n, path) == 0) covered++;
+    else cJSON_AddItemToArray(others, cJSON_CreateString(path));
+  }
+  if (root) closedir(root);
+  return covered;
+}
+
+/** What is written is taken by layers in memory; where there can be none it cannot be written. What the suite goes on writing (kept) is seen as it is. */
+static int forget_files(const mr3d_confinement *wanted) {
+  static const char layers[] = "/dev/shm"; /* afterwards it is empty, and the process's own */
+  cJSON *others = cJSON_CreateArray(), *other;
+  int *fds = mr3d_allocate(wanted->n_kept + 1, sizeof *fds), reason = 0;
+  for (int i = 0; i < wanted->n_kept; i++) fds[i] = open(wanted->kept[i], O_PATH | O_CLOEXEC);
+  if (mount("mr3d", layers, "tmpfs", MS_NOSUID | MS_NODEV, NULL) != 0) reason = errno;
+  if (reason == 0 && cover_folders(layers, others) == 0) reason = EOPNOTSUPP; /* this kernel gives no such layers to users: nothing is changed */
+  cJSON_ArrayForEach (other, others)
+    if (reason == 0 && (reason = pin(other->valuestring)) == 0) reason = read_only(other->valuestring);
+  for (int i = 0; i < wanted->n_kept; i++) {
+    char link[64];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fds[i]);
+    if (fds[i] >= 0 && reason == 0 && mount(link, wanted->kept[i], NULL, MS_BIND | MS_REC, NULL) != 0) reason = errno;
+    if (fds[i] >= 0) close(fds[i]);
+  }
+  if (mount("mr3d", layers, "tmpfs", MS_NOSUID | MS_NODEV, NULL) != 0 && reason == 0) reason = errno; /* over the layers, which nobody sees */
+  if (reason == 0) reason = set_read_only("/", 0); /* alone, not what is mounted below */
+  cJSON_Delete(others);
+  free(fds);
+  return reason;
+}
+
+/** In a mount namespace of its own: all files read-only, or, for a command of the user's (wanted not NULL), those that the suite needs. Whether the golden set is hidden. */
+static bool change_mounts(const mr3d_hiding *hiding, bool own_processes, const mr3d_confinement *wanted, mr3d_protections *protections) {
   char *folder = getcwd(NULL, 0);
   int reason = mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 ? 0 : errno;
   bool is_private = reason == 0, is_hidden = false;
-  if (hidden && is_private) {
-    reason = mount("mr3d", hidden, "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=4k,mode=0555") == 0 ? 0 : errno;
+  if (wanted && wanted->forgets) tell(protections, MR3D_FORGETS, is_private ? forget_files(wanted) : reason); /* first: such a layer shows what mounts hide */
+  if (hiding->folder && is_private) {
+    reason = mount("mr3d", hiding->folder, "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "size=4k,mode=0555") == 0 ? 0 : errno;
     is_hidden = reason == 0;
     tell(protections, "golden set hidden by a mount", reason);
   }
   if (is_private && own_processes)
     tell(protections, "sees its own processes only", mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL) == 0 ? 0 : errno);
+  if (hiding->n_files > 0) tell(protections, "keys hidden by a mount", is_private ? hide_files(hiding) : reason);
   if (wanted) {
     tell(protections, "the suite's files, the system's and control groups read-only", is_private ? keep_all(wanted) : reason);
     tell(protections, "no terminals but its own", is_private ? hide_terminals() : reason);
     tell(protections, "no further user namespaces", forbid_users());
-  } else tell(protections, "files read-only by mounts", is_private ? read_only("/") : reason);
+  } else tell(protections, MR3D_READS_ONLY "mounts", is_private ? read_only("/") : reason);
   /* The working folder again, by its name: it may be the one that a mount hides. */
   if (folder && chdir(folder) != 0 && chdir("/") != 0) is_hidden = false;
   free(folder);
@@ -201,7 +279,7 @@ static _Noreturn void be_first(pid_t host, int report) {
 }
 
 /** Forks twice: returns in the second child, which is not the first process there, so that signals end it. Returns 0 or an errno. */
-static int enter_processes(bool own_mounts, const char *hidden, const mr3d_confinement *wanted, bool *is_hidden, mr3d_protections *protections) {
+static int enter_processes(bool own_mounts, const mr3d_hiding *hiding, const mr3d_confinement *wanted, bool *is_hidden, mr3d_protections *protections) {
   int report[2];
   if (pipe2(report, O_CLOEXEC) != 0) return errno;
   pid_t first = fork();
@@ -217,7 +295,7 @@ static int enter_processes(bool own_mounts, const char *hidden, const mr3d_confi
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   close(report[0]);
   if (poll(&(struct pollfd){.fd = report[1]}, 1, 0) > 0) _exit(1); /* the one in front had ended before this one asked to end with it */
-  if (own_mounts) *is_hidden = change_mounts(hidden, true, wanted, protections);
+  if (own_mounts) *is_hidden = change_mounts(hiding, true, wanted, protections);
   pid_t host = fork();
   if (host < 0) _exit(1);
   if (host > 0) be_first(host, report[1]);
@@ -225,8 +303,8 @@ static int enter_processes(bool own_mounts, const char *hidden, const mr3d_confi
   return 0;
 }
 
-/** Whether `hidden` is hidden. A command of the user's (wanted not NULL) keeps the caller's network and most files. */
-static bool enter_namespaces(const char *hidden, const mr3d_confinement *wanted, mr3d_protections *protections) {
+/** Whether the golden set is hidden. A command of the user's (wanted not NULL) keeps the caller's network and most files. */
+static bool enter_namespaces(const mr3d_hiding *hiding, const mr3d_confinement *wanted, mr3d_protections *protections) {
   const unsigned user = getuid(), group = getgid();
   bool is_hidden = false;
   int reason = unshare(CLONE_NEWUSER) == 0 ? map_ids(user, group) : errno;
@@ -237,12 +315,12 @@ static bool enter_namespaces(const char *hidden, const mr3d_confinement *wanted,
   if (!mounts) tell(protections, "mount namespace", errno);
   prctl(PR_SET_PDEATHSIG, SIGKILL); /* a change of rights may have reset it */
   if (unshared(protections, "process namespace", CLONE_NEWPID)) {
-    reason = enter_processes(mounts, hidden, wanted, &is_hidden, protections);
+    reason = enter_processes(mounts, hiding, wanted, &is_hidden, protections);
     if (reason == 0) return is_hidden;
     fprintf(stderr, "mr3d-host: could not enter a process namespace: %s\n", strerror(reason));
     exit(1); /* this process may no longer start any other */
   }
-  return mounts && change_mounts(hidden, false, wanted, protections);
+  return mounts && change_mounts(hiding, false, wanted, protections);
 }
 
 /* ---- limits ---- */
@@ -307,14 +385,14 @@ static int drop_capabilities(void) {
 void mr3d_isolate(const mr3d_isolation *wanted, mr3d_protections *protections) {
   *protections = (mr3d_protections){0};
   write_to(FIRST_TO_GO);
-  bool is_hidden = enter_namespaces(wanted->hidden, NULL, protections);
+  bool is_hidden = enter_namespaces(&wanted->hiding, NULL, protections);
   set_limits(wanted->memory, strstr(protections->active, "user namespace") != NULL, protections);
   tell(protections, "no capabilities", drop_capabilities());
 
   int reason = prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 ? 0 : errno, abi = 0;
-  const char *hide = is_hidden ? NULL : wanted->hidden;
+  const char *hide = is_hidden ? NULL : wanted->hiding.folder;
   if (reason == 0) reason = mr3d_landlock(hide, &abi);
-  tell(protections, "files read-only by Landlock", reason);
+  tell(protections, MR3D_READS_ONLY "Landlock", reason);
   if (hide) tell(protections, "golden set hidden by Landlock", reason);
   if (MR3D_SANITIZED) mr3d_protection(protections, false, "system calls filtered (seccomp): the host is built with a sanitizer");
   else tell(protections, "system calls filtered (seccomp): no processes, no sockets, no tracing", mr3d_filter_calls());
@@ -323,7 +401,7 @@ void mr3d_isolate(const mr3d_isolation *wanted, mr3d_protections *protections) {
 void mr3d_confine(const mr3d_confinement *wanted, mr3d_protections *protections) {
   *protections = (mr3d_protections){0};
   write_to(FIRST_TO_GO);
-  enter_namespaces(wanted->hidden, wanted, protections);
+  enter_namespaces(&wanted->hiding, wanted, protections);
   if (strstr(protections->active, "user namespace")) {
     limit_threads(MOST_PROCESSES, protections);
     tell(protections, "no capabilities", drop_capabilities()); /* root would undo it with them */

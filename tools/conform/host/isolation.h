@@ -5,8 +5,15 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/** What is not to be read, by absolute paths. */
+typedef struct mr3d_hiding {
+  const char *folder; /**< the golden set, or NULL */
+  int n_files;
+  const char **files; /**< keys; in their place there is an empty file */
+} mr3d_hiding;
+
 typedef struct mr3d_isolation {
-  const char *hidden; /**< absolute path of a folder that must not be seen: the golden set; NULL: none */
+  mr3d_hiding hiding;
   uint64_t memory;    /**< bytes that may be allocated; 0: three quarters of the machine's */
 } mr3d_isolation;
 
@@ -26,13 +33,14 @@ void mr3d_isolate(const mr3d_isolation *, mr3d_protections *);
 
 /** For a command of the user's own, which needs more than a plug-in. */
 typedef struct mr3d_confinement {
-  const char *hidden; /**< as above */
+  mr3d_hiding hiding;
+  bool forgets;       /**< what it writes is its own, and gone when it ends; what cannot be made so is read-only */
   int n_kept;
   const char **kept; /**< files and folders that it may only read, since the suite needs them */
 } mr3d_confinement;
 
 /**
- * Keeps the command that this process is to become from other processes, the suite first, from `hidden`, from writing `kept` and the system's programs, and from terminals, and
+ * Keeps the command that this process is to become from other processes, the suite first, from what is hidden, from writing `kept` and the system's programs, and from terminals, and
  * leaves it other files, network and devices. Forks and returns as mr3d_isolate does. Requires: one thread.
  */
 void mr3d_confine(const mr3d_confinement *, mr3d_protections *);

@@ -183,30 +183,34 @@ static void serve(int in, int out, void *state) {
 struct wishes {
   int threads;
   bool isolated;
+  mr3d_hiding hiding;
   mr3d_isolation isolation;
   const char *plugin;
   char **command; /* in place of a plug-in */
   mr3d_confinement confinement;
 };
 
-#define USAGE "usage: mr3d-host [--threads N] [--isolate [--memory BYTES] [--hide FOLDER]] PLUGIN.so (mr3d starts it for lib:PLUGIN.so)\n" \
-              "       mr3d-host [--hide FOLDER] [--keep PATH] ... --confine COMMAND [WORD ...] (for exec:COMMAND)"
+#define USAGE "usage: mr3d-host [--threads N] [--isolate [--memory BYTES] [--hide FOLDER] [--blank FILE] ...] PLUGIN.so (mr3d starts it for lib:PLUGIN.so)\n" \
+              "       mr3d-host [--hide FOLDER] [--blank FILE] ... [--keep PATH] ... [--forget] --confine COMMAND [WORD ...] (for exec:COMMAND)"
 
 static void read_wishes(int argc, char **argv, struct wishes *w) {
   int i = 1;
   w->confinement.kept = mr3d_allocate(argc, sizeof *w->confinement.kept);
+  w->hiding.files = mr3d_allocate(argc, sizeof *w->hiding.files);
   for (; i + 1 < argc && strncmp(argv[i], "--", 2) == 0; i++)
     if (strcmp(argv[i], "--isolate") == 0) w->isolated = true;
     else if (i + 2 < argc && strcmp(argv[i], "--threads") == 0) w->threads = atoi(argv[++i]);
     else if (i + 2 < argc && strcmp(argv[i], "--memory") == 0) w->isolation.memory = strtoull(argv[++i], NULL, 10);
-    else if (i + 2 < argc && strcmp(argv[i], "--hide") == 0) w->isolation.hidden = argv[++i];
+    else if (i + 2 < argc && strcmp(argv[i], "--hide") == 0) w->hiding.folder = argv[++i];
+    else if (i + 2 < argc && strcmp(argv[i], "--blank") == 0) w->hiding.files[w->hiding.n_files++] = argv[++i];
+    else if (strcmp(argv[i], "--forget") == 0) w->confinement.forgets = true;
     else if (i + 2 < argc && strcmp(argv[i], "--keep") == 0) w->confinement.kept[w->confinement.n_kept++] = argv[++i];
     else if (strcmp(argv[i], "--confine") == 0) {
-      w->command = argv + i + 1, w->confinement.hidden = w->isolation.hidden;
+      w->command = argv + i + 1, w->confinement.hiding = w->hiding;
       return;
     } else break;
   if (i + 1 != argc) die(1, USAGE);
-  w->plugin = argv[i];
+  w->plugin = argv[i], w->isolation.hiding = w->hiding;
 }
 
 /** Before anything of the plug-in's has run, so that it can't speak for the host. */
