@@ -181,6 +181,18 @@ static inline int read_places(const char *text, mr3d_mutant_place *places) {
   return n;
 }
 
+/** A trace in the types of the tier, as a user's would be; the one in binary64 is freed. */
+static inline mr3d_bundle *narrowed(mr3d_bundle *trace, mr3d_tier tier) {
+  mr3d_bundle *narrow = mr3d_bundle_new();
+  for (int i = 0; i < mr3d_bundle_count(trace); i++) {
+    const mr3d_tensor *t = mr3d_bundle_at(trace, i);
+    if (t->dtype == MR3D_F64 && !strstr(t->name, "point_coords")) mr3d_tensor_from_double(mr3d_bundle_add(narrow, t->name, mr3d_tier_storage(tier), t->rank, t->shape), t->data);
+    else mr3d_bundle_copy(narrow, t->name, t);
+  }
+  mr3d_bundle_free(&trace);
+  return narrow;
+}
+
 /** Writes a trace of a small model with mistakes in some places ("none", or as read_places has them), as a user's file. */
 static inline void save_trace(mr3d_tier tier, const char *mistakes, const char *path) {
   const model_sizes model = SMALL_MODEL;
@@ -193,14 +205,7 @@ static inline void save_trace(mr3d_tier tier, const char *mistakes, const char *
   generation g = generate(ONE_SAMPLE, tier, config, &model, 9, 24, 3, "generated:5");
   mr3d_bundle *trace = traced(&g, tier, tier != MR3D_FP64, n, places, weights);
   if (!trace) fail_msg("no decoder has %s", mistakes);
-  mr3d_bundle *narrow = mr3d_bundle_new(); /* in the types of the tier, as a user's would be */
-  for (int i = 0; i < mr3d_bundle_count(trace); i++) {
-    const mr3d_tensor *t = mr3d_bundle_at(trace, i);
-    if (t->dtype == MR3D_F64 && !strstr(t->name, "point_coords")) mr3d_tensor_from_double(mr3d_bundle_add(narrow, t->name, mr3d_tier_storage(tier), t->rank, t->shape), t->data);
-    else mr3d_bundle_copy(narrow, t->name, t);
-  }
-  mr3d_bundle_free(&trace);
-  trace = narrow;
+  trace = narrowed(trace, tier);
   mr3d_bundle_set(trace, "trace", "1");
   mr3d_bundle_set(trace, "tier", mr3d_tier_name(tier));
   mr3d_bundle_set(trace, "config", config);

@@ -144,8 +144,10 @@ static mr3d_bundle *layer_traced(const study *s, const setting *here, bool emula
 
 /* ---- all layers, or one ---- */
 
+/** An emulated trace is in the types of the tier, as a user's is: some mutants leave unrounded what a stack stores. */
 static mr3d_bundle *planted(const study *s, const setting *here, bool emulate, const mr3d_mutant_place *place, mr3d_weights_cache *weights) {
-  return s->alone ? layer_traced(s, here, emulate, place->mutant, place->layer, weights) : traced(&here->g, s->tier, emulate, place->mutant ? 1 : 0, place, weights);
+  mr3d_bundle *trace = s->alone ? layer_traced(s, here, emulate, place->mutant, place->layer, weights) : traced(&here->g, s->tier, emulate, place->mutant ? 1 : 0, place, weights);
+  return emulate && trace ? narrowed(trace, s->tier) : trace;
 }
 
 static const mr3d_bundle *exact_of(const study *s, const setting *here, int64_t layer, mr3d_weights_cache *weights) {
