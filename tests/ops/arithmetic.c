@@ -326,39 +326,42 @@ static void assert_deviation(int64_t rows, int64_t columns, int64_t column, cons
 static void encoder_operators_add_the_noise_of_their_formulas(void **state) {
   (void)state;
   enum { ROWS = 3000, WIDTH = 6, OUT = 2 };
-  const double x[WIDTH] = {3, -1, 0.5, 7, -2, 4}, weight[WIDTH] = {1, 2, -1, 0.5, 3, 1}, bias[WIDTH] = {0}, ua = 0x1p-24, eps = 0.5;
+  const double large[WIDTH] = {3, -1, 0.5, 7, -2, 4}, weight[WIDTH] = {1, 2, -1, 0.5, 3, 1}, bias[WIDTH] = {0}, ua = 0x1p-24;
   double *rows = unwritten(ROWS * WIDTH), *y = unwritten(ROWS * WIDTH), *exactly = unwritten(ROWS * WIDTH);
   int64_t *cells = malloc(3 * ROWS * sizeof *cells);
-  for (int i = 0; i < ROWS * WIDTH; i++)
-    rows[i] = x[i % WIDTH];
   run r;
   start(&r, MR3D_FP32, MR3D_STOCHASTIC, false, 3, 1);
   r.arithmetic.points = 1U << MR3D_AT_ACCUMULATION;
 
   /* a sum of n in order: its partial sums grow evenly to it and stray, ua^2/3 n (sum^2 / 3 + sum of squares / 2); one of a mean and one of a variance, each row's own */
-  double sum = 0, squares = 0, deviations = 0, fourths = 0;
-  for (int i = 0; i < WIDTH; i++) {
-    sum += x[i];
-    squares += x[i] * x[i];
-  }
-  for (int i = 0; i < WIDTH; i++) {
-    deviations += pow(x[i] - sum / WIDTH, 2);
-    fourths += pow(x[i] - sum / WIDTH, 4);
-  }
-  const double of_mean = ua * sqrt(WIDTH / 3.0 * (sum * sum / 3 + squares / 2)) / WIDTH, of_variance = ua * sqrt(WIDTH / 3.0 * (deviations * deviations / 3 + fourths / 2)) / WIDTH;
-  const double variance = deviations / WIDTH + eps;
-  const mr3d_norm_in norm = {.n = ROWS, .C = WIDTH, .groups = 1, .eps = eps, .x = rows, .norm = {weight, bias}};
-  for (int per_group = 0; per_group < 2; per_group++) {
-    (per_group ? mr3d_group_norm_rows : mr3d_layernorm)(&exact, &norm, exactly);
-    (per_group ? mr3d_group_norm_rows : mr3d_layernorm)(&r.context, &norm, y);
-    for (int c = 0; c < WIDTH; c++)
-      assert_deviation(ROWS, WIDTH, c, y, exactly, hypot(weight[c] / sqrt(variance) * of_mean, exactly[c] * of_variance / variance / 2));
+  for (double size = 1e-3; size <= 1; size *= 1e3) {
+    const double eps = 0.5 * size * size;
+    double sum = 0, squares = 0, deviations = 0, fourths = 0;
+    for (int i = 0; i < ROWS * WIDTH; i++)
+      rows[i] = size * large[i % WIDTH];
+    for (int i = 0; i < WIDTH; i++) {
+      sum += rows[i];
+      squares += rows[i] * rows[i];
+    }
+    for (int i = 0; i < WIDTH; i++) {
+      deviations += pow(rows[i] - sum / WIDTH, 2);
+      fourths += pow(rows[i] - sum / WIDTH, 4);
+    }
+    const double of_mean = ua * sqrt(WIDTH / 3.0 * (sum * sum / 3 + squares / 2)) / WIDTH, of_variance = ua * sqrt(WIDTH / 3.0 * (deviations * deviations / 3 + fourths / 2)) / WIDTH;
+    const double variance = deviations / WIDTH + eps;
+    const mr3d_norm_in norm = {.n = ROWS, .C = WIDTH, .groups = 1, .eps = eps, .x = rows, .norm = {weight, bias}};
+    for (int per_group = 0; per_group < 2; per_group++) {
+      (per_group ? mr3d_group_norm_rows : mr3d_layernorm)(&exact, &norm, exactly);
+      (per_group ? mr3d_group_norm_rows : mr3d_layernorm)(&r.context, &norm, y);
+      for (int c = 0; c < WIDTH; c++)
+        assert_deviation(ROWS, WIDTH, c, y, exactly, hypot(weight[c] / sqrt(variance) * of_mean, exactly[c] * of_variance / variance / 2));
+    }
   }
 
   mr3d_gelu(&exact, ROWS, WIDTH, rows, exactly);
   mr3d_gelu(&r.context, ROWS, WIDTH, rows, y);
   for (int c = 0; c < WIDTH; c++)
-    assert_deviation(ROWS, WIDTH, c, y, exactly, ua * fabs(exactly[c]) * (x[c] < 0 ? 1 + x[c] * x[c] : 1));
+    assert_deviation(ROWS, WIDTH, c, y, exactly, ua * fabs(exactly[c]) * (large[c] < 0 ? 1 + large[c] * large[c] : 1));
 
   /* pairs of cells: 12 terms in each output, though the taps are 27 */
   double *kernel = numbers(27 * WIDTH * OUT, 2, 5), start_at[OUT] = {20, -3}, both[OUT] = {0};
@@ -369,7 +372,7 @@ static void encoder_operators_add_the_noise_of_their_formulas(void **state) {
   mr3d_submanifold_conv(&r.context, &conv, y);
   for (int o = 0; o < OUT; o++) {
     for (int i = 0; i < 2 * WIDTH; i++)
-      both[o] += pow(x[i % WIDTH] * kernel[((13 + i / WIDTH) * WIDTH + i % WIDTH) * OUT + o], 2);
+      both[o] += pow(large[i % WIDTH] * kernel[((13 + i / WIDTH) * WIDTH + i % WIDTH) * OUT + o], 2);
     double square = 0;
     for (int64_t p = 0; p < ROWS; p += 2)
       square += pow(y[p * OUT + o] - exactly[p * OUT + o], 2) / (ROWS / 2);
