@@ -132,12 +132,12 @@ static void check_waivers(mr3d_verifying *check, const char *waiver_keys) {
 }
 
 /**
- * Answers below fp64 that equal the binary64 reference bit for bit. A few do, and those of simple operators computed in binary64; hardly any of a whole profile, unless the backend is
+ * Answers below fp64 that equal the binary64 reference. A few do, and those of simple operators computed in binary64; hardly any of a whole profile, unless the backend is
  * the reference or somebody wrote down what passes every rule. Where the backend is at hand, --replay shows which.
  */
 static void check_equal(mr3d_verifying *check) {
   const mr3d_conclusion *c = &check->c;
-  const char *text = "results: %d of %d tests below fp64 with floating outputs are recorded as equal to the binary64 reference, bit for bit";
+  const char *text = "results: %d of %d tests below fp64 with floating outputs are recorded without any error against the binary64 reference";
   char what[200];
   snprintf(what, sizeof what, text, c->equal, c->floating);
   if (10 * c->equal > 9 * c->floating && !check->claims.scope.ops) mr3d_refuse(check, "%s: only the reference itself gives that; --replay shows whether the backend does", what);
