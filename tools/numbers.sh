@@ -6,7 +6,8 @@
 #   speed       one job and two; what the protocol and the judging cost
 #   mutants     that every mutant is caught, how often it is named, what the diagnosis adds to a run
 #   honest      that right backends pass with fresh inputs, at every tier they claim; --seeds, default "1 2 3 4 5". With PYTHON that has torch, PyTorch too
-#   drift       every mutant in one layer of a decoder: layer, operator and mistake named at fp32 and bf16; honest arithmetic at all tiers (an hour)
+#   drift       every mutant in one layer of a decoder: layer, operator and mistake named at fp32 and bf16; honest arithmetic at all tiers (an hour). With PYTHON that has
+#               torch, PyTorch's eager, SDPA and compiled at full width too; with one that has onnxruntime or jax, those
 #   source      that the tests notice changes of the source of ref/: 150 of them, one at a time (a quarter of an hour; needs python3)
 set -eu
 cd "$(dirname "$0")/.."
@@ -92,9 +93,31 @@ if wanted drift; then
   done
   echo "== drift: every mutant in one layer"
   for tier in fp32 bf16; do $planted $tier 4 56 72 9 24 >"$work/planted.txt" || failed=1; tail -1 "$work/planted.txt"; done
-  echo "== drift: every tenth mutant in one layer of 24, of full width"
-  $planted fp32 24 896 4864 9 24 '*' 10 >"$work/planted.txt" || failed=1
+  echo "== drift: every mutant in one layer of 24, of full width"
+  $planted fp32 24 896 4864 9 12 >"$work/planted.txt" || failed=1
   tail -1 "$work/planted.txt"
+  if [ -n "${PYTHON:-}" ]; then
+    echo "== drift: other stacks at full width: rounding, each time"
+    rounding() {
+      status=0
+      $mr3d drift "$@" --runs 0 --no-diagnosis >"$work/drift.txt" || status=$?
+      [ $status = 0 ] || failed=1
+      printf '%s  exit status %s  %s\n' "$name" "$status" "$(grep 'nearest to a bound' "$work/drift.txt" | sed 's/^ *//')"
+    }
+    printf '{"hidden_size":896,"intermediate_size":4864,"num_hidden_layers":24,"num_attention_heads":14,"num_key_value_heads":2,"head_dim":64,"vocab_size":257,"rope_theta":1e6,"rms_norm_eps":1e-6,"tie_word_embeddings":true}' >"$work/full.json"
+    for tier in fp32 bf16 fp16; do
+      for stack in "tools/backends/torch_backend.py --attention eager" "tools/backends/torch_backend.py --attention sdpa" "tests/calibration/torch_compile_stack.py --tiers $tier"; do
+        name="$stack $tier"
+        rounding --backend "exec:$PYTHON $stack" --weights generated:5 --config "$work/full.json" --tier "$tier" --text 12 --point-tokens 12
+      done
+      for stack in onnx jax; do
+        [ "$stack $tier" != "onnx bf16" ] || continue # it has no kernels for it
+        "$PYTHON" -c "import ${stack}$([ $stack = jax ] || echo runtime)" 2>/dev/null || continue
+        name="$stack $tier"
+        "$PYTHON" tests/calibration/trace_stack.py $stack $tier "$work/stack" && rounding "$work/stack/trace.safetensors" || failed=1
+      done
+    done
+  fi
 fi
 
 if wanted source; then

@@ -83,6 +83,8 @@ class Stack(Backend):
     xp = np
     eager = np  # of coordinates, which are normalised before anything is compiled
 
+    seen = None  # points of a layer as they are computed, where a trace wants them
+
     def __init__(self):
         self.readers = {tier: Reader(TIERS.get(tier, torch.float32), tier == "fp64") for tier in self.tiers}
 
@@ -183,6 +185,11 @@ class Stack(Backend):
     def decoder_layer(self, request):
         return self.run_layer(request, self.layer)
 
+    def point(self, name, value):
+        if self.seen is not None:
+            self.seen[name] = value
+        return value
+
     def run(self, compute, *arguments):
         """`compute` on the arguments, which are arrays, None, or lists of such. A compiling stack overrides this."""
         return compute(*arguments)
@@ -200,7 +207,8 @@ class Stack(Backend):
         def compute(hidden, tensors, names, positions, points, coords, past_key, past_value, visible, parameters):
             r = Rotation(options, rotation.split, positions, points, coords)
             outputs = module(hidden, dict(zip(names, tensors)), r, past_key, past_value, visible, parameters)
-            return dict(zip(("hidden", "key", "value"), outputs))
+            points = {f"trace.{name}": value for name, value in (self.seen or {}).items()}
+            return dict(zip(("hidden", "key", "value"), outputs)) | points
         names = tuple(weights)
         return self.run(lambda h, w, *rest: compute(h, w, names, *rest), hidden, list(weights.values()), rotation.positions,
                         rotation.points, rotation.coords, past_key, past_value, visible, parameters)
@@ -216,22 +224,25 @@ class Stack(Backend):
             return y.reshape(batch, q_len, n, dim).swapaxes(1, 2)
 
         n_heads, n_kv = rotation.options.num_attention_heads, rotation.options.num_key_value_heads
-        query = self.turn(heads("q", n_heads), rotation, *parameters[0])
-        key, value = self.turn(heads("k", n_kv), rotation, *parameters[1]), heads("v", n_kv)
+        query, key, value = (self.point(name, heads(name[0], n)) for name, n in (("query", n_heads), ("key", n_kv), ("value", n_kv)))
+        query = self.point("query_rotated", self.turn(query, rotation, *parameters[0]))
+        key = self.point("key_rotated", self.turn(key, rotation, *parameters[1]))
         if past_key is not None:
             key = self.xp.concatenate([past_key, key], axis=2)
             value = self.xp.concatenate([past_value, value], axis=2)
-        context = self.attend(query, key, value, visible).swapaxes(1, 2).reshape(batch, q_len, n_heads * dim)
-        return self.project(context, w["self_attn.o_proj.weight"], None), key, value
+        context = self.point("context", self.attend(query, key, value, visible))
+        context = context.swapaxes(1, 2).reshape(batch, q_len, n_heads * dim)
+        return self.point("o_proj", self.project(context, w["self_attn.o_proj.weight"], None)), key, value
 
     def layer(self, hidden, w, rotation, past_key, past_value, visible, parameters):
         eps = rotation.options.rms_norm_eps
-        normed = self.norm(hidden, w["input_layernorm.weight"], eps)
+        normed = self.point("input_norm", self.norm(hidden, w["input_layernorm.weight"], eps))
         attended, key, value = self.block(normed, w, rotation, past_key, past_value, visible, parameters)
-        hidden = hidden + attended
-        normed = self.norm(hidden, w["post_attention_layernorm.weight"], eps)
-        gate, up = (self.project(normed, w[f"mlp.{name}_proj.weight"], None) for name in ("gate", "up"))
-        return hidden + self.project(self.gated(gate, up), w["mlp.down_proj.weight"], None), key, value
+        hidden = self.point("attention_residual", hidden + attended)
+        normed = self.point("post_attention_norm", self.norm(hidden, w["post_attention_layernorm.weight"], eps))
+        gate, up = (self.point(name, self.project(normed, w[f"mlp.{name}_proj.weight"], None)) for name in ("gate", "up"))
+        down = self.point("down", self.project(self.point("gated", self.gated(gate, up)), w["mlp.down_proj.weight"], None))
+        return self.point("output", hidden + down), key, value
 
     # -- what surrounds the arithmetic: integers, and coordinates ------------------------------------------------------
 

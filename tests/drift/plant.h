@@ -111,8 +111,8 @@ static inline void generation_free(generation *g) {
   for (int i = 0; i < g->n; i++) mr3d_bundle_free(&g->requests[i]);
 }
 
-/** Appends what an answer traced, and what the request was, as a trace has it. */
-static inline void add_to_trace(mr3d_bundle *trace, int step, const mr3d_bundle *request, const mr3d_bundle *answer) {
+/** Appends what a request was, as a trace has it. */
+static inline void add_call_to_trace(mr3d_bundle *trace, int step, const mr3d_bundle *request) {
   static const char *const of_call[] = {"input_ids", "attention_mask", "point_token_mask", "point_coords", "point_counts", "position_ids"};
   char name[160];
   for (size_t i = 0; i < sizeof of_call / sizeof *of_call; i++) {
@@ -120,6 +120,12 @@ static inline void add_to_trace(mr3d_bundle *trace, int step, const mr3d_bundle 
     snprintf(name, sizeof name, "%d.model.%s", step, of_call[i]);
     if (t) mr3d_bundle_copy(trace, name, t);
   }
+}
+
+/** And what an answer traced. */
+static inline void add_to_trace(mr3d_bundle *trace, int step, const mr3d_bundle *request, const mr3d_bundle *answer) {
+  char name[160];
+  add_call_to_trace(trace, step, request);
   for (int i = 0; i < mr3d_bundle_count(answer); i++) {
     const mr3d_tensor *t = mr3d_bundle_at(answer, i);
     if (strncmp(t->name, "trace.", 6) != 0) continue;
@@ -175,6 +181,18 @@ static inline int read_places(const char *text, mr3d_mutant_place *places) {
   return n;
 }
 
+/** A trace in the types of the tier, as a user's would be; the one in binary64 is freed. */
+static inline mr3d_bundle *narrowed(mr3d_bundle *trace, mr3d_tier tier) {
+  mr3d_bundle *narrow = mr3d_bundle_new();
+  for (int i = 0; i < mr3d_bundle_count(trace); i++) {
+    const mr3d_tensor *t = mr3d_bundle_at(trace, i);
+    if (t->dtype == MR3D_F64 && !strstr(t->name, "point_coords")) mr3d_tensor_from_double(mr3d_bundle_add(narrow, t->name, mr3d_tier_storage(tier), t->rank, t->shape), t->data);
+    else mr3d_bundle_copy(narrow, t->name, t);
+  }
+  mr3d_bundle_free(&trace);
+  return narrow;
+}
+
 /** Writes a trace of a small model with mistakes in some places ("none", or as read_places has them), as a user's file. */
 static inline void save_trace(mr3d_tier tier, const char *mistakes, const char *path) {
   const model_sizes model = SMALL_MODEL;
@@ -187,14 +205,7 @@ static inline void save_trace(mr3d_tier tier, const char *mistakes, const char *
   generation g = generate(ONE_SAMPLE, tier, config, &model, 9, 24, 3, "generated:5");
   mr3d_bundle *trace = traced(&g, tier, tier != MR3D_FP64, n, places, weights);
   if (!trace) fail_msg("no decoder has %s", mistakes);
-  mr3d_bundle *narrow = mr3d_bundle_new(); /* in the types of the tier, as a user's would be */
-  for (int i = 0; i < mr3d_bundle_count(trace); i++) {
-    const mr3d_tensor *t = mr3d_bundle_at(trace, i);
-    if (t->dtype == MR3D_F64 && !strstr(t->name, "point_coords")) mr3d_tensor_from_double(mr3d_bundle_add(narrow, t->name, mr3d_tier_storage(tier), t->rank, t->shape), t->data);
-    else mr3d_bundle_copy(narrow, t->name, t);
-  }
-  mr3d_bundle_free(&trace);
-  trace = narrow;
+  trace = narrowed(trace, tier);
   mr3d_bundle_set(trace, "trace", "1");
   mr3d_bundle_set(trace, "tier", mr3d_tier_name(tier));
   mr3d_bundle_set(trace, "config", config);

@@ -56,6 +56,7 @@ typedef struct mr3d_drift_record {
   int64_t tokens, heads, dims;   /**< B*q; heads and D of points with heads, else 0 */
   bool composite;                /**< an input of its operator is not in the trace: judged over several operators, by the yardstick */
   int from;                      /**< of a composite: the first point that was replayed without being there; else the point itself */
+  bool rounded_inputs;           /**< within bounds only where its inputs are taken as rounded once more than what the subject went on from */
   bool judged;                   /**< locally; false: what went before is not known, or it is a repetition */
   mr3d_tensor_verdict verdict;   /**< local */
   double local_ratio;            /**< the largest tested statistic over its limit */
@@ -93,6 +94,7 @@ typedef struct mr3d_drift_options {
   bool stop_at_fault;      /**< take no layer behind the first fault's */
   bool no_diagnosis;       /**< leave the mutants out */
   const uint64_t *init_missing;
+  struct mr3d_weights_cache *open; /**< of weights that other runs share; NULL: the run's own */
 } mr3d_drift_options;
 
 typedef struct mr3d_drift_run mr3d_drift_run;

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "engine_internal.h"
+#include "mr3d/random.h"
 #include "mr3d/safetensors.h"
 #include "mr3d/trace.h"
 
@@ -15,6 +16,7 @@
 #define MOST_LOGITS ((int64_t)1 << 22) /* elements of logits judged: of more rows, some */
 #define LOGITS_ROWS 8
 #define COMPOSITE_LOGITS_ROWS 2
+#define MOST_OF_ROUNDED_INPUTS 16.0 /* times a bound that an operator's inputs, rounded once more, can make */
 
 const char *mr3d_token_class_name(mr3d_token_class class) {
   static const char *const names[] = {"text before", "points", "text after", "generated"};
@@ -58,8 +60,8 @@ mr3d_status mr3d_drift_new(const mr3d_drift_options *options, mr3d_drift_run **o
   }
   for (const char *const *key = needed; *key && !status; key++) status = mr3d_config_need(&d->config, *key, error);
   if (!status) {
-    d->cache = mr3d_weights_cache_new();
-    status = mr3d_weights_open(d->cache, &(mr3d_weights_source){.path = options->weights, .config = &d->config, .tier = options->tier, .init_missing = options->init_missing}, &d->weights, error);
+    if (!options->open) d->cache = mr3d_weights_cache_new();
+    status = mr3d_weights_open(options->open ? options->open : d->cache, &(mr3d_weights_source){.path = options->weights, .config = &d->config, .tier = options->tier, .init_missing = options->init_missing}, &d->weights, error);
   }
   if (!status) {
     mr3d_sizes_bind_config(&d->sizes, &d->config);
@@ -455,8 +457,69 @@ static bool *rows_beside_nan(const taking *t, const replayed *exact) {
   return rows;
 }
 
+/* ---- inputs that a trace holds rounded ---- */
+
+/** Another value that is stored as x. */
+static double within_rounding(const mr3d_units *units, mr3d_stream stream, uint64_t index, double x) {
+  const double part = ldexp((double)(mr3d_random_raw(stream, index) >> 11), -53); /* 0 .. 1 */
+  return x + (2 * part - 1) * (units->u * fabs(x) + units->eta);
+}
+
+/**
+ * Whether a point that is out of bounds passes where its inputs are known to a rounding only. A stack may go on from more digits than it hands out: one that casts between its
+ * operators, and whose compiler drops the casts, has its points in a narrow type and its residual stream in binary32. Emulated replays from other values that are stored alike
+ * say what becomes of that, and the point is judged by them.
+ */
+static mr3d_status judge_widely(taking *t, const replayed *exact, const mr3d_drift_sheet *strict, mr3d_drift_record *record, mr3d_error *error) {
+  mr3d_drift_run *d = t->d;
+  const int64_t count = elements(t, record->point);
+  float *errors[MR3D_FEW_RUNS] = {NULL};
+  double *y = mr3d_allocate(count, sizeof *y), *scale = mr3d_allocate(count, sizeof *scale);
+  mr3d_status status = MR3D_OK;
+  for (int r = 0; r < MR3D_FEW_RUNS && !status; r++) {
+    mr3d_replay other = exact->replay;
+    double *inputs[MR3D_N_LAYER_POINTS] = {NULL};
+    other.context = &d->chains[r].context;
+    for (const int *in = mr3d_points_about[record->point].inputs; *in >= 0; in++) {
+      char name[64];
+      snprintf(name, sizeof name, "drift/stored/%d/%d", r, *in);
+      const mr3d_stream stream = mr3d_stream_named((uint64_t)t->n_step, name);
+      const int64_t n = elements(t, *in);
+      inputs[*in] = mr3d_allocate(n, sizeof(double));
+      for (int64_t i = 0; i < n; i++) inputs[*in][i] = within_rounding(&d->units, stream, (uint64_t)(t->layer * n + i), exact->replay.value[*in][i]);
+      other.value[*in] = inputs[*in];
+    }
+    status = mr3d_replay_point(&other, record->point, NULL, y, NULL, NULL, error);
+    errors[r] = mr3d_allocate(count, sizeof *errors[r]);
+    for (int64_t i = 0; i < count; i++) errors[r][i] = (float)(y[i] - strict->expected[i]);
+    for (int p = 0; p < MR3D_N_LAYER_POINTS; p++) free(inputs[p]);
+  }
+  if (!status) {
+    mr3d_drift_record wide = {.step = record->step, .layer = record->layer, .point = record->point, .first_token = -1};
+    mr3d_drift_sheet sheet = *strict;
+    composite_scale(t, count, sheet.cols, errors, sheet.expected, scale);
+    sheet.scale = scale;
+    sheet.turn = NULL;
+    mr3d_drift_judge(d, &sheet, mr3d_points_about[record->point].name, MR3D_FEW_RUNS, errors, &wide);
+    if (wide.verdict.passed) {
+      record->verdict = wide.verdict;
+      record->local_ratio = wide.local_ratio;
+      record->rounded_inputs = true;
+    }
+  }
+  for (int r = 0; r < MR3D_FEW_RUNS; r++) free(errors[r]);
+  free(y), free(scale);
+  return status;
+}
+
+/** Sums cancel, so little is left of what was rounded: any ratio may be that. Of other operators one more rounding of each input is not that much. */
+static bool may_be_rounded_inputs(const mr3d_drift_run *d, const mr3d_drift_record *record) {
+  const bool sum = record->point == MR3D_P_ATTENTION_RESIDUAL || record->point == MR3D_P_OUTPUT;
+  return d->units.narrow && !record->verdict.passed && !record->composite && mr3d_points_about[record->point].inputs[0] >= 0 && (sum || record->local_ratio < MOST_OF_ROUNDED_INPUTS);
+}
+
 /** Judges one point that the subject has. `exact` holds the replay; `runs` those in emulated arithmetic where it is a composite. */
-static void judge_point(taking *t, int point, const replayed *exact, const replayed *runs, const double *expected, const double *scale, const double *turn, bool past_known) {
+static mr3d_status judge_point(taking *t, int point, const replayed *exact, const replayed *runs, const double *expected, const double *scale, const double *turn, bool past_known, mr3d_error *error) {
   mr3d_drift_run *d = t->d;
   mr3d_drift_record *record = mr3d_drift_add(d, t->layer, point);
   record->composite = !is_direct(t, point, &record->from);
@@ -483,12 +546,14 @@ static void judge_point(taking *t, int point, const replayed *exact, const repla
   const bool all_inherit = mr3d_drift_mark_inherited(&sheet, beside_nan);
   mr3d_drift_measure(d, &sheet, record);
   if (sheet.expected && !all_inherit) mr3d_drift_judge(d, &sheet, mr3d_points_about[point].name, MR3D_FEW_RUNS, record->composite ? errors : NULL, record);
+  const mr3d_status status = may_be_rounded_inputs(d, record) ? judge_widely(t, exact, &sheet, record, error) : MR3D_OK;
   free(beside_nan);
   free(sheet.inherits);
   note_first_token(record);
   t->fault |= !record->verdict.passed;
   for (int r = 0; r < MR3D_FEW_RUNS; r++) free(errors[r]);
   free(own_scale);
+  return status;
 }
 
 static mr3d_status replay_one(const taking *t, replayed *r, int point, double *y, double *scale, double *turn, mr3d_error *error) {
@@ -573,7 +638,7 @@ static mr3d_status replay_layer(taking *t, const mr3d_layer *weights, mr3d_error
       runs[r].own[p] = mr3d_allocate(count, sizeof(double));
       status = replay_one(t, &runs[r], p, runs[r].own[p], NULL, NULL, error);
     }
-    if (!status && t->given[p]) judge_point(t, p, &exact, runs, y, scale, turn, past_known);
+    if (!status && t->given[p]) status = judge_point(t, p, &exact, runs, y, scale, turn, past_known, error);
     if (scale) t->row_scale[p] = rows_of_scale(count, columns(t, p), scale);
     exact.replay.value[p] = t->given[p] ? t->given[p] : y;
     for (int r = 0; r < MR3D_FEW_RUNS && composites; r++) runs[r].replay.value[p] = t->given[p] ? t->given[p] : runs[r].own[p];

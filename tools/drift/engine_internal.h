@@ -61,6 +61,11 @@ struct mr3d_drift_run {
   mr3d_drift_run *other;       /* of two traces: the other one replayed (compare.h) */
 };
 
+/** What a subject had in a layer in an earlier call; NULL: not there. */
+typedef struct mr3d_drift_past {
+  double *value[MR3D_N_LAYER_POINTS];
+} mr3d_drift_past;
+
 /** A layer with faults, before its values are forgotten. */
 typedef struct mr3d_drift_evidence {
   mr3d_drift_run *drift;
@@ -70,6 +75,7 @@ typedef struct mr3d_drift_evidence {
   const double *const *given;              /* [MR3D_N_LAYER_POINTS]: the subject's; NULL: not there */
   float *const *row_scale;                 /* [MR3D_N_LAYER_POINTS]: root mean square of the scale of each row; NULL: not judged */
   const bool *visible_given;               /* the subject's mask, or NULL */
+  const mr3d_drift_past *past;             /* [step]: read where a diagnosis needs it */
 } mr3d_drift_evidence;
 
 /** Which mistakes explain the faults of this layer: fills the diagnoses of records `first` .. */

@@ -197,7 +197,7 @@ static void write_prompt(FILE *to, const mr3d_drift_run *d, const mr3d_drift_ver
       if (step->ids[base + i] >= 0) fprintf(to, ": id %lld", (long long)step->ids[base + i]);
       else if (step->coords && isfinite(step->coords[3 * (base + i)]))
         fprintf(to, ": (%g, %g, %g)", step->coords[3 * (base + i)], step->coords[3 * (base + i) + 1], step->coords[3 * (base + i) + 2]);
-      fputs(i == first ? " <strong>first</strong></li>\n" : "</li>\n", to);
+      fputs(i == first ? " <strong>first</strong></li>\n" : off ? " <em>off</em></li>\n" : "</li>\n", to);
     }
     i = end;
   }
@@ -245,13 +245,13 @@ static void write_pictures(FILE *to, const mr3d_drift_run *d, const mr3d_drift_v
   if (v->n_faults) fputs("<button type=\"button\" id=\"to-fault\">Go to the fault</button>\n", to);
   fputs("</form>\n<p id=\"here\" class=\"here\" role=\"status\"></p>\n"
         "<p class=\"key\"><span>1/32 of a unit</span><canvas id=\"ramp\" aria-hidden=\"true\"></canvas><span>1024 units; one unit, the noise, is at a third</span></p>\n"
-        "<figure><canvas id=\"map\" tabindex=\"0\" role=\"img\" aria-label=\"Heat map of errors: a row a layer, a column a token. Arrow keys choose a cell, which is told above.\"></canvas>\n"
+        "<figure><canvas id=\"map\" tabindex=\"0\" role=\"application\" aria-label=\"Heat map of errors: a row a layer, a column a token. Arrow keys choose a cell, which is told above.\" aria-describedby=\"here\"></canvas>\n"
         "<figcaption>Layers down, tokens across. A click or the arrow keys choose a cell.</figcaption></figure>\n<div class=\"two\">\n"
         "<figure><h3 id=\"dims-title\">Heads and dimensions</h3><canvas id=\"dims\" role=\"img\" aria-labelledby=\"dims-title dims-note\"></canvas><figcaption id=\"dims-note\"></figcaption></figure>\n"
         "<figure><h3 id=\"histogram-title\">Errors in units of noise</h3><svg id=\"histogram\" viewBox=\"0 0 520 180\" width=\"100%\" role=\"img\" aria-labelledby=\"histogram-title histogram-note\"></svg>"
         "<figcaption id=\"histogram-note\"></figcaption></figure>\n</div>\n", to);
   if (has_scene(d))
-    fputs("<figure><h3>The scene's tokens</h3><canvas id=\"scene\" tabindex=\"0\" role=\"img\" aria-label=\"Point tokens at their coordinates, coloured by the chosen error; the table and the text say the same. "
+    fputs("<figure><h3>The scene's tokens</h3><canvas id=\"scene\" tabindex=\"0\" role=\"application\" aria-label=\"Point tokens at their coordinates, coloured by the chosen error; the table and the text say the same. "
           "Left and right arrows turn it.\"></canvas><figcaption>Coloured by the error of the chosen layer and point. Drag it, or use the left and right arrow keys, to turn it.</figcaption></figure>\n", to);
   fputs("</div>\n", to);
 }

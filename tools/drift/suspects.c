@@ -20,6 +20,7 @@
 #define LAYER_NOISE 4.0          /* times an operator's scale: what a layer's operators before it add */
 #define CAP 1000.0
 #define WRONG 6.0                /* units of the scale from which on an element is wrong, not noisy */
+#define ALIKE_SECONDS 1.0        /* of TRIAL_SECONDS, of one fault, on mistakes of the layer where one of the operator explains it */
 #define ALIKE 1.1                /* times the nearest distance, and a twentieth of a unit */
 
 /* ---- requests for one operator ---- */
@@ -323,17 +324,19 @@ static void try_as_truth(const mr3d_drift_evidence *e, mr3d_drift_record *record
 /* ---- a whole layer, over all calls so far ---- */
 
 /**
- * What a play of a layer gives at each point. With `corrects` it also stands in for the layer's other faults: where the subject is at fault and the play does not give what
- * it has, the play goes on from the subject's value. So one mistake is seen alone although the layer has others.
+ * What a play of a layer gives at each point. It goes on from the subject's own values at each point before the fault, and keeps the subject's keys and values of earlier
+ * calls: what rounding made of them is none of the mistake's. `beside` others it also stands in for the layer's other faults: where the subject is at fault and the play
+ * does not give what it has, the play goes on from the subject's value. So one mistake is seen alone although the layer has others.
  */
 typedef struct listener {
   double *value[MR3D_N_LAYER_POINTS];
   bool *visible;
-  bool on;                         /* this is the call that is explained, no earlier one */
-  const mr3d_drift_evidence *corrects; /* NULL: nothing is put right */
-  const struct listener *reference;    /* of `corrects`: the play without a mistake, NULL in that play itself */
+  const mr3d_drift_evidence *e;
+  int first;                        /* point of the fault: those before it are the subject's */
+  bool beside;
+  const struct listener *reference; /* of `beside`: the play without a mistake, NULL in that play itself */
   int64_t step;
-  uint32_t explained;              /* bit per point that is at fault and that the play gives */
+  uint32_t explained;               /* bit per point that is at fault and that the play gives */
 } listener;
 
 typedef struct distance {
@@ -372,10 +375,10 @@ static void add_distance(const mr3d_drift_evidence *e, int p, const listener *pl
   }
 }
 
-/** Over the points that the layer computes from the first fault on, all but those that were put right. */
-static distance distance_to(const mr3d_drift_evidence *e, int first, uint32_t corrected, const listener *play, const listener *reference) {
+/** Over all points of the layer but those that were put right: also before the fault, where a mistake that would show has no part in it. */
+static distance distance_to(const mr3d_drift_evidence *e, uint32_t corrected, const listener *play, const listener *reference) {
   distance d = {0};
-  for (int p = first; p < MR3D_N_LAYER_POINTS; p++)
+  for (int p = 0; p < MR3D_N_LAYER_POINTS; p++)
     if (!(corrected >> p & 1)) add_distance(e, p, play, reference, &d);
   return d;
 }
@@ -399,9 +402,9 @@ static int point_of(const char *name) {
 }
 
 static bool wants(void *user, const char *name) {
-  const listener *l = user;
+  (void)user;
   const int p = point_of(name);
-  return (l->on || l->corrects) && p >= 0 && p < MR3D_N_LAYER_POINTS;
+  return p >= 0 && p < MR3D_N_LAYER_POINTS;
 }
 
 static void keep(listener *l, int p, const mr3d_tensor *point) {
@@ -428,31 +431,33 @@ static uint32_t faults_of(const mr3d_drift_evidence *e, int64_t step) {
 }
 
 /** Puts the subject's value where the play goes on from. */
-static void correct(const listener *l, int p, const mr3d_tensor *point) {
-  const mr3d_drift_evidence *e = l->corrects;
+static void follow(const listener *l, int p, const mr3d_tensor *point) {
+  const mr3d_drift_evidence *e = l->e;
+  const size_t count = (size_t)mr3d_tensor_count(point);
   if (l->step != e->step) {
-    const mr3d_tensor *had = e->source->find(e->source->user, l->step, e->layer, mr3d_points_about[p].name);
-    if (had && mr3d_tensor_count(had) == mr3d_tensor_count(point) && mr3d_dtype_is_float(had->dtype) == (p != MR3D_P_VISIBLE) && (p != MR3D_P_VISIBLE || had->dtype == MR3D_BOOL)) {
-      if (p == MR3D_P_VISIBLE) memcpy(point->data, had->data, (size_t)mr3d_tensor_count(point));
-      else mr3d_tensor_to_double(had, point->data);
-    }
-  } else if (p == MR3D_P_VISIBLE) memcpy(point->data, e->visible_given, (size_t)mr3d_tensor_count(point));
-  else memcpy(point->data, e->given[p], (size_t)mr3d_tensor_count(point) * sizeof(double));
+    const double *had = p < MR3D_N_LAYER_POINTS ? e->past[l->step].value[p] : NULL;
+    if (had) memcpy(point->data, had, count * sizeof *had);
+  } else if (p == MR3D_P_VISIBLE) {
+    if (e->visible_given) memcpy(point->data, e->visible_given, count);
+  } else if (e->given[p]) memcpy(point->data, e->given[p], count * sizeof(double));
 }
 
 static void take(void *user, const mr3d_tensor *point) {
   listener *l = user;
   const int p = point_of(point->name);
-  if (l->on) keep(l, p, point);
-  if (!l->corrects || !(faults_of(l->corrects, l->step) >> p & 1)) return;
-  if (l->on && l->reference && explains_point(l->corrects, p, l, l->reference)) l->explained |= 1u << p;
-  else correct(l, p, point);
+  const bool on = l->step == l->e->step;
+  if (on) keep(l, p, point);
+  if (!on || (p < l->first && p != MR3D_P_INPUT)) follow(l, p, point);
+  else if (l->beside && faults_of(l->e, l->step) >> p & 1) {
+    if (l->reference && explains_point(l->e, p, l, l->reference)) l->explained |= 1u << p;
+    else follow(l, p, point);
+  }
 }
 
 static void forget(listener *l) {
   for (int p = 0; p < MR3D_N_LAYER_POINTS; p++) free(l->value[p]);
   free(l->visible);
-  *l = (listener){0};
+  *l = (listener){.e = l->e};
 }
 
 /** What a mistake in the request makes of a call: another configuration, no position ids. */
@@ -478,18 +483,16 @@ static bool play_call(const mr3d_drift_evidence *e, const mr3d_mutant *mutant, m
   const mr3d_drift_kept_call *kept = &e->drift->calls[step];
   mr3d_config config = e->drift->config;
   const int64_t G = config.num_key_value_heads, D = config.head_dim, rows = kept->B * kept->q, K = kept->L + kept->q;
-  const mr3d_tensor *input = step == e->step ? NULL : e->source->find(e->source->user, step, e->layer, "input");
-  if (step != e->step && (!input || mr3d_tensor_count(input) != rows * config.hidden_size || !mr3d_dtype_is_float(input->dtype))) return false;
+  const double *input = step == e->step ? e->replay->value[MR3D_P_INPUT] : e->past[step].value[MR3D_P_INPUT];
+  if (!input) return false;
   double *x = mr3d_allocate(rows * config.hidden_size, sizeof *x), *y = mr3d_allocate(rows * config.hidden_size, sizeof *y);
-  if (input) mr3d_tensor_to_double(input, x);
-  else memcpy(x, e->replay->value[MR3D_P_INPUT], (size_t)(rows * config.hidden_size) * sizeof *x);
+  memcpy(x, input, (size_t)(rows * config.hidden_size) * sizeof *x);
   mr3d_drift_cache grown = {K, mr3d_allocate(kept->B * G * K * D, sizeof(double)), mr3d_allocate(kept->B * G * K * D, sizeof(double))};
   mr3d_block_in in = {.B = kept->B, .q = kept->q, .L = kept->L, .hidden = x, .past_key = cache->key, .past_value = cache->value, .mask = kept->mask, .position_rows = kept->position_rows,
                       .position_ids = kept->position_ids, .points = {.mask = kept->point_mask, .N = kept->N, .coords = kept->coords, .counts = kept->counts}};
   mr3d_block_out out = {.hidden = y, .key = grown.key, .value = grown.value};
   uint64_t calls = (uint64_t)step << 32;
   const mr3d_tracer tracer = {l, wants, take};
-  l->on = step == e->step;
   l->step = step;
   if (mutant && mutant->decorate) decorate(e, mutant, kept, &config, &in);
   const mr3d_operators table = mutant ? mutant->operators : mr3d_reference_operators;
@@ -498,7 +501,7 @@ static bool play_call(const mr3d_drift_evidence *e, const mr3d_mutant *mutant, m
   if (server) mr3d_mutant_server_lend_memory(server, kept->L ? "decode" : "prefill", e->drift->options.config);
   const mr3d_status status = table.decoder_layer(&context, &config, e->replay->weights, &in, &out, &error);
   if (server) mr3d_mutant_server_lend_memory(NULL, NULL, NULL);
-  if (status == MR3D_OK && l->on && !l->value[MR3D_P_OUTPUT]) keep(l, MR3D_P_OUTPUT, &(mr3d_tensor){.name = "0.output", .dtype = MR3D_F64, .rank = 1, .shape = {rows * config.hidden_size}, .data = y});
+  if (status == MR3D_OK && step == e->step && !l->value[MR3D_P_OUTPUT]) keep(l, MR3D_P_OUTPUT, &(mr3d_tensor){.name = "0.output", .dtype = MR3D_F64, .rank = 1, .shape = {rows * config.hidden_size}, .data = y});
   free(cache->key);
   free(cache->value);
   *cache = grown;
@@ -528,27 +531,27 @@ static bool is_of_a_layer(const mr3d_mutant *m) {
   return session && !m->hangs && !m->distort && (m->decorate || remembers || m->operators.attention_block != r->attention_block || m->operators.decoder_layer != r->decoder_layer);
 }
 
-/** The layer as it should be: `whole` with nothing put right, `beside` going on from the subject's value at each point that is at fault. */
+/** The layer as it should be, from a record's fault on: by itself, and beside others. */
 typedef struct plays {
   listener whole, beside;
 } plays;
 
 /** How far the subject is from the layer with a mistake; infinity where that does not explain it. */
 static double apart_from(const mr3d_drift_evidence *e, int first, const mr3d_mutant *mutant, const listener *reference) {
-  listener l = {0};
+  listener l = {.e = e, .first = first};
   double apart = INFINITY;
-  if (play(e, mutant, &l)) apart = apart_by(distance_to(e, first, 0, &l, reference), distance_to(e, first, 0, reference, &l));
+  if (play(e, mutant, &l)) apart = apart_by(distance_to(e, 0, &l, reference), distance_to(e, 0, reference, &l));
   forget(&l);
   return apart;
 }
 
 /** The same where the layer has other faults, too: those that the mistake does not give are put right. Infinity also where the record's own is one of them. */
 static double apart_beside_others(const mr3d_drift_evidence *e, const mr3d_drift_record *record, const mr3d_mutant *mutant, const listener *reference, uint32_t *explained) {
-  listener l = {.corrects = e, .reference = reference};
+  listener l = {.e = e, .first = record->from, .beside = true, .reference = reference};
   double apart = INFINITY;
   if (play(e, mutant, &l) && l.explained >> record->point & 1) {
     const uint32_t corrected = faults_of(e, e->step) & ~l.explained;
-    apart = apart_by(distance_to(e, record->from, corrected, &l, reference), distance_to(e, record->from, corrected, reference, &l));
+    apart = apart_by(distance_to(e, corrected, &l, reference), distance_to(e, corrected, reference, &l));
     *explained = l.explained;
   }
   forget(&l);
@@ -594,34 +597,41 @@ void mr3d_drift_name_nearest(const mr3d_drift_candidate *found, int n, mr3d_drif
     snprintf(record->diagnosis + used, sizeof record->diagnosis - (size_t)used, "; in these calls the same as %s", record->alike + strlen(record->mistake) + 1);
 }
 
-/** Of the mistakes that explain the operator, those that explain what the rest of the layer does, too. False: none does. */
-static bool confirm(const mr3d_drift_evidence *e, mr3d_drift_record *record, const plays *reference, bool beside) {
-  mr3d_drift_candidate found[MR3D_MAX_SUSPECTS];
-  int n = 0;
+/** Mistakes that explain a record, gathered. */
+typedef struct findings_of {
+  mr3d_drift_candidate list[MR3D_MAX_SUSPECTS];
+  int n;
+} findings_of;
+
+static bool is_found(const findings_of *found, int m) {
+  for (int i = 0; i < found->n; i++)
+    if (found->list[i].mutant == m) return true;
+  return false;
+}
+
+/** Of the mistakes that explain the operator, those that explain what the rest of the layer does, too. */
+static void try_named(const mr3d_drift_evidence *e, const mr3d_drift_record *record, const plays *reference, bool beside, findings_of *found) {
   char name[256];
   for (const char *at = record->alike; *at;) {
     const size_t length = strcspn(at, " ");
     snprintf(name, sizeof name, "%.*s", (int)length, at);
     at += length + (at[length] == ' ');
     for (int m = 0; m < mr3d_mutant_count(); m++)
-      if (mr3d_mutant_at(m) == mr3d_mutant_named(name)) try_mutant(e, record, m, reference, beside, found, &n);
+      if (mr3d_mutant_at(m) == mr3d_mutant_named(name)) try_mutant(e, record, m, reference, beside, found->list, &found->n);
   }
-  if (n > 0) mr3d_drift_name_nearest(found, n, record);
-  return n > 0;
 }
 
 /** Mistakes of a layer, tried on all of it; where several operators are judged at once, any. */
-static bool try_layer(const mr3d_drift_evidence *e, mr3d_drift_record *record, const plays *reference, bool beside) {
-  mr3d_drift_candidate found[MR3D_MAX_SUSPECTS];
-  int n = 0;
+static void try_layer(const mr3d_drift_evidence *e, const mr3d_drift_record *record, const plays *reference, bool beside, double seconds, findings_of *found) {
   const double start = mr3d_processor_seconds();
-  for (int m = 0; m < mr3d_mutant_count() && e->drift->trial_seconds + mr3d_processor_seconds() - start < TRIAL_SECONDS; m++) {
+  for (int m = 0; m < mr3d_mutant_count(); m++) {
+    const double spent = mr3d_processor_seconds() - start;
+    if (spent > seconds || e->drift->trial_seconds + spent > TRIAL_SECONDS) break;
     const bool any = record->composite && mr3d_mutant_touches(mr3d_mutant_at(m), "decoder_layer") && !mr3d_mutant_at(m)->hangs && !mr3d_mutant_at(m)->distort;
-    if (mr3d_mutant_is_mistake_at(mr3d_mutant_at(m), e->drift->options.tier) && (any || is_of_a_layer(mr3d_mutant_at(m)))) try_mutant(e, record, m, reference, beside, found, &n);
+    const bool right = mr3d_mutant_is_mistake_at(mr3d_mutant_at(m), e->drift->options.tier) && (any || is_of_a_layer(mr3d_mutant_at(m)));
+    if (right && !is_found(found, m)) try_mutant(e, record, m, reference, beside, found->list, &found->n);
   }
-  if (n > 0) mr3d_drift_name_nearest(found, n, record);
   e->drift->trial_seconds += mr3d_processor_seconds() - start;
-  return n > 0;
 }
 
 static bool is_rotation(const mr3d_drift_record *record) { return strcmp(mr3d_points_about[record->point].op, "mixed_rope") == 0; }
@@ -645,39 +655,61 @@ static bool has_others(const mr3d_drift_evidence *e, const mr3d_drift_record *re
   return false;
 }
 
-/** The operator's mistakes, confirmed by the layer; else other mistakes of the layer. */
+/** The operator's mistakes, confirmed by the layer, with mistakes of the layer that do the same, as far as that takes little; else other mistakes of the layer. */
 static bool explain(const mr3d_drift_evidence *e, mr3d_drift_record *record, bool of_operator, const plays *reference, bool beside) {
-  const mr3d_drift_record kept = *record;
-  if (of_operator && confirm(e, record, reference, beside)) return true;
-  record->mistake[0] = record->alike[0] = 0;
-  record->n_alike = 0;
-  if (try_layer(e, record, reference, beside)) return true;
-  copy_diagnosis(&kept, record);
-  return false;
+  findings_of found = {.n = 0};
+  if (of_operator) try_named(e, record, reference, beside, &found);
+  try_layer(e, record, reference, beside, found.n == 0 ? TRIAL_SECONDS : e->drift->trial_seconds < TRIAL_SECONDS / 2 ? ALIKE_SECONDS : 0, &found);
+  if (found.n == 0) return false;
+  mr3d_drift_name_nearest(found.list, found.n, record);
+  return true;
 }
 
 /**
  * One mistake that explains all that the layer does from here on; where none does and the layer has other faults, one that explains it beside them; else what explains the
  * operator stands for this operator alone.
  */
-static void diagnose_record(const mr3d_drift_evidence *e, mr3d_drift_record *record, plays *reference) {
+static void diagnose_record(const mr3d_drift_evidence *e, mr3d_drift_record *record) {
   const bool single = try_operator(e, record);
-  if (!reference->whole.value[MR3D_P_INPUT]) return;
-  record->whole_layer = explain(e, record, single, reference, false);
-  if (!record->whole_layer && has_others(e, record)) {
-    if (!reference->beside.corrects) {
-      reference->beside.corrects = e;
-      play(e, NULL, &reference->beside);
-    }
-    explain(e, record, single, reference, true);
+  plays reference = {.whole = {.e = e, .first = record->from}, .beside = {.e = e, .first = record->from, .beside = true}};
+  if (play(e, NULL, &reference.whole)) {
+    record->whole_layer = explain(e, record, single, &reference, false);
+    if (!record->whole_layer && has_others(e, record) && play(e, NULL, &reference.beside)) explain(e, record, single, &reference, true);
+    if (!record->mistake[0]) try_as_truth(e, record);
   }
-  if (!record->mistake[0]) try_as_truth(e, record);
+  forget(&reference.whole);
+  forget(&reference.beside);
+}
+
+/** What the subject had at points of this layer in earlier calls that later ones depend on. */
+static mr3d_drift_past *read_past(const mr3d_drift_evidence *e) {
+  static const int points[] = {MR3D_P_INPUT, MR3D_P_KEY, MR3D_P_VALUE, MR3D_P_KEY_ROTATED};
+  const mr3d_config *c = &e->drift->config;
+  mr3d_drift_past *past = mr3d_allocate(e->step, sizeof *past);
+  for (int64_t step = 0; step < e->step; step++)
+    for (size_t i = 0; i < sizeof points / sizeof *points; i++) {
+      const mr3d_drift_kept_call *call = &e->drift->calls[step];
+      const int64_t count = call->B * call->q * (points[i] == MR3D_P_INPUT ? c->hidden_size : c->num_key_value_heads * c->head_dim);
+      const mr3d_tensor *had = e->source->find(e->source->user, step, e->layer, mr3d_points_about[points[i]].name);
+      if (!had || !mr3d_dtype_is_float(had->dtype) || mr3d_tensor_count(had) != count) continue;
+      past[step].value[points[i]] = mr3d_allocate(count, sizeof(double));
+      mr3d_tensor_to_double(had, past[step].value[points[i]]);
+    }
+  return past;
+}
+
+static void free_past(mr3d_drift_past *past, int64_t steps) {
+  for (int64_t step = 0; step < steps; step++)
+    for (int p = 0; p < MR3D_N_LAYER_POINTS; p++) free(past[step].value[p]);
+  free(past);
 }
 
 /** Faults of one layer in one call, from the first on. What a mistake that was named gives behind its place is that mistake, too. */
-void mr3d_drift_diagnose(const mr3d_drift_evidence *e, int first) {
-  plays reference = {{{NULL}}};
-  if (!play(e, NULL, &reference.whole)) forget(&reference.whole);
+void mr3d_drift_diagnose(const mr3d_drift_evidence *evidence, int first) {
+  mr3d_drift_past *past = read_past(evidence);
+  mr3d_drift_evidence with_past = *evidence;
+  const mr3d_drift_evidence *e = &with_past;
+  with_past.past = past;
   for (int i = first; i < e->drift->n_records; i++) {
     mr3d_drift_record *record = &e->drift->records[i];
     if (record->verdict.passed || record->layer != e->layer || record->point >= MR3D_N_LAYER_POINTS) continue;
@@ -688,8 +720,7 @@ void mr3d_drift_diagnose(const mr3d_drift_evidence *e, int first) {
       if (named && (r->whole_layer || r->gives >> record->point & 1 || (is_rotation(r) && is_rotation(record)))) known = r;
     }
     if (known) copy_diagnosis(known, record);
-    else diagnose_record(e, record, &reference);
+    else diagnose_record(e, record);
   }
-  forget(&reference.whole);
-  forget(&reference.beside);
+  free_past(past, e->step);
 }

@@ -215,6 +215,9 @@ static void gather_evidence(const mr3d_drift_run *d, mr3d_drift_verdict *v) {
   for (int i = 0; i < mr3d_drift_records(d); i++) out += !mr3d_drift_record_at(d, i)->verdict.passed;
   if (v->compared) evidence(v, "%d points compared; a unit is what rounding makes of a value in a decoder (docs/drift.md, \"Two traces\")", mr3d_drift_records(d));
   if (v->judged) evidence(v, "%d points judged by replaying the reference's operator on the subject's own inputs: %d out of bounds", v->judged, out);
+  int rounded = 0;
+  for (int i = 0; i < mr3d_drift_records(d); i++) rounded += mr3d_drift_record_at(d, i)->rounded_inputs;
+  if (rounded) evidence(v, "%d of them are within bounds if the subject goes on from more digits than its trace holds, as where a compiler drops casts between operators", rounded);
   if (v->worst_local >= 0) {
     const mr3d_drift_record *r = mr3d_drift_record_at(d, v->worst_local);
     evidence(v, "the nearest to a bound of the others is %s, at %.2g of it", mr3d_drift_place(r, place), r->local_ratio);
