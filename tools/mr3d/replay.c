@@ -164,7 +164,7 @@ static mr3d_status replay_fresh(mr3d_verifying *check, mr3d_run_options *options
 
 /* ---- both ---- */
 
-mr3d_status mr3d_replay_files(mr3d_verifying *check, const char *backend, const char *more_files, mr3d_error *error) {
+mr3d_status mr3d_verify_files(mr3d_verifying *check, const char *backend, const char *more_files, mr3d_error *error) {
   cJSON *files = NULL;
   const cJSON *file, *known;
   mr3d_status status = mr3d_subject_files(backend, more_files, &files, error);

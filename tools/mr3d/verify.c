@@ -290,7 +290,7 @@ int mr3d_command_verify(int argc, char **argv) {
     options.threads = (int)(threads > 1024 ? 1024 : threads);
     wish.n = (int)(wanted > 1 << 20 ? 1 << 20 : wanted);
     if (done == MR3D_OK && part) done = check_part(&check, part, tiers, ops, &error);
-    if (done == MR3D_OK && options.backend) done = mr3d_replay_files(&check, options.backend, more_files, &error);
+    if (done == MR3D_OK && options.backend) done = mr3d_verify_files(&check, options.backend, more_files, &error);
     if (done == MR3D_OK && wanted > 0 && check.n_wrong == 0) done = mr3d_replay(&check, &options, &wish, &error);
     if (done == MR3D_OK && check.n_wrong == 0) tell(&check);
   }
