@@ -22,7 +22,8 @@ LEVELS = {"attention_block": "L1", "decoder_layer": "L2", "prefill": "L3", "deco
 PITFALLS = """mask-length decode-rope gqa-heads coords-count mask-ownership batch pairing temporal-table broadcast
 mask-overflow silent-downcast narrow-angles theta-mixup cache-rotation splice keep-all-logits empty-cache qwen2-details
 head-dim axial-weights layout stale-cis degenerate dirty-scan drift-norm order-sensitivity overflow-half token-rows
-sparse-conv group-norm patches grid-pooling fourier-features encoder-gelu""".split()
+sparse-conv group-norm patches grid-pooling fourier-features encoder-gelu
+narrow-products""".split()
 
 START, END, PAD = 151652, 151653, 151654  # the default marker ids
 T, N, S, MARK = 231, 556, 786, 24         # canonical sizes; MARK is the index of the start marker
@@ -1282,12 +1283,13 @@ def linear_cases():
         (1, S), 896, 128, heavy(128, scale=50),
         pitfalls="qwen2-details", tags="canonical")
     product("canonical-gate", "gate_proj: 16 rows, 896 to 4864, no bias", "a bias is made up", (1, 16), 896, 4864,
-        False, tags="canonical")
+        False, pitfalls="narrow-products", tags="canonical")
     product("canonical-down", "down_proj: 16 rows, 4864 to 896: a long sum", "a sum in the storage type", (1, 16), 4864,
-        896, False, tags="canonical")
+        896, False, pitfalls="narrow-products", tags="canonical")
     product("head", "one row onto a vocabulary of 2048", "the transposed matrix is used", (1, 1), 896, 2048, False,
-        tags="canonical")
-    product("odd", "[13,7] to 5", "whole vectors only", (13,), 7, 5, tags="awkward")
+        pitfalls="narrow-products", tags="canonical")
+    product("odd", "[13,7] to 5", "whole vectors only", (13,), 7, 5, pitfalls="narrow-products",
+        tags="awkward")
     product("square", "32 to 32: transposing goes unseen by shape", "the weight is used transposed", (13,), 32, 32,
         tags="awkward")
     product("one-in", "in = 1", "an empty inner loop", (5,), 1, 3, tags="awkward")
@@ -1298,7 +1300,8 @@ def linear_cases():
         x=dist((64, 64), "onehot"), tags="onehot")
     product("tiny", "inputs of 1e-3, no bias", "an absolute tolerance hides all errors", (13,), 64, 32, False,
         x=normal(13, 64, scale=0.001), tags="tiny")
-    product("probe", "64 plain rows", "a gain of 1.003", (64,), 128, 64, pitfalls="silent-downcast", tags="probe")
+    product("probe", "64 plain rows", "a gain of 1.003", (64,), 128, 64,
+        pitfalls="silent-downcast narrow-products", tags="probe")
     product("massive-first", "a massive first term: later terms are small against the sum",
         "a narrow sequential sum stands still", (3,), 896, 16, False,
         x=poked(normal(3, 896), _0=1000, _896=-1000), tags="awkward")
@@ -1361,7 +1364,7 @@ def attention_cases():
     att("canonical-decode-three", "3 queries on 789 keys", "causal offset without L", attend(14, 2, 3, 64, S), FULL,
         pitfalls="gqa-heads", tags="canonical")
     att("prefill", "40 queries, 40 keys", "causality forgotten or strict", attend(4, 2, 40, 32),
-        pitfalls="gqa-heads silent-downcast")
+        pitfalls="gqa-heads silent-downcast narrow-products")
     for heads, kv, dim in ((4, 4, 32), (6, 2, 32), (4, 1, 64), (2, 1, 128), (6, 3, 16)):
         att(f"heads-{heads}-{kv}-{dim}", f"{heads} query heads, {kv} KV heads of {dim}", "14/2 or 64 compiled in",
             attend(heads, kv, 5, dim, 6), pitfalls="gqa-heads head-dim" if 1 < kv < heads else "head-dim",
@@ -1382,7 +1385,7 @@ def attention_cases():
         "a hidden key with a small weight",
         attend(4, 2, 48, 32, q_scale=0.3, value=dist((1, 2, 48, 32), "onehot")), pitfalls="gqa-heads", tags="onehot")
     att("probe", "flat attention on 64 keys", "one key left out", attend(4, 2, 16, 64, 48, q_scale=0.3),
-        pitfalls="gqa-heads", tags="probe")
+        pitfalls="gqa-heads narrow-products", tags="probe")
     att("tiny", "values of 1e-3", "an absolute tolerance hides all errors",
         attend(4, 2, 8, 32, 8, value=normal(1, 2, 16, 32, scale=0.001)), tags="tiny")
     att("many-keys", "2 queries on 4,098 keys of nearly equal weight",
@@ -1576,7 +1579,7 @@ def layer_cases():
     whole = "decoder-layer/"
     lay(whole + "prefill", "prefill, trained-like, 13 points of 20 tokens",
         "gate and up exchanged, norms exchanged, residual left out", SMALL, 20, [(4, 13)], grid_coords(13, 3),
-        pitfalls="qwen2-details")
+        pitfalls="qwen2-details narrow-products")
     lay(whole + "prefill-probe", "the same without key bias", "keys or values of other heads", SMALL, 20, [(4, 13)],
         grid_coords(13, 3), probe=True, pitfalls="gqa-heads qwen2-details", tags="probe")
     lay(whole + "eps-1e-5", "rms_norm_eps 1e-5 on inputs of 1e-3", "1e-6 compiled in", {**SMALL, "rms_norm_eps": 1e-5},

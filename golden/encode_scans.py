@@ -3,7 +3,7 @@
     python golden/encode_scans.py                  write the goldens
     python golden/encode_scans.py --check          compare the PyTorch model with the committed ones
     python golden/encode_scans.py --check --mr3d build/tools/mr3d    compare the C reference with them
-    python golden/encode_scans.py --only 'canonical*'                some of them
+    python golden/encode_scans.py --only 'canonical*,*_scenescript'  some of them
 
 The canonical scene is in the repository; the real scans are read from `scans/` of the data folder (--data or MR3D_DATA) and
 left out, with a word, where it is not given. Of them nothing is kept: a golden holds a digest of all rows and a few rows of
@@ -102,11 +102,15 @@ def parted(committed, fresh):
     return None, worst
 
 
+def is_chosen(scan, encoder, only):
+    return any(fnmatch.fnmatchcase(f"{scan}_{encoder}", glob) for glob in only.split(","))
+
+
 def paths(data, only):
     """Scans by name, those left out said."""
     found = {}
     for name, path in SCANS.items():
-        if not any(fnmatch.fnmatchcase(f"{name}_{encoder}", only) for encoder in ENCODERS):
+        if not any(is_chosen(name, encoder, only) for encoder in ENCODERS):
             continue
         path = path if name == "canonical" else data and pathlib.Path(data) / path
         if path and path.exists():
@@ -119,7 +123,7 @@ def paths(data, only):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing, compare with the committed goldens")
-    parser.add_argument("--only", default="*", metavar="GLOB", help="only those whose name, SCAN_ENCODER, fits")
+    parser.add_argument("--only", default="*", metavar="GLOBS", help="only those whose name, SCAN_ENCODER, fits; joined by commas")
     parser.add_argument("--data", default=os.environ.get("MR3D_DATA"), help="folder with scans/")
     parser.add_argument("--mr3d", metavar="PROGRAM", help="with --check: answers of the C reference instead of the PyTorch model's")
     arguments = parser.parse_args()
@@ -132,7 +136,7 @@ def main():
         folder = pathlib.Path(folder)
         requests = {scan: request(path) for scan, path in paths(arguments.data, arguments.only).items()}
         for encoder in ENCODERS:
-            names = {scan: f"{scan}_{encoder}" for scan in requests if fnmatch.fnmatchcase(f"{scan}_{encoder}", arguments.only)}
+            names = {scan: f"{scan}_{encoder}" for scan in requests if is_chosen(scan, encoder, arguments.only)}
             if not names:
                 continue
             weights = folder / "weights.safetensors"

@@ -91,16 +91,20 @@ static mr3d_status wrong(reader *r, const char *format, ...) {
 /* Reads one header line, without its LF or CR LF, and counts it. */
 static mr3d_status header_line(reader *r, char text[LONGEST_LINE]) {
   const size_t start = r->at;
+  bool returned = false;
   r->line++;
-  while (r->at < r->size && r->bytes[r->at] != '\n') {
-    if (r->at - start == LONGEST_LINE - 1)
-      return wrong(r, "longer than %d bytes; is this a PLY file?", LONGEST_LINE - 1);
+  for (; r->at < r->size && r->bytes[r->at] != '\n' && r->at - start < LONGEST_LINE - 1; r->at++) {
     if (r->bytes[r->at] == '\0')
-      return wrong(r, "a NUL byte in the header");
-    r->at++;
+      return wrong(r, "a NUL byte in the header%s", r->line == 1 ? ": this is no PLY file" : "");
+    returned = returned || r->bytes[r->at] == '\r';
   }
-  if (r->at == r->size)
+  if (r->at == r->size || r->bytes[r->at] != '\n') {
+    if (returned)
+      return wrong(r, "a carriage return ends no line by itself; expected LF or CR LF");
+    if (r->at < r->size)
+      return wrong(r, "longer than %d bytes; is this a PLY file?", LONGEST_LINE - 1);
     return wrong(r, "the file ends inside the header (no end_header)");
+  }
   size_t length = r->at++ - start;
   if (length > 0 && r->bytes[start + length - 1] == '\r')
     length--;
@@ -195,7 +199,7 @@ static mr3d_status read_header(reader *r) {
   if (status != MR3D_OK)
     return status;
   if (strcmp(text, "ply") != 0)
-    return wrong(r, "expected \"ply\"");
+    return wrong(r, "expected \"ply\", with which every PLY file begins");
   for (;;) {
     if ((status = header_line(r, text)) != MR3D_OK)
       return status;
@@ -355,6 +359,23 @@ static bool has_columns(const element *e, int first, int last, int *missing) {
   return true;
 }
 
+/* Colours are 0 .. 255 whatever their type. Some programs write shares of 1 as floats; taken for 0 .. 255 they would all be black. */
+static mr3d_status check_colours(reader *r, const element *e, const double *points) {
+  bool floats = false, fractions = false;
+  for (int i = 0; i < e->n_properties; i++)
+    floats = floats || (e->properties[i].column >= 3 && e->properties[i].type >= FLOAT32);
+  for (int64_t row = 0; row < e->count && floats; row++)
+    for (int column = 3; column < 6; column++) {
+      const double colour = points[6 * row + column];
+      if (!(colour >= 0 && colour <= 1))
+        return MR3D_OK;
+      fractions = fractions || (colour > 0 && colour < 1);
+    }
+  if (fractions)
+    return mr3d_fail(r->error, MR3D_FORMAT, "element %.64s: no colour exceeds 1, as if they were shares of 1; expected 0 .. 255, so multiply red, green and blue by 255", e->name);
+  return MR3D_OK;
+}
+
 static mr3d_status read_body(reader *r, mr3d_bundle *bundle) {
   double values[6] = {0};
   int missing;
@@ -378,11 +399,13 @@ static mr3d_status read_body(reader *r, mr3d_bundle *bundle) {
       if (points != NULL)
         memcpy(points + row * columns, values, (size_t)columns * sizeof *values);
     }
+    if (status == MR3D_OK && columns == 6)
+      status = check_colours(r, e, points);
     if (status != MR3D_OK)
       return status;
   }
   if (!found)
-    return wrong(r, "no element vertex in the header");
+    return mr3d_fail(r->error, MR3D_FORMAT, "no element vertex in the header");
   r->line++; /* what follows stands behind the last row */
   if (r->encoding == ASCII)
     while (r->at < r->size && (is_blank(r->bytes[r->at]) || r->bytes[r->at] == '\n'))

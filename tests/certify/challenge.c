@@ -57,7 +57,8 @@ static void all_seeds_differ(void **state) {
 /** About one in eight of each, another choice for another nonce. */
 static void a_nonce_picks_one_case_in_eight(void **state) {
   (void)state;
-  static mr3d_step step = {.op = "rmsnorm"};
+  static const char *const inputs[] = {"x"};
+  static mr3d_step step = {.op = "rmsnorm", .n_inputs = 1, .inputs = inputs};
   int picked[MR3D_N_VARIANTS] = {0}, same = 0;
   const mr3d_challenge challenge = challenge_of(NONCE), other = challenge_of(OTHER_NONCE);
   for (int i = 0; i < 4000; i++) {
@@ -104,28 +105,64 @@ static void a_batch_of_two_holds_both_samples(void **state) {
   mr3d_bundle_free(&requests[0]), mr3d_bundle_free(&requests[1]);
 }
 
-/** Every case of the committed set that may stand beside others can: the reference answers the batch, on both sides. */
+/** Every case of the committed set that may stand beside others can: the reference answers the batch, on both sides. Of each operator with an axis of samples there are some. */
 static void every_case_that_takes_neighbours_can_have_them(void **state) {
   (void)state;
+  static const char *const ops[] = {"splice", "mask", "rope1d", "rope3d", "normalize_coords", "mixed_rope", "rmsnorm", "linear", "swiglu", "attention", "attention_block", "decoder_layer", "prefill", "decode"};
+  int counts[sizeof ops / sizeof *ops] = {0};
   mr3d_error error = {0};
   mr3d_suite *suite = NULL;
   mr3d_weights_cache *weights = mr3d_weights_cache_new();
-  int n = 0;
   assert_int_equal(mr3d_suite_open(getenv("MR3D_COMMITTED"), NULL, &suite, &error), MR3D_OK);
   for (int i = 0; i < mr3d_suite_count(suite); i++) {
     const mr3d_case *test = mr3d_suite_at(suite, i);
-    if (!mr3d_case_takes_neighbours(test) || test->needs_data || strstr(test->id, "canonical") || strstr(test->id, "full-width")) continue; /* small twins of those are in */
+    if (!mr3d_case_takes_neighbours(test) || test->needs_data || mr3d_case_is_whole(test)) continue;
+    for (size_t op = 0; op < sizeof ops / sizeof *ops; op++) counts[op] += strcmp(mr3d_case_op(test), ops[op]) == 0;
+    if (strstr(test->id, "canonical") || strstr(test->id, "full-width") || strstr(test->id, "position-300")) continue; /* small twins of those are in */
     for (int first = 0; first < 2; first++) {
       mr3d_posing posed;
       const mr3d_beside beside = {.seed = 7, .first = first};
-      mr3d_posing_open(&posed, suite, test, MR3D_FP32, 5, folder, weights, 1);
+      mr3d_posing_open(&posed, suite, test, MR3D_FP64, 5, folder, weights, 1);
       posed.beside = &beside;
-      if (mr3d_posing_request(&posed, 0, &error) != MR3D_OK || mr3d_posing_answer(&posed, 0, NULL, &error) != MR3D_OK) fail_msg("%s: %s", test->id, error.message);
+      for (int step = 0; step < test->n_steps; step++)
+        if (mr3d_posing_request(&posed, step, &error) != MR3D_OK || mr3d_posing_answer(&posed, step, NULL, &error) != MR3D_OK) fail_msg("%s: %s", test->id, error.message);
       mr3d_posing_close(&posed);
     }
-    n++;
   }
-  assert_true(n > 150);
+  for (size_t op = 0; op < sizeof ops / sizeof *ops; op++)
+    if (counts[op] < 5) fail_msg("%s: %d cases", ops[op], counts[op]);
+  mr3d_weights_cache_free(&weights);
+  mr3d_suite_close(&suite);
+}
+
+/** A session goes on beside another sample: prefill and its decode steps hold two, and the half of each answer is that of the sample alone. */
+static void sessions_stand_beside_others(void **state) {
+  (void)state;
+  static const char *const ids[] = {"decode/text-only", "decode/spliced-no-mask", "prefill/keep-1"};
+  mr3d_error error = {0};
+  mr3d_suite *suite = NULL;
+  mr3d_weights_cache *weights = mr3d_weights_cache_new();
+  assert_int_equal(mr3d_suite_open(getenv("MR3D_COMMITTED"), NULL, &suite, &error), MR3D_OK);
+  for (size_t i = 0; i < sizeof ids / sizeof *ids; i++)
+    for (int first = 0; first < 2; first++) {
+      const mr3d_case *test = mr3d_suite_find(suite, ids[i]);
+      const mr3d_beside beside = {.seed = 7, .first = first};
+      mr3d_posing alone, batch;
+      assert_non_null(test);
+      assert_true(mr3d_case_takes_neighbours(test));
+      mr3d_posing_open(&alone, suite, test, MR3D_FP64, 5, folder, weights, 1);
+      mr3d_posing_open(&batch, suite, test, MR3D_FP64, 5, folder, weights, 1);
+      batch.beside = &beside;
+      for (int step = 0; step < test->n_steps; step++) {
+        if (mr3d_posing_request(&alone, step, &error) != MR3D_OK || mr3d_posing_answer(&alone, step, NULL, &error) != MR3D_OK) fail_msg("%s: %s", test->id, error.message);
+        if (mr3d_posing_request(&batch, step, &error) != MR3D_OK || mr3d_posing_answer(&batch, step, NULL, &error) != MR3D_OK) fail_msg("%s: %s", test->id, error.message);
+        const mr3d_tensor *one = mr3d_bundle_find(alone.answers[step], "logits"), *two = mr3d_bundle_find(batch.answers[step], "logits");
+        const size_t bytes = (size_t)mr3d_tensor_count(one) * sizeof(double);
+        assert_int_equal(two->shape[0], 2 * one->shape[0]);
+        assert_memory_equal((char *)two->data + (first ? bytes : 0), one->data, bytes);
+      }
+      mr3d_posing_close(&alone), mr3d_posing_close(&batch);
+    }
   mr3d_weights_cache_free(&weights);
   mr3d_suite_close(&suite);
 }
@@ -149,6 +186,6 @@ static void a_challenge_can_be_rehearsed(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(nonces_are_hexadecimal_and_long_enough), cmocka_unit_test(seeds_are_those_of_the_documentation), cmocka_unit_test(all_seeds_differ),
                                      cmocka_unit_test(a_nonce_picks_one_case_in_eight), cmocka_unit_test(a_batch_of_two_holds_both_samples),
-                                     cmocka_unit_test(every_case_that_takes_neighbours_can_have_them), cmocka_unit_test(a_challenge_can_be_rehearsed)};
+                                     cmocka_unit_test(every_case_that_takes_neighbours_can_have_them), cmocka_unit_test(sessions_stand_beside_others), cmocka_unit_test(a_challenge_can_be_rehearsed)};
   return cmocka_run_group_tests(tests, make_certified, drop);
 }

@@ -1,4 +1,4 @@
-/** A certificate of ten thousand cases: its size, and how long it takes to verify. */
+/** Certificates of ten thousand cases: their size, and how long they take to verify. */
 #include <sys/resource.h>
 
 #include "certified.h"
@@ -6,16 +6,16 @@
 
 #define N_CASES 10000
 
-/** Names as long as the committed set's; no goldens, for verify needs none. */
-static void write_large_set(void) {
+/** Names as long as the committed set's, with an output or two; no goldens, for verify needs none. */
+static void write_large_set(bool two) {
   static const char *const words[] = {"canonical", "option-quarter", "heads-2-1-128", "batch-of-three", "no-points", "f64-coords", "left-padded", "probe"};
   char *text = NULL;
   size_t size = 0;
   FILE *to = open_memstream(&text, &size);
   fputs("{\"format\": 1, \"weights\": {}, \"cases\": [\n", to);
   for (int i = 0; i < N_CASES; i++)
-    fprintf(to, "%s{\"id\": \"rmsnorm/%s-%d\", \"title\": \"t\", \"why\": \"w\", \"level\": \"L0\", \"config\": " RMSNORM_CONFIG ", \"steps\": [{\"op\": \"rmsnorm\", \"inputs\": {\"x\": " X_RECIPE ", \"weight\": " W_RECIPE "}}]}",
-            i ? ",\n" : "", words[i % 8], i);
+    fprintf(to, "%s{\"id\": \"%s/%s-%d\", \"title\": \"t\", \"why\": \"w\", \"level\": \"L0\", \"config\": " RMSNORM_CONFIG ", \"steps\": [{\"op\": \"%s\", \"inputs\": {\"x\": " X_RECIPE ", \"query\": " W_RECIPE "}}]}",
+            i ? ",\n" : "", two ? "mixed-rope" : "rmsnorm", words[i % 8], i, two ? "mixed_rope" : "rmsnorm");
   fputs("]}\n", to);
   fclose(to);
   write_text(folder, "cases.json", text);
@@ -25,7 +25,8 @@ static void write_large_set(void) {
   to = open_memstream(&text, &size);
   fputs("{\"format\": 1, \"cases\": {\n", to);
   for (int i = 0; i < N_CASES; i++)
-    fprintf(to, "%s\"rmsnorm/%s-%d\": {\"of\": \"0000000000000000\", \"fixed\": false, \"steps\": [\"y=element,slice,tensor,gain\"]}", i ? ",\n" : "", words[i % 8], i);
+    fprintf(to, "%s\"%s/%s-%d\": {\"of\": \"0000000000000000\", \"fixed\": false, \"steps\": [\"%s\"]}", i ? ",\n" : "", two ? "mixed-rope" : "rmsnorm", words[i % 8], i,
+            two ? "query=element,slice,tensor,gain key=element,slice,tensor,gain" : "y=element,slice,tensor,gain");
   fputs("}}\n", to);
   fclose(to);
   write_text(folder, "rules.json", text);
@@ -34,13 +35,14 @@ static void write_large_set(void) {
 
 static void print_random(FILE *to, uint64_t *at, double most) {
   const double value = most * (double)(mr3d_random_raw(mr3d_stream_named(1, "scale"), (*at)++) >> 11) * 0x1p-53;
-  uint64_t bits;
-  memcpy(&bits, &value, sizeof bits);
-  fprintf(to, "%016llX", (unsigned long long)bits);
+  const float rounded = (float)value;
+  uint32_t bits;
+  memcpy(&bits, &rounded, sizeof bits);
+  fprintf(to, "%08X", bits);
 }
 
 /** Every rule has numbers of its own, all digits of which are random, as those of real backends are. */
-static char *random_leaves(int n, const mr3d_test tests[]) {
+static char *random_leaves(int n, const mr3d_test tests[], bool two) {
   char *text = NULL, name[MR3D_TEST_NAME];
   size_t size = 0;
   uint64_t at = 0;
@@ -48,11 +50,14 @@ static char *random_leaves(int n, const mr3d_test tests[]) {
   for (int i = 0; i < n; i++) {
     fprintf(to, "%s passed", mr3d_test_name(&tests[i], name));
     if (tests[i].variant != MR3D_AGAIN) {
-      fputs("|answer y:finite=0,element=", to), print_random(to, &at, 4);
-      fputs(",slice=", to), print_random(to, &at, 2);
-      fputs(",tensor=", to), print_random(to, &at, 1);
-      fputs(",gain=", to), print_random(to, &at, 0.1);
-      fputs("/3FC999999999999A", to);
+      fputs("|answer", to);
+      for (int t = 0; t <= two; t++) {
+        fprintf(to, " %s:finite=0,element=", two ? t ? "key" : "query" : "y"), print_random(to, &at, 4);
+        fputs(",slice=", to), print_random(to, &at, 2);
+        fputs(",tensor=", to), print_random(to, &at, 1);
+        fputs(",gain=", to), print_random(to, &at, 0.1);
+        fprintf(to, "/3E%06llX", (unsigned long long)(mr3d_random_raw(mr3d_stream_named(2, "limit"), at) % 0x4CCCCD)); /* 0.125 to 0.2 */
+      }
     }
     fputc('\n', to);
   }
@@ -64,8 +69,7 @@ static double seconds_of(const struct rusage *usage) {
   return (double)(usage->ru_utime.tv_sec + usage->ru_stime.tv_sec) + 1e-6 * (double)(usage->ru_utime.tv_usec + usage->ru_stime.tv_usec);
 }
 
-static void ten_thousand_cases_fit_into_two_megabytes_and_a_second(void **state) {
-  (void)state;
+static void measure(bool two, uint32_t tiers) {
   mr3d_error error = {0};
   mr3d_suite *suite = NULL;
   mr3d_claims claims = {0};
@@ -73,12 +77,12 @@ static void ten_thousand_cases_fit_into_two_megabytes_and_a_second(void **state)
   mr3d_test *tests = NULL;
   char *payload = NULL;
   int n = 0;
-  write_large_set();
+  write_large_set(two);
   assert_int_equal(mr3d_suite_open(folder, NULL, &suite, &error), MR3D_OK);
-  claims.scope = (mr3d_scope){.profile = mr3d_profile_at(0), .tiers = 1u << MR3D_FP32};
+  claims.scope = (mr3d_scope){.profile = mr3d_profile_at(0), .tiers = tiers};
   assert_int_equal(mr3d_challenge_parse(NONCE, &claims.scope.challenge, &error), MR3D_OK);
   assert_int_equal(mr3d_scope_tests(&claims.scope, suite, &tests, &n, &error), MR3D_OK);
-  claims.leaves = random_leaves(n, tests);
+  claims.leaves = random_leaves(n, tests, two);
   mr3d_text_now(claims.issued);
   snprintf(claims.commit, sizeof claims.commit, "%s", mr3d_suite_commit());
   claims.files = cJSON_Parse("[{\"name\":\"a\",\"digest\":{\"sha256\":\"1dc7ab79177cd22504026c6025e7c63ffcb278985af69a6bf5a7037b11dbce3e\"}}]");
@@ -87,6 +91,7 @@ static void ten_thousand_cases_fit_into_two_megabytes_and_a_second(void **state)
                                 "\"isolation\":{\"asked\":true,\"active\":[],\"missing\":[]}}]");
   claims.reasons = cJSON_CreateArray(), claims.unsteady = cJSON_CreateArray();
   if (mr3d_statement_make(suite, &claims, &payload, &c, &error) != MR3D_OK) fail_msg("%s", error.message);
+  remove_file("large.json");
   write_signed("large.json", payload, "vendor");
   cJSON_free(payload);
   size_t size;
@@ -96,7 +101,7 @@ static void ten_thousand_cases_fit_into_two_megabytes_and_a_second(void **state)
   if (verify("large.json", "") != 0) fail_msg("%s", output);
   getrusage(RUSAGE_CHILDREN, &after);
   const double seconds = seconds_of(&after) - seconds_of(&before); /* of processor time, which other work does not lengthen */
-  printf("%d cases, %d tests: %.2f MB, verified in %.2f s of processor time\n", N_CASES, n, (double)size / 1e6, seconds);
+  printf("%d cases with %d outputs, %d tests: %.2f MB, verified in %.2f s of processor time\n", N_CASES, 1 + two, n, (double)size / 1e6, seconds);
   assert_true(size < 2000000);
   assert_true(seconds < 1);
   free(tests);
@@ -104,7 +109,23 @@ static void ten_thousand_cases_fit_into_two_megabytes_and_a_second(void **state)
   mr3d_suite_close(&suite);
 }
 
+static void ten_thousand_cases_fit_into_two_megabytes_and_a_second(void **state) {
+  (void)state;
+  measure(false, 1u << MR3D_FP32);
+}
+
+static void so_they_do_with_two_outputs(void **state) {
+  (void)state;
+  measure(true, 1u << MR3D_FP32);
+}
+
+static void so_they_do_at_two_tiers(void **state) {
+  (void)state;
+  measure(false, 1u << MR3D_FP32 | 1u << MR3D_BF16_TIER);
+}
+
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(ten_thousand_cases_fit_into_two_megabytes_and_a_second)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(ten_thousand_cases_fit_into_two_megabytes_and_a_second), cmocka_unit_test(so_they_do_with_two_outputs),
+                                     cmocka_unit_test(so_they_do_at_two_tiers)};
   return cmocka_run_group_tests(tests, make_certified, drop);
 }

@@ -507,6 +507,37 @@ static void an_exact_answer_needs_no_yardstick(void **state) {
   drop(&p);
 }
 
+/** The limit of the tensor rule on 200 rows whose errors in each run are made of `free` values (0: of as many as there are elements). */
+static double tensor_limit_of(int64_t free_values, mr3d_tier tier) {
+  enum { ROWS = 200, COLS = 16 };
+  double ref[ROWS * COLS], got[ROWS * COLS];
+  float errors[MR3D_MANY_RUNS][ROWS * COLS];
+  const float *runs[MR3D_MANY_RUNS];
+  for (uint64_t r = 0; r < MR3D_MANY_RUNS; r++) {
+    runs[r] = errors[r];
+    for (uint64_t i = 0; i < ROWS * COLS; i++) {
+      const uint64_t source = free_values ? i % (uint64_t)free_values : i;
+      errors[r][i] = 1e-4F * ((float)(mr3d_random_raw((mr3d_stream){{r, 1}}, source) >> 40) * 0x1p-23F - 1);
+    }
+  }
+  for (int i = 0; i < ROWS * COLS; i++) ref[i] = 1, got[i] = 1 + 1e-6;
+  const mr3d_tensor expected = {.name = "hidden", .dtype = MR3D_F64, .rank = 2, .shape = {ROWS, COLS}, .data = ref};
+  const mr3d_output output = {.expected = &expected, .units = mr3d_tier_units(tier), .tier = tier, .threads = 1, .rows = ROWS, .cols = COLS, .heads = 1, .per_head = ROWS, .ref = ref, .got = got};
+  mr3d_tensor_verdict verdict = {.passed = true};
+  mr3d_judge_by_yardstick(&output, "hidden", MR3D_MANY_RUNS, runs, &verdict);
+  assert_true(statistic(&verdict, "tensor")->tested && statistic(&verdict, "tensor")->passed);
+  return statistic(&verdict, "tensor")->limit;
+}
+
+/** 4 sigma of n values (docs/tolerance.md, "Rows that err together"): 2.0 for nine, and 0.7 of that where storage decides. */
+static void rows_that_err_together_are_as_few_as_what_they_share(void **state) {
+  (void)state;
+  assert_true(tensor_limit_of(0, MR3D_FP32) == 1.25 && tensor_limit_of(0, MR3D_BF16_TIER) == 1.25);
+  const double nine = tensor_limit_of(9, MR3D_FP32), three = tensor_limit_of(3, MR3D_FP32);
+  if (!(fabs(nine - 2.0) < 0.15 && fabs(three - 2.86) < 0.3)) fail_msg("the limits are %g for nine values and %g for three", nine, three);
+  assert_true(fabs(tensor_limit_of(9, MR3D_BF16_TIER) - 2.0 * sqrt(0.5)) < 0.15);
+}
+
 static void a_layer_with_one_wrong_token_fails_at_every_tier(void **state) {
   (void)state;
   for (int tier = 0; tier < MR3D_N_TIERS; tier++) {
@@ -741,6 +772,7 @@ int main(void) {
       cmocka_unit_test(rules_without_enough_rows_are_not_tested),
       cmocka_unit_test(nearest_and_stochastic_arithmetic_of_a_layer_pass),
       cmocka_unit_test(an_exact_answer_needs_no_yardstick),
+      cmocka_unit_test(rows_that_err_together_are_as_few_as_what_they_share),
       cmocka_unit_test(a_layer_with_one_wrong_token_fails_at_every_tier),
       cmocka_unit_test(binary64_is_judged_by_its_own_errors),
       cmocka_unit_test(keys_and_values_of_a_layer_are_judged_too),

@@ -138,6 +138,16 @@ static void colours_are_read_where_all_three_are_there(void **state) {
   POINTS(1, 3, 1, 2, 3);
 }
 
+static void colours_as_shares_of_1_are_refused(void **state) {
+  (void)state;
+#define FLOATS "property float red\nproperty float green\nproperty double blue\n"
+  refuse(ASCII "element vertex 2\n" XYZ FLOATS "end_header\n1 2 3 0 0.5 1\n1 2 3 1 1 0\n", "element vertex: no colour exceeds 1, as if they were shares of 1; expected 0 .. 255, so multiply red, green and blue by 255");
+  begin(ASCII "element vertex 2\n" XYZ FLOATS "end_header\n1 2 3 0 0.5 1\n1 2 3 1 1.5 0\n"); /* one that exceeds 1 */
+  POINTS(2, 6, 1, 2, 3, 0, 0.5, 1, 1, 2, 3, 1, 1.5, 0);
+  begin(ASCII "element vertex 1\n" XYZ FLOATS "end_header\n1 2 3 0 0 1\n"); /* whole numbers */
+  POINTS(1, 6, 1, 2, 3, 0, 0, 1);
+}
+
 static void other_properties_lists_and_elements_are_skipped(void **state) {
   (void)state;
   const char *const elements = "obj_info made by hand\ncomment  element vertex 99\nelement camera 2\nproperty list uchar int poses\nproperty double f\n"
@@ -189,11 +199,15 @@ static void what_is_no_ply_file_is_refused(void **state) {
   refuse("", "line 1: the file ends inside the header");
   refuse("solid x\n", "line 1: expected \"ply\"");
   refuse("ply", "ends inside the header");
-  refuse("PLY\n", "expected \"ply\"");
+  refuse("PLY\n", "expected \"ply\", with which every PLY file begins");
+  refuse("ply\rformat ascii 1.0\r", "line 1: a carriage return ends no line by itself; expected LF or CR LF");
   refuse("ply \n", "expected \"ply\"");
   begin("ply\n");
   put(0, 1, false);
   refuse_file("line 2: a NUL byte in the header");
+  begin("");
+  put(0x8B1F, 2, false), put(0, 4, false); /* gzip */
+  refuse_file("line 1: a NUL byte in the header: this is no PLY file");
   begin("");
   memset(body, 'x', size = 5000);
   refuse_file("line 1: longer than 4095 bytes");
@@ -424,6 +438,7 @@ int main(void) {
       cmocka_unit_test(crlf_line_ends_are_read),
       cmocka_unit_test(every_type_and_alias_is_read_in_both_byte_orders),
       cmocka_unit_test(colours_are_read_where_all_three_are_there),
+      cmocka_unit_test(colours_as_shares_of_1_are_refused),
       cmocka_unit_test(other_properties_lists_and_elements_are_skipped),
       cmocka_unit_test(non_finite_coordinates_are_data),
       cmocka_unit_test(no_vertices_make_an_empty_tensor),

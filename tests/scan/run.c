@@ -313,6 +313,7 @@ static void generated_weights_need_no_file(void **state) {
 
 /** A small Sonata beside the small decoder, five stages as the scene's 16^3 cells need. */
 #define ENCODER "\"point_backbone\": \"sonata\", \"point_config\": {\"enc_depths\": [0, 1, 0, 0, 1], \"enc_channels\": [4, 6, 6, 8, 10], \"enc_num_head\": [1, 2, 1, 1, 2], \"enc_patch_size\": [64, 64, 64, 64, 64]}"
+#define SCENESCRIPT_ENCODER "\"point_backbone\": \"scenescript\", \"projector\": \"linear\", \"point_config\": {\"embed_channels\": 10, \"conv_layers\": [2, 2, 4, 4, 4]}"
 #define ENCODED "run --scan '%s' --prompt %s/prompts.json:chat --weights generated:7 --config %s/encoder.json --steps 2 "
 
 static void write_encoder_config(const char *folder, const char *encoder, const char *name) {
@@ -351,6 +352,23 @@ static void the_encoders_features_and_coordinates_enter_the_decoder_row_for_row(
   assert_memory_equal(mr3d_bundle_find(trace, "0.encoder.stage4_coords")->data, coords, 556 * 3 * sizeof *coords);
   assert_memory_equal(embeds + 25 * 32, features, 556 * 32 * sizeof *features); /* behind the start marker, which is token 24 */
   mr3d_bundle_free(&trace);
+}
+
+/** What a trace will take is said before anything is computed, and is what its points take. */
+static void the_size_of_a_trace_is_said_beforehand(void **state) {
+  const char *folder = *state, *const encoders[] = {ENCODER, SCENESCRIPT_ENCODER};
+  for (int k = 0; k < 2; k++) {
+    char said[64];
+    int64_t bytes = 0;
+    write_encoder_config(folder, encoders[k], "encoder.json");
+    assert_int_equal(mr3d(ENCODED "--json --trace %s/sized.safetensors --points '0.encoder.*,*.1.query'", scene(), folder, folder, folder), 0);
+    mr3d_bundle *trace = open_trace(folder, "sized.safetensors");
+    assert_non_null(mr3d_bundle_find(trace, k ? "0.encoder.bottleneck" : "0.encoder.stage4"));
+    for (int i = 0; i < mr3d_bundle_count(trace); i++) bytes += 8 * mr3d_tensor_count(mr3d_bundle_at(trace, i));
+    snprintf(said, sizeof said, "\"trace_bytes\":%lld", (long long)bytes);
+    assert_said(said);
+    mr3d_bundle_free(&trace);
+  }
 }
 
 /** The features of a file in another order are other features: logits show which row has which coordinates. */
@@ -414,6 +432,7 @@ static void an_encoder_that_cannot_run_says_why(void **state) {
   fputs("ply\nformat ascii 1.0\nelement vertex 2\nproperty float x\nproperty float y\nproperty float z\nend_header\n0 0 0\n1 1 1\n", file);
   fclose(file);
   assert_int_equal(mr3d(ENCODED, path, folder, folder), 1);
+  assert_said("kept, without colours (red, green, blue)");
   assert_said("grey.ply has no colours, and the encoder takes 6 features a cell");
 }
 
@@ -581,6 +600,7 @@ int main(void) {
       cmocka_unit_test(missing_rotary_parameters_are_reported_or_drawn),
       cmocka_unit_test(generated_weights_need_no_file),
       cmocka_unit_test(the_encoders_features_and_coordinates_enter_the_decoder_row_for_row),
+      cmocka_unit_test(the_size_of_a_trace_is_said_beforehand),
       cmocka_unit_test(features_in_another_order_give_other_logits),
       cmocka_unit_test(points_of_the_encoder_are_chosen_like_others),
       cmocka_unit_test(an_encoder_that_cannot_run_says_why),

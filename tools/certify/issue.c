@@ -77,7 +77,7 @@ static mr3d_status check_parts(int n, const mr3d_claims parts[], char *const nam
     const mr3d_scope *x = &first->scope, *y = &part->scope;
     if (y->shard.of == 0) return mr3d_fail(error, MR3D_INVALID, "%s is no part: it was not made with --shard", names[i]);
     if (part->waivers) return mr3d_fail(error, MR3D_INVALID, "%s bears waivers, which only the whole can have", names[i]);
-    mr3d_status status = must_agree(x->challenge.n_bytes == y->challenge.n_bytes && memcmp(x->challenge.nonce, y->challenge.nonce, sizeof x->challenge.nonce) == 0, "the nonce", names, 0, i, error);
+    mr3d_status status = must_agree(mr3d_challenge_equal(&x->challenge, &y->challenge), "the nonce", names, 0, i, error);
     if (status == MR3D_OK) status = must_agree(x->profile == y->profile && x->tiers == y->tiers && same_ops(x->ops, y->ops), "the profile, its tiers or its operators", names, 0, i, error);
     if (status == MR3D_OK) status = must_agree(x->shard.of == y->shard.of, "the number of shards", names, 0, i, error);
     if (status == MR3D_OK) status = must_agree(strcmp(first->commit, part->commit) == 0, "the suite's commit", names, 0, i, error);

@@ -22,11 +22,13 @@ static bool has_fixed_limit(const char *op, const char *rule) {
 
 /* ---- writing ---- */
 
+/** Rounded to binary32, value and limit alike: what was within stays within, and a file has half the size. */
 static void print_number(FILE *to, double value) {
-  uint64_t bits;
-  memcpy(&bits, &value, sizeof bits);
+  const float rounded = (float)value;
+  uint32_t bits;
+  memcpy(&bits, &rounded, sizeof bits);
   if (bits == 0) fputc('0', to);
-  else fprintf(to, "%016llX", (unsigned long long)bits);
+  else fprintf(to, "%08X", bits);
 }
 
 static void print_tensor(FILE *to, const char *op, const mr3d_tensor_verdict *v) {
@@ -125,14 +127,16 @@ static mr3d_status take_word(struct leaf *leaf, char word[64]) {
 }
 
 static mr3d_status take_number(struct leaf *leaf, double *value) {
-  uint64_t bits = 0;
+  uint32_t bits = 0;
+  float rounded;
   size_t n = strspn(leaf->at, "0123456789ABCDEF");
-  if (n == 16) {
-    for (size_t i = 0; i < 16; i++) bits = bits << 4 | (uint64_t)(isdigit((unsigned char)leaf->at[i]) ? leaf->at[i] - '0' : leaf->at[i] - 'A' + 10);
+  if (n == 8) {
+    for (size_t i = 0; i < 8; i++) bits = bits << 4 | (uint32_t)(isdigit((unsigned char)leaf->at[i]) ? leaf->at[i] - '0' : leaf->at[i] - 'A' + 10);
     if (bits << 1 == 0) return is_malformed(leaf, "0 for zero");
-  } else if (n != 1 || *leaf->at != '0') return is_malformed(leaf, "a number of 16 hexadecimal digits, or 0");
+  } else if (n != 1 || *leaf->at != '0') return is_malformed(leaf, "a number of 8 hexadecimal digits, or 0");
   leaf->at += n;
-  memcpy(value, &bits, sizeof bits);
+  memcpy(&rounded, &bits, sizeof bits);
+  *value = rounded;
   return MR3D_OK;
 }
 
@@ -208,6 +212,7 @@ static mr3d_status check_statistic(const struct leaf *leaf, const char *op, cons
   if (strcmp(rule, "exact") != 0) (mr3d_op_is_composed(op) ? mr3d_yardstick_limit : mr3d_scale_limit)(rule, &least, &most);
   if (s->limited[i] == (least == most))
     return mr3d_fail(leaf->error, MR3D_FORMAT, "results: %s: \"%s\": %s %s", leaf->name, tensor, rule, s->limited[i] ? "has a limit of its own, which this rule cannot have" : "lacks its limit");
+  least = (float)least, most = (float)most; /* as what is recorded */
   limit = s->limited[i] ? s->limits[i] : most;
   if (!(limit >= least && limit <= most))
     return mr3d_fail(leaf->error, MR3D_INVALID, "results: %s: \"%s\": %s says its limit was %.6g; this suite's lies between %.6g and %.6g", leaf->name, tensor, rule, limit, least, most);

@@ -1,11 +1,11 @@
 /**
  * Leaves: the results of a run as lines of text, one a test, and the verdicts that follow from their numbers.
  *
- *     attention/gqa@fp32 passed|answer y:finite=0,element=3FF1C0..,slice=..,tensor=..,gain=../3FB999..
+ *     attention/gqa@fp32 passed|answer y:finite=0,element=3F8E04A1,slice=..,tensor=..,gain=../3DCCCCCD
  *     rope1d/nan@fp32 passed|error
  *     attention/gqa@fp32#again passed
  *
- * A name, a verdict, then for each step its reply and for each tensor of an answer its statistics: sixteen hexadecimal digits of a binary64 number, or 0; behind a
+ * A name, a verdict, then for each step its reply and for each tensor of an answer its statistics: eight hexadecimal digits of a binary32 number, or 0; behind a
  * stroke the limit, where the rule's depends on the data; "~" for a rule that too few elements let untested. docs/certificate.md has the grammar.
  */
 #ifndef MR3D_CERTIFY_LEAVES_H

@@ -246,11 +246,17 @@ static void add_resource(cJSON *list, const char *name, const char *root, const 
   cJSON_AddItemToArray(list, entry);
 }
 
+/** Names of tests; of a case all of whose tests passed that of the case alone, for they are many. */
 static void add_tests(cJSON *predicate, const char *key, const struct making *m, bool passed, bool waived) {
   char name[MR3D_TEST_NAME];
   cJSON *list = cJSON_AddArrayToObject(predicate, key);
-  for (int i = 0; i < m->n; i++)
-    if (m->waived[i] == waived && (m->verdicts[i] == MR3D_LEAF_PASSED) == passed) cJSON_AddItemToArray(list, cJSON_CreateString(mr3d_test_name(&m->tests[i], name)));
+  for (int first = 0, end; first < m->n; first = end) {
+    bool all = true;
+    for (end = first; end < m->n && m->tests[end].test == m->tests[first].test; end++) all = all && m->verdicts[end] == MR3D_LEAF_PASSED;
+    if (all && passed) cJSON_AddItemToArray(list, cJSON_CreateString(m->tests[first].test->id));
+    for (int i = first; i < end && !all; i++)
+      if (m->waived[i] == waived && (m->verdicts[i] == MR3D_LEAF_PASSED) == passed) cJSON_AddItemToArray(list, cJSON_CreateString(mr3d_test_name(&m->tests[i], name)));
+  }
 }
 
 static void add_scope(cJSON *extension, const struct making *m, int version) {

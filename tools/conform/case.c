@@ -100,6 +100,16 @@ static mr3d_status check_weights(const mr3d_suite *suite, const char *set, const
   return MR3D_OK;
 }
 
+/** The keys of an object as an array that is the step's. */
+static void name_inputs(const cJSON *inputs, mr3d_step *step) {
+  const char **names = mr3d_allocate(inputs ? cJSON_GetArraySize(inputs) : 0, sizeof *names);
+  for (const cJSON *item = inputs ? inputs->child : NULL; item; item = item->next) {
+    names[step->n_inputs++] = item->string;
+    step->feeds = step->feeds || cJSON_GetObjectItemCaseSensitive(item, "argmax");
+  }
+  step->inputs = names;
+}
+
 static mr3d_status parse_step(const mr3d_suite *suite, const cJSON *json, const mr3d_case *test, const char *place, mr3d_step *step,
                               mr3d_error *error) {
   const char *expect;
@@ -112,6 +122,7 @@ static mr3d_status parse_step(const mr3d_suite *suite, const cJSON *json, const 
   if (status == MR3D_OK) status = texts_of(json, "message", place, &step->n_message, &step->message, error);
   if (status == MR3D_OK && inputs) status = check_recipes(inputs, place, error);
   if (status != MR3D_OK) return status;
+  name_inputs(inputs, step);
 
   if (expect && strcmp(expect, "error") != 0)
     return mr3d_fail(error, MR3D_FORMAT, "%s: \"expect\" is \"%s\"; expected \"error\", or no such key", place, expect);
@@ -239,7 +250,7 @@ void mr3d_suite_close(mr3d_suite **pointer) {
   if (!suite) return;
   for (int i = 0; i < suite->n_cases; i++) {
     mr3d_case *test = &suite->cases[i];
-    for (int s = 0; s < test->n_steps; s++) free((void *)test->steps[s].message);
+    for (int s = 0; s < test->n_steps; s++) free((void *)test->steps[s].message), free((void *)test->steps[s].inputs);
     free((void *)test->steps);
     free((void *)test->pitfalls);
     free((void *)test->tags);

@@ -25,6 +25,9 @@ typedef struct mr3d_case {
 typedef struct mr3d_step {
   const char *op;
   const char *weights; /**< weight set of this `prefill` or `encode_points` (its own or the case's); NULL for every other operator */
+  int n_inputs;
+  const char *const *inputs; /**< names of its tensors */
+  bool feeds;                /**< one of them is made of an earlier answer (argmax) */
   bool expect_error;
   int n_message;
   const char *const *message; /**< must be in the reference's message */

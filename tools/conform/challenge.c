@@ -25,6 +25,8 @@ void mr3d_challenge_print(const mr3d_challenge *challenge, char *hex) {
   sodium_bin2hex(hex, 2 * MR3D_MOST_NONCE + 1, challenge->nonce, (size_t)challenge->n_bytes);
 }
 
+bool mr3d_challenge_equal(const mr3d_challenge *a, const mr3d_challenge *b) { return a->n_bytes == b->n_bytes && memcmp(a->nonce, b->nonce, (size_t)a->n_bytes) == 0; }
+
 uint64_t mr3d_challenge_draw(const mr3d_challenge *challenge, const char *purpose, const char *id, const char *more) {
   const char *const parts[] = {"mr3d challenge 1", MR3D_VERSION, purpose, id, more};
   unsigned char digest[crypto_generichash_BYTES_MIN];
@@ -54,18 +56,31 @@ bool mr3d_challenge_asks(const mr3d_challenge *challenge, const mr3d_case *test,
 
 /* ---- neighbours ---- */
 
-/** Tensors of an operator that have an entry for each sample, first in their shape. */
+#define POINT_TENSORS "position_ids point_token_mask point_coords point_counts "
+#define BLOCK_TENSORS " hidden past_key past_value key_mask prefill_mask " POINT_TENSORS
+
+/**
+ * Tensors of an operator that have an entry for each sample, first in their shape. Operators that are not here have no axis of samples: cis3d, voxelize, token_coords and
+ * encode_points take one scan at a time, drop_session no tensors.
+ */
 static const struct {
   const char *op, *tensors;
 } of_samples[] = {
+    {"splice", " input_ids attention_mask point_counts labels "},
+    {"mask", " key_mask prefill_mask "},
     {"rope1d", " x position_ids "},
+    {"rope3d", " x "},
+    {"normalize_coords", " coords point_counts "},
+    {"mixed_rope", " query key " POINT_TENSORS},
     {"rmsnorm", " x "},
     {"linear", " x "},
     {"swiglu", " gate up "},
     {"attention", " query key value visible "},
-    {"mixed_rope", " query key position_ids point_token_mask point_coords point_counts "},
-    {"attention_block", " hidden past_key past_value key_mask prefill_mask position_ids point_token_mask point_coords point_counts "},
-    {"decoder_layer", " hidden past_key past_value key_mask prefill_mask position_ids point_token_mask point_coords point_counts "},
+    {"attention_block", BLOCK_TENSORS},
+    {"decoder_layer", BLOCK_TENSORS},
+    {"prefill", " inputs_embeds attention_mask " POINT_TENSORS},
+    {"decode", " input_ids attention_mask "},
+    {"drop_session", " "},
 };
 
 static const char *sample_tensors(const char *op) {
@@ -74,19 +89,26 @@ static const char *sample_tensors(const char *op) {
   return NULL;
 }
 
-bool mr3d_case_takes_neighbours(const mr3d_case *test) {
-  return test->n_steps == 1 && !test->steps[0].expect_error && sample_tensors(test->steps[0].op) != NULL;
-}
-
 static bool is_sample_tensor(const char *tensors, const char *name) {
   char word[80];
   snprintf(word, sizeof word, " %s ", name);
   return strstr(tensors, word) != NULL;
 }
 
+bool mr3d_case_takes_neighbours(const mr3d_case *test) {
+  int n = 0;
+  for (int s = 0; s < test->n_steps; s++) {
+    const mr3d_step *step = &test->steps[s];
+    const char *tensors = sample_tensors(step->op);
+    if (step->expect_error || step->feeds || !tensors) return false;
+    for (int i = 0; i < step->n_inputs; i++) n += is_sample_tensor(tensors, step->inputs[i]);
+  }
+  return n > 0;
+}
+
 /** The coordinates of a single sample may lack the axis of samples, and so do vectors. */
 static bool lacks_samples(const mr3d_tensor *t) {
-  return strcmp(t->name, "point_coords") == 0 ? t->rank == 2 : t->rank == 1 && strcmp(t->name, "point_counts") != 0;
+  return strcmp(t->name, "point_coords") == 0 || strcmp(t->name, "coords") == 0 ? t->rank == 2 : t->rank == 1 && strcmp(t->name, "point_counts") != 0;
 }
 
 static mr3d_status join_tensor(const mr3d_tensor *a, const mr3d_tensor *b, mr3d_bundle *joined, mr3d_error *error) {
@@ -116,6 +138,7 @@ mr3d_status mr3d_neighbours_join(const mr3d_bundle *first, const mr3d_bundle *se
   }
   const mr3d_tensor *main = mr3d_bundle_find(shared, "hidden");
   if (!main) main = mr3d_bundle_find(shared, "query");
+  if (!main) main = mr3d_bundle_find(shared, "inputs_embeds");
   if (!main) main = mr3d_bundle_find(shared, "x");
   for (int i = 0; i < mr3d_bundle_count(shared) && status == MR3D_OK; i++) {
     const mr3d_tensor *t = mr3d_bundle_at(shared, i);

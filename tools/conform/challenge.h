@@ -31,6 +31,8 @@ mr3d_status mr3d_challenge_parse(const char *hex, mr3d_challenge *, mr3d_error *
 /** Lower case. `hex` holds 2 * MR3D_MOST_NONCE + 1 bytes. */
 void mr3d_challenge_print(const mr3d_challenge *, char *hex);
 
+bool mr3d_challenge_equal(const mr3d_challenge *, const mr3d_challenge *);
+
 /** The seed of a case's inputs: BLAKE2b, keyed with the nonce, of the suite's version, the case's id and the variant. MR3D_AGAIN has that of MR3D_PLAIN. */
 uint64_t mr3d_challenge_seed(const mr3d_challenge *, const char *id, mr3d_variant);
 /** What the samples of MR3D_BESIDE stand beside, and the order in which MR3D_AGAIN is asked. */
@@ -42,7 +44,7 @@ bool mr3d_challenge_asks(const mr3d_challenge *, const mr3d_case *, mr3d_tier, m
 /** A number drawn for a purpose: small ones are picked first where only some are wanted. */
 uint64_t mr3d_challenge_draw(const mr3d_challenge *, const char *purpose, const char *id, const char *more);
 
-/** Whether samples of a case may stand in one batch with others: an operator on a batch, asked once, that answers. */
+/** Whether samples of a case may stand in one batch with others: all its steps ask operators on a batch, which answer, and none feeds on an earlier answer. */
 bool mr3d_case_takes_neighbours(const mr3d_case *);
 /**
  * One request that holds the samples of two of the same case, those of `first` first; what is not a sample's own (weights, frequencies) is that of `shared`, which is

@@ -28,7 +28,7 @@ mr3d_status mr3d_posing_request(mr3d_posing *p, int step, mr3d_error *error) {
   mr3d_bundle *own = NULL, *other = NULL;
   status = mr3d_case_request(p->suite, p->test, step, p->tier, p->seed, set ? path : NULL, p->answers, p->beside ? &own : &p->requests[step], error);
   if (status != MR3D_OK || !p->beside) return status;
-  status = mr3d_case_request(p->suite, p->test, step, p->tier, p->beside->seed, NULL, p->answers, &other, error);
+  status = mr3d_case_request(p->suite, p->test, step, p->tier, p->beside->seed, set ? path : NULL, p->answers, &other, error);
   if (status == MR3D_OK)
     status = mr3d_neighbours_join(p->beside->first ? other : own, p->beside->first ? own : other, own, &p->requests[step], error);
   mr3d_bundle_free(&own);

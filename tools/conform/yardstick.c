@@ -29,6 +29,8 @@
 #define MIN_ELEMENTS 1024
 #define KL_LIMIT 16.0
 #define MARGIN_SIGMAS 10.0
+#define FREEDOM_ROWS 256          /* are looked at, and of wide rows fewer */
+#define FREEDOM_ELEMENTS (1 << 22)
 #define MIN_RUNS 4 /* of finite answers; fewer are no yardstick */
 
 /** What one row contributes; `run_*` hold one value for each run. */
@@ -239,19 +241,53 @@ static int64_t count_wrong(const yardstick *stick, const row_sums *sums, double 
   return wrong;
 }
 
+/** 4 sigma of the mean square of n values with variance 1 (Wilson and Hilferty's approximation of chi square's quantile). */
+static double largest_mean_square(double n) {
+  const double part = 2 / (9 * n);
+  return pow(1 - part + 4 * sqrt(part), 3);
+}
+
 /**
- * A row's errors may come from a single one, as logits from one element of the hidden state. Over n rows with one degree of freedom each, 4 sigma of the mean square
- * of honest errors, which are 0.7 of a run's, is 0.5 q / n with the quantile q of chi square (Wilson and Hilferty); from 14 rows on that is below the limit.
+ * A row's errors may come from a single one, as logits from one element of the hidden state: n rows then hold n independent values. Honest errors are 0.7 of a run's,
+ * so their root mean square is at most sqrt(q / 2), q as above; from 14 rows on that is below the limit.
  */
-static double tensor_limit(int64_t rows) {
-  const double part = 2 / (9 * (double)rows);
-  return rows > 0 ? fmax(TENSOR_LIMIT, sqrt(0.5 * pow(1 - part + 4 * sqrt(part), 3))) : TENSOR_LIMIT;
+static double limit_of_rows(int64_t rows) { return rows > 0 ? fmax(TENSOR_LIMIT, sqrt(largest_mean_square((double)rows) / 2)) : TENSOR_LIMIT; }
+
+/**
+ * Rows may err together, as tokens that all attend to the same few. `freedom` independent values are in the whole tensor then, however many rows. Where sums decide, and
+ * not the rounding of what is stored, an honest backend that adds in order errs as a run does: 1 of it, not 0.7.
+ */
+static double limit_of_freedom(double freedom, bool narrow) { return fmax(TENSOR_LIMIT, sqrt(largest_mean_square(freedom) * (narrow ? 0.5 : 1))); }
+
+/**
+ * How many independent values the runs' errors hold: errors e, f of two runs, in units of sigma, have an expected (e f)^2 / (e^2 f^2) of 1/n. From some of the rows,
+ * evenly spread: where those are independent there are enough.
+ */
+static double freedom_of(const yardstick *stick, const row_sums *sums, int64_t active_rows) {
+  const mr3d_output *output = stick->output;
+  const int64_t cols = output->cols, most = FREEDOM_ELEMENTS / cols < FREEDOM_ROWS ? FREEDOM_ELEMENTS / cols + 1 : FREEDOM_ROWS, step = (active_rows + most - 1) / most;
+  double gram[MR3D_MANY_RUNS][MR3D_MANY_RUNS] = {{0}}, overlap = 0, *work = mr3d_allocate(4 * cols, sizeof *work), *sigma = work + 3 * cols;
+  int64_t seen = 0;
+  for (int64_t r = 0; r < output->rows; r++) {
+    if (!sums[r].active || seen++ % step != 0) continue;
+    sum_squares(stick, r, work);
+    sigmas_of(stick, r, -1, work, work + cols, work + 2 * cols, sigma);
+    for (int a = 0; a < stick->n; a++)
+      for (int b = 0; b <= a; b++)
+        for (int64_t i = 0; i < cols; i++)
+          if (sigma[i] > 0) gram[a][b] += (double)stick->runs[a][r * cols + i] * (double)stick->runs[b][r * cols + i] / (sigma[i] * sigma[i]);
+  }
+  for (int a = 0; a < stick->n; a++)
+    for (int b = 0; b < a; b++)
+      if (gram[a][a] > 0 && gram[b][b] > 0) overlap += gram[a][b] / gram[a][a] * (gram[a][b] / gram[b][b]);
+  free(work);
+  return overlap > 0 ? stick->n * (stick->n - 1) / 2 / overlap : INFINITY;
 }
 
 bool mr3d_yardstick_limit(const char *rule, double *least, double *most) {
   const struct { const char *rule; double least, most; } limits[] = {
       {"finite", 0, 0}, {"yardstick", 0, 0}, {"element", ELEMENT_LIMIT, ELEMENT_LIMIT}, {"slice", WIDE_SLICE_LIMIT, NARROW_SLICE_LIMIT},
-      {"tensor", TENSOR_LIMIT, tensor_limit(1)}, {"gain", GAIN_LIMIT, GAIN_LIMIT}, {"kl", KL_LIMIT, KL_LIMIT}, {"top1", 0, 0}};
+      {"tensor", TENSOR_LIMIT, limit_of_freedom(1, false)}, {"gain", GAIN_LIMIT, GAIN_LIMIT}, {"kl", KL_LIMIT, KL_LIMIT}, {"top1", 0, 0}};
   for (size_t i = 0; i < sizeof limits / sizeof *limits; i++) {
     if (strcmp(limits[i].rule, rule) != 0) continue;
     *least = limits[i].least, *most = limits[i].most;
@@ -318,7 +354,9 @@ void mr3d_judge_by_yardstick(const mr3d_output *output, const char *name, int n_
                    "one element's error is %.3g times that of honest arithmetic, at most %g allowed", element, ELEMENT_LIMIT);
   mr3d_verdict_add(verdict, "slice", slice, slice_limit, output->cols >= MIN_SLICE && active > 0,
                    "row %s: root mean square error %.3g times that of honest arithmetic, at most %g allowed", row, slice, slice_limit);
-  const double limit = tensor_limit(output->cols > 0 ? active / output->cols : 0);
+  const int64_t active_rows = output->cols > 0 ? active / output->cols : 0;
+  const double freedom = active_rows > 0 ? freedom_of(&stick, sums, active_rows) : INFINITY;
+  const double limit = fmax(limit_of_rows(active_rows), limit_of_freedom(freedom, output->units.narrow));
   mr3d_verdict_add(verdict, "tensor", active > 0 ? sqrt(squares / (double)active) / unit : 0, limit, active >= MIN_TENSOR,
                    "root mean square error %.3g times that of honest arithmetic, at most %.3g allowed", sqrt(squares / (double)active) / unit, limit);
   judge_gain(sums, &stick, verdict);

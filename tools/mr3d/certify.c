@@ -30,27 +30,8 @@ static void close_order(struct order *order) {
   mr3d_suite_close(&order->suite);
 }
 
-/** Waivers must bear a good signature of the certificate's own key or of one of those named. */
-static mr3d_status open_waivers(struct order *order, const char *path, const char *keys, mr3d_error *error) {
-  mr3d_public_key known[MR3D_MAX_KEYS];
-  mr3d_waivers *waivers = NULL;
-  char day[32];
-  int n = 0;
-  if (!path) return MR3D_OK;
-  if (order->scope.shard.of) return mr3d_fail(error, MR3D_INVALID, "--waivers: a part cannot have them; give them to mr3d merge");
-  mr3d_text_now(day);
-  day[10] = '\0';
-  mr3d_status status = mr3d_load_keys(keys, &n, known, error);
-  if (status == MR3D_OK && n == 0) known[n++] = order->key.public;
-  if (status == MR3D_OK) status = mr3d_envelope_load(path, &order->waivers, error);
-  if (status == MR3D_OK && mr3d_signed_by_one(order->waivers, n, known, error) != MR3D_OK) status = mr3d_fail_in(error, "%s", path);
-  if (status == MR3D_OK && mr3d_waivers_read(order->waivers, day, &waivers, error) != MR3D_OK) status = mr3d_fail_in(error, "%s", path);
-  mr3d_waivers_free(&waivers);
-  return status;
-}
-
 /** Judges, checks that the backend's files are still the same, and makes the statement. */
-static mr3d_status judge(struct order *order, mr3d_run_options *options, const char *more_files, const char *compiler, const char *driver, bool shown, mr3d_run **run, mr3d_envelope **out,
+static mr3d_status judge(struct order *order, mr3d_run_options *options, const char *more_files, const char *compiler, const char *driver, bool shown, mr3d_run **run, char **payload,
                          mr3d_conclusion *c, mr3d_error *error) {
   mr3d_wanted_tests wanted = {order->n_tests, order->tests};
   options->challenge = &order->scope.challenge;
@@ -70,15 +51,11 @@ static mr3d_status judge(struct order *order, mr3d_run_options *options, const c
   cJSON_Delete(after);
   if (status != MR3D_OK) return status;
   mr3d_claims claims;
-  char *payload = NULL;
   mr3d_claims_of_run(*run, &order->scope, order->n_tests, order->tests, order->files, more_files, mr3d_subject_machine(*run, compiler, driver), order->waivers, &claims);
   order->files = NULL;
-  status = mr3d_statement_make(order->suite, &claims, &payload, c, error);
+  status = mr3d_statement_make(order->suite, &claims, payload, c, error);
   mr3d_claims_clear(&claims);
-  if (status != MR3D_OK) return status;
-  *out = mr3d_envelope_new(MR3D_STATEMENT_TYPE, payload, strlen(payload));
-  cJSON_free(payload);
-  return mr3d_envelope_sign(*out, &order->key, error);
+  return status;
 }
 
 int mr3d_command_certify(int argc, char **argv) {
@@ -91,14 +68,11 @@ int mr3d_command_certify(int argc, char **argv) {
   const mr3d_option table[] = {
       {"--backend", "SPEC", MR3D_OPTION_TEXT, &options.backend, "who is certified (needed); as in mr3d check, but no dir:"},
       {"--nonce", "HEX", MR3D_OPTION_TEXT, &nonce, "the number that the one who will verify has chosen (needed; openssl rand -hex 32)"},
-      {"--key", "FILE", MR3D_OPTION_TEXT, &key, "private key to sign with (needed; mr3d keygen)"},
-      {"--passphrase-file", "FILE", MR3D_OPTION_TEXT, &passphrase_file, "that opens it; else it is asked for"},
-      {"-o", "FILE", MR3D_OPTION_TEXT, &out, "the certificate (needed; must not exist). A report of failure goes to FILE.failure"},
+      MR3D_KEY_OPTIONS(&key, &passphrase_file),
+      MR3D_CERTIFICATE_OPTIONS(&out, &waivers, &waiver_keys),
       {"--profile", "NAME", MR3D_OPTION_TEXT, &profile, "core (default), decoder or scan (mr3d list profiles)"},
       {"--tier", "LIST", MR3D_OPTION_TIERS, &order.scope.tiers, "fp64, fp32, tf32, bf16, fp16 (needed)"},
       {"--op", "LIST", MR3D_OPTION_TEXT, &order.scope.ops, "only cases that ask no other operators; the certificate says so"},
-      {"--waivers", "FILE", MR3D_OPTION_TEXT, &waivers, "signed list of failures that somebody answers for (mr3d sign)"},
-      {"--waiver-key", "LIST", MR3D_OPTION_TEXT, &waiver_keys, "public keys of those who may (default: that of --key)"},
       {"--shard", "I/N", MR3D_OPTION_TEXT, &shard, "judge the I-th of N parts, to be put together by mr3d merge"},
       {"--files", "LIST", MR3D_OPTION_TEXT, &more_files, "further files that the backend is made of; what --backend names is in already"},
       {"--compiler", "TEXT", MR3D_OPTION_TEXT, &compiler, "what built the backend (default: what a plug-in itself says)"},
@@ -143,7 +117,8 @@ int mr3d_command_certify(int argc, char **argv) {
   if (ready == MR3D_OK) ready = mr3d_profile_version(order.scope.profile, order.suite, &(int){0}, (char[MR3D_HEX_DIGEST]){0}, &error);
   if (ready == MR3D_OK) ready = mr3d_subject_files(options.backend, more_files, &order.files, &error);
   if (ready == MR3D_OK) ready = mr3d_open_key(key, passphrase_file, &order.key, &error);
-  if (ready == MR3D_OK) ready = open_waivers(&order, waivers, waiver_keys, &error);
+  if (ready == MR3D_OK && waivers && shard) ready = mr3d_fail(&error, MR3D_INVALID, "--waivers: a part cannot have them; give them to mr3d merge");
+  if (ready == MR3D_OK && waivers) ready = mr3d_open_waivers(waivers, waiver_keys, &order.key.public, &order.waivers, &error);
   const char *const secrets[] = {key, passphrase_file, NULL};
   options.secrets = secrets;
   options.golden_dir = golden_dir;
@@ -151,18 +126,17 @@ int mr3d_command_certify(int argc, char **argv) {
   options.jobs = (int)(jobs > 1024 ? 1024 : jobs);
   options.memory = (uint64_t)(memory > (1 << 30) ? 1 << 30 : memory) << 20;
   mr3d_run *run = NULL;
-  mr3d_envelope *envelope = NULL;
+  char *payload = NULL;
   mr3d_conclusion c;
   if (ready == MR3D_OK && strcmp(mr3d_subject_hashed(options.backend, more_files), MR3D_HASHED_COMMAND) == 0)
     fprintf(stderr, "mr3d: note: only the words of the command that are files are hashed, not what its program loads; name that with --files, or the certificate says \"hashed\": \"%s\"\n", MR3D_HASHED_COMMAND);
-  if (ready == MR3D_OK) ready = judge(&order, &options, more_files, compiler, driver, !quiet && isatty(STDERR_FILENO), &run, &envelope, &c, &error);
+  if (ready == MR3D_OK) ready = judge(&order, &options, more_files, compiler, driver, !quiet && isatty(STDERR_FILENO), &run, &payload, &c, &error);
   if (run) mr3d_report_text(run, stdout, quiet, isatty(STDOUT_FILENO) && !getenv("NO_COLOR"));
-  if (ready == MR3D_OK) ready = mr3d_envelope_save(envelope, c.kind == MR3D_FAILURE ? failure : out, &error);
-  if (ready == MR3D_OK) printf("\n%s: %s\nsigned by key %s: %s\n", c.kind == MR3D_FAILURE ? "report of failure" : mr3d_kind_name(c.kind), c.verdict, order.key.public.id, c.kind == MR3D_FAILURE ? failure : out);
+  if (ready == MR3D_OK) ready = mr3d_issue_statement(payload, &c, &order.key, out, failure, &error);
   status = ready != MR3D_OK ? mr3d_complain("%s", error.message) : c.kind == MR3D_FAILURE ? 2 : 0;
   if (run && mr3d_report_files(run, junit, json, html) != 0) status = 1;
   mr3d_run_free(&run);
-  mr3d_envelope_free(&envelope);
+  cJSON_free(payload);
   close_order(&order);
   return status;
 }

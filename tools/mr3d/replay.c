@@ -165,8 +165,7 @@ static mr3d_status replay_fresh(mr3d_verifying *check, mr3d_run_options *options
 
 /* ---- both ---- */
 
-/** The backend that is asked must be made of the files that were certified. */
-static mr3d_status check_files(mr3d_verifying *check, const char *backend, const char *more_files, mr3d_error *error) {
+mr3d_status mr3d_replay_files(mr3d_verifying *check, const char *backend, const char *more_files, mr3d_error *error) {
   cJSON *files = NULL;
   const cJSON *file, *known;
   mr3d_status status = mr3d_subject_files(backend, more_files, &files, error);
@@ -174,7 +173,7 @@ static mr3d_status check_files(mr3d_verifying *check, const char *backend, const
     bool found = false;
     cJSON_ArrayForEach (known, check->claims.files)
       found = found || cJSON_Compare(cJSON_GetObjectItemCaseSensitive(file, "digest"), cJSON_GetObjectItemCaseSensitive(known, "digest"), true);
-    if (!found) mr3d_refuse(check, "replay: %s is none of the files that were certified", cJSON_GetObjectItemCaseSensitive(file, "name")->valuestring);
+    if (!found) mr3d_refuse(check, "subject: %s is none of the files that were certified", cJSON_GetObjectItemCaseSensitive(file, "name")->valuestring);
   }
   cJSON_Delete(files);
   return status;
@@ -189,7 +188,6 @@ mr3d_status mr3d_replay(mr3d_verifying *check, mr3d_run_options *options, const 
   if (wish->picks && mr3d_challenge_parse(wish->picks, &own, error) != MR3D_OK) return mr3d_fail_in(error, "--picks");
   mr3d_challenge_print(&own, hex);
   mr3d_status status = mr3d_scope_tests(&check->claims.scope, check->suite, &tests, &n_tests, error);
-  if (status == MR3D_OK) status = check_files(check, options->backend, wish->more_files, error);
   if (status == MR3D_OK) printf("replayed is what --picks %s draws\n", hex);
   if (status == MR3D_OK) status = replay_recorded(check, options, &own, n_tests, tests, wish, error);
   if (status == MR3D_OK) status = replay_fresh(check, options, &own, n_tests, tests, wish, error);

@@ -63,7 +63,8 @@ static mr3d_status read_scan(mr3d_run *r, mr3d_error *error) {
       for (int a = 0; a < 3; a++)
         if (r->cells.grid[3 * m + a] > largest[a]) largest[a] = r->cells.grid[3 * m + a];
     const int64_t kept = rows - r->cells.dropped, edge = (int64_t)1 << r->config.downsamplings;
-    MR3D_SAY(r, "scan     %s: %" PRId64 " rows, %" PRId64 " dropped as non-finite, %" PRId64 " kept\n", r->scan, rows, r->cells.dropped, kept);
+    MR3D_SAY(r, "scan     %s: %" PRId64 " rows, %" PRId64 " dropped as non-finite, %" PRId64 " kept%s\n", r->scan, rows, r->cells.dropped, kept,
+             r->cells.columns == 3 ? ", without colours (red, green, blue)" : "");
     MR3D_SAY(r, "extent   %.3f x %.3f x %.3f m\n", hi[0] - lo[0], hi[1] - lo[1], hi[2] - lo[2]);
     MR3D_SAY(r, "cells    %" PRId64 " occupied cells of %g m; largest index %" PRId64 ", %" PRId64 ", %" PRId64 " of at most %" PRId64 "\n", r->cells.M,
         r->config.cell_size, largest[0], largest[1], largest[2], r->config.num_bins - 1);

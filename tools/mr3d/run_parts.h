@@ -81,8 +81,8 @@ void mr3d_run_trace_take(mr3d_run *, int64_t step, const mr3d_tensor *);
 mr3d_status mr3d_run_trace_inputs(mr3d_run *, mr3d_error *);
 /** Whether each glob of --points can match a point of this run; the message lists what there is. Requires: the prompt is spliced. */
 mr3d_status mr3d_run_trace_check(const mr3d_run *, mr3d_error *);
-/** Whether the disk has room for the trace. Requires: the weights are open. Errors: says what is needed. */
-mr3d_status mr3d_run_trace_fits(const mr3d_run *, mr3d_error *);
+/** Says how much the encoder's and the decoder's points of the trace will take, and whether the disk has room for them. Requires: the weights are open. Errors: says what is needed. */
+mr3d_status mr3d_run_trace_fits(mr3d_run *, mr3d_error *);
 
 /** The line on a terminal that says how far the model is. Zero-initialise; `on` where there is a terminal. */
 struct mr3d_run_progress {

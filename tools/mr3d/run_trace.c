@@ -152,7 +152,42 @@ static int64_t wanted_bytes(const mr3d_run *r, int64_t step, const mr3d_trace_si
   return bytes;
 }
 
-mr3d_status mr3d_run_trace_fits(const mr3d_run *r, mr3d_error *error) {
+static int64_t wanted_of_encoder(const mr3d_run *r, const char *point, int64_t rows, int64_t columns) {
+  char name[64];
+  snprintf(name, sizeof name, "encoder.%s", point);
+  return mr3d_run_trace_wants(r, 0, name) ? rows * columns * 8 : 0; /* F64 and I64 */
+}
+
+/* Bytes of the encoder's points: cells are halved from stage to stage, as the encoder will do. */
+static int64_t encoder_bytes(const mr3d_run *r) {
+  const mr3d_point_config *c = &r->config.point_config;
+  const bool scenescript = r->config.point_backbone == MR3D_SCENESCRIPT;
+  const mr3d_stages *widths = scenescript ? &c->conv_layers : &c->enc_channels;
+  const int64_t width = scenescript ? c->embed_channels : widths->at[widths->count - 1];
+  mr3d_coarse_cells_out cells;
+  int64_t bytes = 0;
+  mr3d_coarse_cells(&r->context, r->cells.M, r->cells.grid, 1, &cells);
+  for (int64_t stage = 0; stage < widths->count; stage++) {
+    char point[40];
+    if (stage > 0) {
+      mr3d_coarse_cells_out finer = cells;
+      mr3d_coarse_cells(&r->context, finer.n, finer.cells, scenescript ? 2 : c->stride.at[stage - 1], &cells);
+      mr3d_coarse_cells_free(&finer);
+    }
+    snprintf(point, sizeof point, "stage%" PRId64, stage);
+    bytes += wanted_of_encoder(r, point, cells.n, widths->at[stage]);
+    strcat(point, "_coords");
+    bytes += wanted_of_encoder(r, point, cells.n, 3);
+  }
+  if (scenescript) bytes += wanted_of_encoder(r, "bottleneck", cells.n, width);
+  bytes += wanted_of_encoder(r, "fourier", cells.n, MR3D_FOURIER_FEATURES) + wanted_of_encoder(r, "input_proj", cells.n, width);
+  bytes += wanted_of_encoder(r, "projected", cells.n, r->ends.embed_tokens->shape[1]);
+  mr3d_coarse_cells_free(&cells);
+  return bytes;
+}
+
+/* Bytes of the decoder's points that --points asks for. */
+static int64_t decoder_bytes(const mr3d_run *r) {
   int64_t bytes = 0;
   const mr3d_tensor *gate = mr3d_bundle_find(mr3d_weights_tensors(r->model), "model.layers.0.mlp.gate_proj.weight");
   mr3d_trace_sizes call = {.B = 1, .P = 1, .k = 1, .H = r->config.num_attention_heads, .G = r->config.num_key_value_heads, .D = r->config.head_dim,
@@ -170,17 +205,25 @@ mr3d_status mr3d_run_trace_fits(const mr3d_run *r, mr3d_error *error) {
     }
     bytes += wanted_bytes(r, step, &call, "model", MR3D_TRACE_OF_MODEL);
   }
+  return bytes;
+}
+
+mr3d_status mr3d_run_trace_fits(mr3d_run *r, mr3d_error *error) {
+  if (!r->trace) return MR3D_OK;
+  const int64_t bytes = decoder_bytes(r) + (mr3d_run_encodes(r) ? encoder_bytes(r) : 0);
+  mr3d_run_say_number(r, "trace_bytes", (double)bytes);
+  MR3D_SAY(r, "trace    %s will hold %.1f MB of the encoder's and the decoder's points\n", r->trace_path, (double)bytes * 1e-6);
   struct statvfs disk;
   char folder[4096];
-  snprintf(folder, sizeof folder, "%s", r->trace_path ? r->trace_path : ".");
+  snprintf(folder, sizeof folder, "%s", r->trace_path);
   char *slash = strrchr(folder, '/');
   if (slash) slash[slash == folder] = 0;
   else strcpy(folder, ".");
-  if (!r->points || statvfs(folder, &disk) != 0) return MR3D_OK;
+  if (statvfs(folder, &disk) != 0) return MR3D_OK;
   const double free_bytes = (double)disk.f_bavail * (double)disk.f_frsize;
   if ((double)bytes <= free_bytes) return MR3D_OK;
-  return mr3d_fail(error, MR3D_INVALID, "--points %.80s asks for a trace of %.1f GiB, and %.200s has room for %.1f GiB: choose fewer steps, layers or points", r->points, (double)bytes / 0x1p30,
-                   folder, free_bytes / 0x1p30);
+  return mr3d_fail(error, MR3D_INVALID, "%s%.80s asks for a trace of %.1f GiB, and %.200s has room for %.1f GiB: choose %s by --points", r->points ? "--points " : "--trace", r->points ? r->points : "",
+                   (double)bytes / 0x1p30, folder, free_bytes / 0x1p30, r->points ? "fewer steps, layers or points" : "some points");
 }
 
 /* ---- taking ---- */

@@ -38,8 +38,7 @@ static mr3d_status open_envelope(const char *path, mr3d_envelope **envelope, mr3
 int mr3d_command_sign(int argc, char **argv) {
   const char *key_path = NULL, *passphrase_file = NULL, *out = NULL;
   const mr3d_option table[] = {
-      {"--key", "FILE", MR3D_OPTION_TEXT, &key_path, "private key (needed; mr3d keygen)"},
-      {"--passphrase-file", "FILE", MR3D_OPTION_TEXT, &passphrase_file, "that opens it; else it is asked for"},
+      MR3D_KEY_OPTIONS(&key_path, &passphrase_file),
       {"-o", "FILE", MR3D_OPTION_TEXT, &out, "where the signed file goes (default: the file itself)"},
       {NULL, NULL, MR3D_OPTION_FLAG, NULL, NULL},
   };

@@ -8,6 +8,8 @@
 #include <termios.h>
 #include <unistd.h>
 
+#include "text.h"
+
 static mr3d_status read_line(FILE *from, const char *name, char *line, size_t size, mr3d_error *error) {
   if (!fgets(line, (int)size, from)) return mr3d_fail(error, MR3D_IO, "%s: there is no passphrase", name);
   line[strcspn(line, "\r\n")] = '\0';
@@ -83,5 +85,31 @@ mr3d_status mr3d_signed_by_one(const mr3d_envelope *envelope, int n, const mr3d_
     if (one == MR3D_OK) return MR3D_OK;
     if (i == 0 || one == MR3D_INVALID) status = mr3d_fail(error, one, "%s", own.message);
   }
+  return status;
+}
+
+mr3d_status mr3d_open_waivers(const char *path, const char *keys, const mr3d_public_key *own, mr3d_envelope **envelope, mr3d_error *error) {
+  mr3d_public_key known[MR3D_MAX_KEYS];
+  mr3d_waivers *waivers = NULL;
+  char day[32];
+  int n = 0;
+  mr3d_text_now(day);
+  day[10] = '\0';
+  mr3d_status status = mr3d_load_keys(keys, &n, known, error);
+  if (n == 0) known[n++] = *own;
+  if (status == MR3D_OK) status = mr3d_envelope_load(path, envelope, error);
+  if (status == MR3D_OK && mr3d_signed_by_one(*envelope, n, known, error) != MR3D_OK) status = mr3d_fail_in(error, "%s", path);
+  if (status == MR3D_OK && mr3d_waivers_read(*envelope, day, &waivers, error) != MR3D_OK) status = mr3d_fail_in(error, "%s", path);
+  mr3d_waivers_free(&waivers);
+  return status;
+}
+
+mr3d_status mr3d_issue_statement(const char *payload, const mr3d_conclusion *c, const mr3d_secret_key *key, const char *out, const char *failure, mr3d_error *error) {
+  const char *path = c->kind == MR3D_FAILURE ? failure : out;
+  mr3d_envelope *envelope = mr3d_envelope_new(MR3D_STATEMENT_TYPE, payload, strlen(payload));
+  mr3d_status status = mr3d_envelope_sign(envelope, key, error);
+  if (status == MR3D_OK) status = mr3d_envelope_save(envelope, path, error);
+  if (status == MR3D_OK) printf("\n%s: %s\nsigned by key %s: %s\n", mr3d_kind_name(c->kind), c->verdict, key->public.id, path);
+  mr3d_envelope_free(&envelope);
   return status;
 }

@@ -144,6 +144,18 @@ static void check_equal(mr3d_verifying *check) {
   else if (2 * c->equal > c->floating) printf("note: %s; --replay shows whether the backend gives that\n", what);
 }
 
+/** Of a part of one's own run, tiers and operators must be those of the run, neither less nor more. */
+static mr3d_status check_part(mr3d_verifying *check, const char *part, uint32_t tiers, const char *ops, mr3d_error *error) {
+  const mr3d_scope *scope = &check->claims.scope;
+  mr3d_shard due;
+  mr3d_status status = mr3d_shard_parse(part, &due, error);
+  if (status != MR3D_OK) return status;
+  if (scope->shard.index != due.index || scope->shard.of != due.of) mr3d_refuse(check, "shard: it is not part %s", part);
+  if (tiers && tiers != scope->tiers) mr3d_refuse(check, "profile: it is about other tiers");
+  if (ops && (!scope->ops || strcmp(ops, scope->ops) != 0)) mr3d_refuse(check, "profile: it is about other operators than %s", ops);
+  return MR3D_OK;
+}
+
 static const char *text_of(const cJSON *object, const char *key) { return cJSON_GetObjectItemCaseSensitive(object, key)->valuestring; }
 
 /** A word of --require that is none: an error. */
@@ -170,7 +182,7 @@ static void check_wishes(mr3d_verifying *check, const char *nonce, const char *p
   mr3d_error error = {0};
   const mr3d_scope *scope = &check->claims.scope;
   if (nonce && mr3d_challenge_parse(nonce, &wanted, &error) != MR3D_OK) mr3d_refuse(check, "--nonce: %s", error.message);
-  else if (nonce && (wanted.n_bytes != scope->challenge.n_bytes || memcmp(wanted.nonce, scope->challenge.nonce, (size_t)wanted.n_bytes) != 0))
+  else if (nonce && !mr3d_challenge_equal(&wanted, &scope->challenge))
     mr3d_refuse(check, "challenge: it answers another nonce than yours: this is an old certificate, or somebody else's");
   if (!nonce) printf("note: give --nonce, the number that you chose; else this may answer an old challenge, whose inputs were known\n");
   if (profile && strcmp(profile, scope->profile->name) != 0) mr3d_refuse(check, "profile: it is about %s, not %s", scope->profile->name, profile);
@@ -215,7 +227,7 @@ int mr3d_command_verify(int argc, char **argv) {
   mr3d_replay_wish wish = {0};
   const mr3d_profile *asked_profile = NULL;
   mr3d_run_options options = {0};
-  const char *keys = NULL, *rotations = NULL, *waiver_keys = NULL, *nonce = NULL, *profile = NULL, *ops = NULL, *golden = NULL, *require = NULL;
+  const char *keys = NULL, *rotations = NULL, *waiver_keys = NULL, *nonce = NULL, *profile = NULL, *ops = NULL, *golden = NULL, *require = NULL, *part = NULL, *more_files = NULL;
   uint32_t tiers = 0;
   int64_t wanted = 0, threads = 0;
   bool no_waivers = false;
@@ -226,13 +238,14 @@ int mr3d_command_verify(int argc, char **argv) {
       {"--tier", "LIST", MR3D_OPTION_TIERS, &tiers, "refuse one that is not about these tiers"},
       {"--op", "LIST", MR3D_OPTION_TEXT, &ops, "take one that was narrowed to these operators, which is refused else"},
       {"--no-waivers", NULL, MR3D_OPTION_FLAG, &no_waivers, "refuse one that conforms with waivers only"},
+      {"--part", "I/N", MR3D_OPTION_TEXT, &part, "the file is that part of a certificate: good where it is one (exit status 0)"},
       {"--require", "LIST", MR3D_OPTION_TEXT, &require, "refuse one that was judged without: isolation, files (all that the backend is made of named by --files)"},
       {"--rotations", "LIST", MR3D_OPTION_TEXT, &rotations, "files of mr3d keygen --replaces: a key's successor may have signed in its place"},
       {"--waiver-key", "LIST", MR3D_OPTION_TEXT, &waiver_keys, "public keys of those who may waive (default: those of --key)"},
       {"--replay", "K", MR3D_OPTION_COUNT, &wanted, "judge K tests again and compare with the recorded numbers; and K cases on inputs of your own, which must pass"},
       {"--picks", "HEX", MR3D_OPTION_TEXT, &wish.picks, "for --replay: a nonce of your own that draws both (default: drawn now, and printed)"},
-      {"--backend", "SPEC", MR3D_OPTION_TEXT, &options.backend, "for --replay: the backend, as in mr3d check"},
-      {"--files", "LIST", MR3D_OPTION_TEXT, &wish.more_files, "for --replay: further files of it"},
+      {"--backend", "SPEC", MR3D_OPTION_TEXT, &options.backend, "the backend, as in mr3d check: its files must be those certified; --replay asks it"},
+      {"--files", "LIST", MR3D_OPTION_TEXT, &more_files, "for --backend: further files of it"},
       {"--other-machine", NULL, MR3D_OPTION_FLAG, &wish.other_machine, "for --replay: numbers may differ from the recorded ones, verdicts may not"},
       {"--threads", "N", MR3D_OPTION_COUNT, &threads, "for --replay (default: all processors)"},
       {"--timeout", "SECONDS", MR3D_OPTION_SECONDS, &options.timeout, "for --replay, for one request"},
@@ -248,7 +261,7 @@ int mr3d_command_verify(int argc, char **argv) {
   if (status >= 0) return status;
   if (!keys) return mr3d_complain("--key is missing: whose signature do you trust?\nUsage: %s", usage.line);
   if (wish.picks && wanted == 0) return mr3d_complain("--picks goes with --replay");
-  if ((wanted > 0) != (options.backend != NULL)) return mr3d_complain("--replay and --backend go together: how many tests, and who is to answer them");
+  if (wanted > 0 && !options.backend) return mr3d_complain("--replay and --backend go together: how many tests, and who is to answer them");
   mr3d_error error = {0};
   char golden_dir[4096];
   check.path = argv[0];
@@ -278,10 +291,13 @@ int mr3d_command_verify(int argc, char **argv) {
     options.golden_dir = golden_dir;
     options.threads = (int)(threads > 1024 ? 1024 : threads);
     wish.n = (int)(wanted > 1 << 20 ? 1 << 20 : wanted);
+    if (done == MR3D_OK && part) done = check_part(&check, part, tiers, ops, &error);
+    if (done == MR3D_OK && options.backend) done = mr3d_replay_files(&check, options.backend, more_files, &error);
     if (done == MR3D_OK && wanted > 0 && check.n_wrong == 0) done = mr3d_replay(&check, &options, &wish, &error);
     if (done == MR3D_OK && check.n_wrong == 0) tell(&check);
   }
-  status = done != MR3D_OK ? mr3d_complain("%s", error.message) : check.n_wrong || check.c.kind != MR3D_CERTIFICATE ? 2 : 0;
+  const mr3d_kind good = part ? MR3D_PARTIAL : MR3D_CERTIFICATE;
+  status = done != MR3D_OK ? mr3d_complain("%s", error.message) : check.n_wrong || check.c.kind != good ? 2 : 0;
   mr3d_claims_clear(&check.claims);
   mr3d_envelope_free(&check.envelope);
   mr3d_suite_close(&check.suite);

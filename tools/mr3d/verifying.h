@@ -24,9 +24,11 @@ void mr3d_refuse(mr3d_verifying *, const char *format, ...) MR3D_PRINTF(2, 3);
 typedef struct mr3d_replay_wish {
   int n;                   /**< tests again, and as many cases with inputs of the verifier's own */
   const char *picks;       /**< nonce in hexadecimal that draws both, or NULL: drawn here */
-  const char *more_files;  /**< --files */
   bool other_machine;      /**< numbers may differ, verdicts may not */
 } mr3d_replay_wish;
+
+/** The backend at hand must be made of files that were certified: refuses others. `more_files` as --files. Errors: a file cannot be read. */
+mr3d_status mr3d_replay_files(mr3d_verifying *, const char *backend, const char *more_files, mr3d_error *);
 
 /**
  * Judges tests of the certificate again, with its own inputs, and compares the numbers; then cases that it covers, with inputs that nobody has seen, which must pass. Refuses what does

@@ -180,9 +180,9 @@ static int cover(const char *layers, int number, const char *folder) {
   return mount("mr3d", folder, "overlay", MS_NOSUID | MS_NODEV, options) == 0 ? 0 : errno;
 }
 
-/** The folders of the root that need such a layer; one that holds other mounts, which it would not show, or sockets of other programs (/run) cannot have it and is listed. */
+/** The folders of the root, and shared memory; one that holds other mounts, which a layer would not show, or sockets of other programs (/run) cannot have it and is listed. */
 static int cover_folders(const char *layers, cJSON *others) {
-  int n = 0, covered = 0;
+  int covered = cover(layers, 0, "/dev/shm") == 0, n = 1;
   DIR *root = opendir("/");
   for (struct dirent *entry; root && (entry = readdir(root)); n++) {
     char path[300];
@@ -198,12 +198,14 @@ static int cover_folders(const char *layers, cJSON *others) {
 
 /** What is written is taken by layers in memory; where there can be none it cannot be written. What the suite goes on writing (kept) is seen as it is. */
 static int forget_files(const mr3d_confinement *wanted) {
-  static const char layers[] = "/dev/shm"; /* afterwards it is empty, and the process's own */
+  static const char layers[] = "/sys"; /* until they lie over the folders, which is all that is to be seen of them */
   cJSON *others = cJSON_CreateArray(), *other;
-  int *fds = mr3d_allocate(wanted->n_kept + 1, sizeof *fds), reason = 0;
+  int *fds = mr3d_allocate(wanted->n_kept + 1, sizeof *fds), reason = mount("mr3d", layers, "tmpfs", MS_NOSUID | MS_NODEV, NULL) == 0 ? 0 : errno;
   for (int i = 0; i < wanted->n_kept; i++) fds[i] = open(wanted->kept[i], O_PATH | O_CLOEXEC);
-  if (mount("mr3d", layers, "tmpfs", MS_NOSUID | MS_NODEV, NULL) != 0) reason = errno;
-  if (reason == 0 && cover_folders(layers, others) == 0) reason = EOPNOTSUPP; /* this kernel gives no such layers to users: nothing is changed */
+  if (reason == 0) {
+    if (cover_folders(layers, others) == 0) reason = EOPNOTSUPP; /* this kernel gives no such layers to users: nothing is changed */
+    if (umount2(layers, MNT_DETACH) != 0 && reason == 0) reason = errno;
+  }
   cJSON_ArrayForEach (other, others)
     if (reason == 0 && (reason = pin(other->valuestring)) == 0) reason = read_only(other->valuestring);
   for (int i = 0; i < wanted->n_kept; i++) {
@@ -212,7 +214,6 @@ static int forget_files(const mr3d_confinement *wanted) {
     if (fds[i] >= 0 && reason == 0 && mount(link, wanted->kept[i], NULL, MS_BIND | MS_REC, NULL) != 0) reason = errno;
     if (fds[i] >= 0) close(fds[i]);
   }
-  if (mount("mr3d", layers, "tmpfs", MS_NOSUID | MS_NODEV, NULL) != 0 && reason == 0) reason = errno; /* over the layers, which nobody sees */
   if (reason == 0) reason = set_read_only("/", 0); /* alone, not what is mounted below */
   cJSON_Delete(others);
   free(fds);
