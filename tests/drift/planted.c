@@ -311,8 +311,8 @@ static void run(study *s) {
     if (s->loud) printf("%s: %s/%s\n", hidden[m] ? "below the noise" : "shown in no setting", mutant->slug, mutant->name);
   }
   printf("%s, %d layers of width %d, %lld tokens: %d planted; layer and operator right %d (%.1f %%), mistake named %d (%.1f %%), nothing found %d; below the noise %d, shown in no setting %d; %.2f s each\n",
-         mr3d_tier_name(s->tier), s->model.layers, s->model.hidden, (long long)(s->text + s->points + 3), s->planted, s->placed, 100.0 * s->placed / s->planted, s->named,
-         100.0 * s->named / s->planted, s->silent, s->hidden, s->none, s->seconds / s->planted);
+         mr3d_tier_name(s->tier), s->model.layers, s->model.hidden, (long long)(s->text + s->points + 3), s->planted, s->placed, 100.0 * s->placed / fmax(1, s->planted), s->named,
+         100.0 * s->named / fmax(1, s->planted), s->silent, s->hidden, s->none, s->seconds / fmax(1, s->planted));
   free(done);
   free(hidden);
   mr3d_weights_cache_free(&weights);
