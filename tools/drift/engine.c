@@ -525,8 +525,12 @@ static mr3d_status judge_widely(taking *t, again *replay, const void *what, cons
   return status;
 }
 
-/** Sums cancel, so an element may be any number of its own roundings off; the point as a whole is some. */
+/** Sums cancel, so an element may be any number of its own roundings off; the point as a whole is some. Roundings turn nothing by an angle of their own. */
 static bool may_be_rounded_inputs(const mr3d_drift_run *d, const mr3d_drift_record *record) {
+  for (int i = 0; i < record->verdict.n_statistics; i++) {
+    const mr3d_statistic *s = &record->verdict.statistics[i];
+    if (s->tested && !s->passed && strcmp(s->rule, "angle") == 0) return false;
+  }
   const bool replayable = !record->verdict.passed && !record->composite && record->local.measured && mr3d_points_about[record->point].inputs[0] >= 0;
   return d->options.tier != MR3D_FP64 && replayable && record->local.absolute <= MOST_ROUNDINGS * d->units.u * record->size;
 }
