@@ -5,6 +5,8 @@ cd "$(dirname "$0")/.."
 . tools/dependencies.sh
 build build
 
+# Tests run side by side: threads that wait must leave the processors to others.
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
 suites=""
 [ "${1:-}" = --quick ] && suites="--no-suite long"
 status=0
