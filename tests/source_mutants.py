@@ -248,7 +248,10 @@ def read_equivalent(mutants):
 # What is asked first of a file whose name is no operator's.
 NEAR = {"rotation": "rope1d,rope3d,cis3d,normalize_coords,mixed_rope", "scan": "voxelize,token_coords", "sequence": "splice,mask",
         "rotary_table": "rope1d", "base_frequencies": "cis3d", "points_check": "mixed_rope", "decoder_parts": "rmsnorm,linear,swiglu,attention"}
-NEAR_TESTS = {"request": ["refusals", "requests"], "sizes": ["refusals"], "server": ["requests", "refusals"], "session": ["sessions"],
+# The point encoders', which the goldens of L5 ask.
+ENCODERS = {"cell_table", "coarse_cells", "fourier_features", "gelu", "grid_pooling", "group_norm", "layernorm", "neighbours", "norm", "patch_attention", "patches", "projector",
+            "relu", "sparse_conv", "strided_conv", "submanifold_conv", "z_order", "encoder", "scenescript", "sonata"}
+NEAR_TESTS = {"norm": ["group_norm", "layernorm", "arithmetic"], "encoder": ["encoders"], "scenescript": ["encoders"], "sonata": ["encoders"], "request": ["refusals", "requests"], "sizes": ["refusals"], "server": ["requests", "refusals"], "session": ["sessions"],
               "generation": ["sessions"], "weights": ["weights"], "decoder": ["layers", "sessions"], "layer": ["layers", "refusals"]}
 
 
@@ -321,9 +324,10 @@ class Place:
         """(label, command, environment, bound memory) in the order tried: near and cheap first."""
         stem = pathlib.PurePath(file).stem
         check = [self.build / "tools/mr3d", "check", "--backend", "builtin:reference", "--without-slow", "--fail-fast", "--quiet"]
-        near = NEAR.get(stem, stem if stem in self.ops else None)
+        near = "encode_points" if stem in ENCODERS else NEAR.get(stem, stem if stem in self.ops else None)
+        level = "L5" if stem in ENCODERS else "L1,L2" if stem in ("attention_block", "decoder_layer") else "L0"
         if near:
-            yield f"goldens L0 {near}", check + ["--level", "L0" if stem not in ("attention_block", "decoder_layer") else "L1,L2", "--op", near], {}, True
+            yield f"goldens {level} {near}", check + ["--level", level, "--op", near], {}, True
         first = NEAR_TESTS.get(stem, [stem])
         tests = sorted(self.tests, key=lambda t: t["name"].split("-")[1] not in first)
         n_first = sum(t["name"].split("-")[1] in first for t in tests)

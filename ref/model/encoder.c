@@ -18,16 +18,20 @@ void mr3d_tokens_free(mr3d_tokens *tokens) {
 
 #define NAME_SIZE 128
 
+/* Declares a name: MR3D_ENCODER_PREFIX and what format and the function's further arguments say. */
+#define FULL_NAME(name, format) \
+  char name[NAME_SIZE] = MR3D_ENCODER_PREFIX; \
+  va_list arguments; \
+  va_start(arguments, format); \
+  vsnprintf(name + strlen(name), sizeof name - strlen(name), format, arguments); \
+  va_end(arguments)
+
 static mr3d_status values_of(const mr3d_encoder *e, const char *name, const double **values) {
   return e->in->parameters->values(e->in->parameters->user, name, values, e->error);
 }
 
 mr3d_status mr3d_encoder_values(const mr3d_encoder *e, const double **values, const char *format, ...) {
-  char name[NAME_SIZE] = MR3D_ENCODER_PREFIX;
-  va_list arguments;
-  va_start(arguments, format);
-  vsnprintf(name + strlen(name), sizeof name - strlen(name), format, arguments);
-  va_end(arguments);
+  FULL_NAME(name, format);
   return values_of(e, name, values);
 }
 
@@ -41,11 +45,7 @@ static mr3d_status affine_of(const mr3d_encoder *e, const char *prefix, mr3d_aff
 }
 
 mr3d_status mr3d_encoder_affine(const mr3d_encoder *e, mr3d_affine *affine, const char *format, ...) {
-  char prefix[NAME_SIZE] = MR3D_ENCODER_PREFIX;
-  va_list arguments;
-  va_start(arguments, format);
-  vsnprintf(prefix + strlen(prefix), sizeof prefix - strlen(prefix), format, arguments);
-  va_end(arguments);
+  FULL_NAME(prefix, format);
   return affine_of(e, prefix, affine);
 }
 
@@ -56,11 +56,7 @@ static void declare(mr3d_bundle *list, const int64_t shape[MR3D_MAX_RANK], const
 }
 
 void mr3d_encoder_declare(mr3d_bundle *list, const int64_t shape[MR3D_MAX_RANK], const char *format, ...) {
-  char name[NAME_SIZE] = MR3D_ENCODER_PREFIX;
-  va_list arguments;
-  va_start(arguments, format);
-  vsnprintf(name + strlen(name), sizeof name - strlen(name), format, arguments);
-  va_end(arguments);
+  FULL_NAME(name, format);
   declare(list, shape, name);
 }
 
@@ -73,11 +69,7 @@ static void declare_affine(mr3d_bundle *list, int64_t out, int64_t in, const cha
 }
 
 void mr3d_encoder_declare_affine(mr3d_bundle *list, int64_t out, int64_t in, const char *format, ...) {
-  char prefix[NAME_SIZE] = MR3D_ENCODER_PREFIX;
-  va_list arguments;
-  va_start(arguments, format);
-  vsnprintf(prefix + strlen(prefix), sizeof prefix - strlen(prefix), format, arguments);
-  va_end(arguments);
+  FULL_NAME(prefix, format);
   declare_affine(list, out, in, prefix);
 }
 

@@ -8,11 +8,10 @@ typedef struct place {
   int64_t token;
 } place;
 
+/* Codes of distinct cells are distinct. */
 static int by_code(const void *left, const void *right) {
   const place *a = left, *b = right;
-  if (a->code != b->code)
-    return a->code < b->code ? -1 : 1;
-  return a->token < b->token ? -1 : a->token > b->token;
+  return a->code < b->code ? -1 : a->code > b->code;
 }
 
 /**

@@ -31,7 +31,7 @@ static void a_shard_that_is_there_is_not_judged_again(void **state) {
 /** Another nonce, profile, tier, backend; an empty file, a damaged one, that of another shard: put aside, and the shard is judged. */
 static void what_is_left_from_another_run_is_put_aside(void **state) {
   (void)state;
-  static const char *const others[] = {"NONCE=" OTHER_NONCE, "PROFILE=core", "TIER=bf16", "TIER=fp32,bf16", "OPS=rmsnorm", "BACKEND=\"exec:$MR3D_CHEAT rows 7\"", "KEY=$MR3D_GOLDEN/stranger.key"};
+  static const char *const others[] = {("NONCE=" OTHER_NONCE), "PROFILE=core", "TIER=bf16", "TIER=fp32,bf16", "OPS=rmsnorm", "BACKEND=\"exec:$MR3D_CHEAT rows 7\"", "KEY=$MR3D_GOLDEN/stranger.key"};
   for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
     assert_int_equal(run_command("rm -f \"$MR3D_GOLDEN\"/parts/1-of-2.json*"), 0);
     if (recipe("shard.sh", others[i], "1 2") != 0) fail_msg("%s", output);

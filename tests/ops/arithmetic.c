@@ -1,7 +1,8 @@
 /** Emulated arithmetic: where and how values are rounded (mr3d/arithmetic.h, docs/tolerance.md "The yardstick"). */
 #include <float.h>
 
-#include "ops_test.h"
+#include "../../ref/ops/sparse_conv.h"
+#include "cells_test.h"
 
 /** A context that emulates; the counter lives beside it. */
 typedef struct run {
@@ -314,6 +315,76 @@ static void operators_add_the_noise_of_their_formulas(void **state) {
   free(inv_freq);
 }
 
+/** As above, of absolute errors at one column of equal rows. */
+static void assert_deviation(int64_t rows, int64_t columns, int64_t column, const double *y, const double *exactly, double deviation) {
+  double square = 0;
+  for (int64_t r = 0; r < rows; r++)
+    square += pow(y[r * columns + column] - exactly[r * columns + column], 2) / (double)rows;
+  assert_near(sqrt(square) / deviation, 1, 0.06);
+}
+
+static void encoder_operators_add_the_noise_of_their_formulas(void **state) {
+  (void)state;
+  enum { ROWS = 3000, WIDTH = 6, OUT = 2 };
+  const double large[WIDTH] = {3, -1, 0.5, 7, -2, 4}, weight[WIDTH] = {1, 2, -1, 0.5, 3, 1}, bias[WIDTH] = {0}, ua = 0x1p-24;
+  double *rows = unwritten(ROWS * WIDTH), *y = unwritten(ROWS * WIDTH), *exactly = unwritten(ROWS * WIDTH);
+  int64_t *cells = malloc(3 * ROWS * sizeof *cells);
+  run r;
+  start(&r, MR3D_FP32, MR3D_STOCHASTIC, false, 3, 1);
+  r.arithmetic.points = 1U << MR3D_AT_ACCUMULATION;
+
+  /* a sum of n in order: its partial sums grow evenly to it and stray, ua^2/3 n (sum^2 / 3 + sum of squares / 2); one of a mean and one of a variance, each row's own */
+  for (double size = 1e-3; size <= 1; size *= 1e3) {
+    const double eps = 0.5 * size * size;
+    double sum = 0, squares = 0, deviations = 0, fourths = 0;
+    for (int i = 0; i < ROWS * WIDTH; i++)
+      rows[i] = size * large[i % WIDTH];
+    for (int i = 0; i < WIDTH; i++) {
+      sum += rows[i];
+      squares += rows[i] * rows[i];
+    }
+    for (int i = 0; i < WIDTH; i++) {
+      deviations += pow(rows[i] - sum / WIDTH, 2);
+      fourths += pow(rows[i] - sum / WIDTH, 4);
+    }
+    const double of_mean = ua * sqrt(WIDTH / 3.0 * (sum * sum / 3 + squares / 2)) / WIDTH, of_variance = ua * sqrt(WIDTH / 3.0 * (deviations * deviations / 3 + fourths / 2)) / WIDTH;
+    const double variance = deviations / WIDTH + eps;
+    const mr3d_norm_in norm = {.n = ROWS, .C = WIDTH, .groups = 1, .eps = eps, .x = rows, .norm = {weight, bias}};
+    for (int per_group = 0; per_group < 2; per_group++) {
+      (per_group ? mr3d_group_norm_rows : mr3d_layernorm)(&exact, &norm, exactly);
+      (per_group ? mr3d_group_norm_rows : mr3d_layernorm)(&r.context, &norm, y);
+      for (int c = 0; c < WIDTH; c++)
+        assert_deviation(ROWS, WIDTH, c, y, exactly, hypot(weight[c] / sqrt(variance) * of_mean, exactly[c] * of_variance / variance / 2));
+    }
+  }
+
+  mr3d_gelu(&exact, ROWS, WIDTH, rows, exactly);
+  mr3d_gelu(&r.context, ROWS, WIDTH, rows, y);
+  for (int c = 0; c < WIDTH; c++)
+    assert_deviation(ROWS, WIDTH, c, y, exactly, ua * fabs(exactly[c]) * (large[c] < 0 ? 1 + large[c] * large[c] : 1));
+
+  /* pairs of cells: 12 terms in each output, though the taps are 27 */
+  double *kernel = numbers(27 * WIDTH * OUT, 2, 5), start_at[OUT] = {20, -3}, both[OUT] = {0};
+  for (int64_t p = 0; p < ROWS; p++)
+    memcpy(cells + 3 * p, (int64_t[]){3 * (p / 2), 0, p % 2}, 3 * sizeof *cells);
+  mr3d_sparse_conv_in conv = {ROWS, ROWS, cells, cells, 3, WIDTH, OUT, rows, MR3D_KERNEL_Z_FASTEST, {kernel, start_at}};
+  mr3d_submanifold_conv(&exact, &conv, exactly);
+  mr3d_submanifold_conv(&r.context, &conv, y);
+  for (int o = 0; o < OUT; o++) {
+    for (int i = 0; i < 2 * WIDTH; i++)
+      both[o] += pow(large[i % WIDTH] * kernel[((13 + i / WIDTH) * WIDTH + i % WIDTH) * OUT + o], 2);
+    double square = 0;
+    for (int64_t p = 0; p < ROWS; p += 2)
+      square += pow(y[p * OUT + o] - exactly[p * OUT + o], 2) / (ROWS / 2);
+    assert_near(sqrt(square) / (ua * sqrt(2 * WIDTH / 3.0 * (start_at[o] * start_at[o] + both[o] / 2))), 1, 0.08);
+  }
+  free(rows);
+  free(y);
+  free(exactly);
+  free(cells);
+  free(kernel);
+}
+
 static double bf16(double x) { return mr3d_bf16_to_double(mr3d_bf16_from_double(x)); }
 
 static void nearest_linear_is_float_accumulation_stored_in_bf16(void **state) {
@@ -426,6 +497,76 @@ static void nearest_rmsnorm_and_swiglu_are_fp16_eager_code_bit_by_bit(void **sta
     assert_true(y[i] == F16(F16(x[i] < 0 ? x[i] * exp(x[i]) / (1 + exp(x[i])) : x[i] / (1 + exp(-x[i]))) * w[i]));
   free(x);
   free(w);
+}
+
+static void nearest_encoder_operators_are_eager_code_bit_by_bit(void **state) {
+  (void)state;
+  enum { C = 8, OUT = 3, GROUPS = 2 };
+  int64_t n, *cells = some_cells(4, 3, &n);
+  double *x = numbers(n * C, 4, 1), *w = numbers(27 * C * OUT, 1, 2), *b = numbers(C, 3, 3), *scale = numbers(C, 2, 4), *y = unwritten(n * 63), *sums = unwritten(n * OUT), *rounded = unwritten(n * C);
+  int64_t *rows = malloc((size_t)(27 * n) * sizeof *rows);
+  for (int64_t i = 0; i < n * C; i++)
+    rounded[i] = bf16(x[i]);
+  run r;
+  start(&r, MR3D_BF16_TIER, MR3D_NEAREST, false, 1, 1);
+
+  /* x as the tier's product takes it, one sum, stored, the bias added, stored */
+  mr3d_sparse_conv_in conv = {n, n, cells, cells, 3, C, OUT, x, MR3D_KERNEL_OUT_FIRST, {w, b}}, plain = conv;
+  mr3d_submanifold_conv(&r.context, &conv, y);
+  mr3d_neighbours(&exact, &(mr3d_neighbours_in){n, n, cells, cells, 3, 1, -1, MR3D_KERNEL_OUT_FIRST}, rows);
+  plain.x = rounded;
+  plain.kernel.bias = NULL;
+  mr3d_sparse_conv_plain(&plain, rows, sums);
+  for (int64_t i = 0; i < n * OUT; i++)
+    assert_true(y[i] == bf16(bf16(sums[i]) + b[i % OUT]));
+
+  /* what is normed, weighted, shifted is stored each time */
+  for (int kind = 0; kind < 3; kind++) {
+    const int64_t groups = kind == 2 ? 1 : GROUPS, width = C / groups;
+    const mr3d_norm_in norm = {.n = n, .C = C, .groups = groups, .eps = 1e-5, .x = x, .norm = {scale, b}};
+    (kind == 0 ? mr3d_group_norm_sparse : kind == 1 ? mr3d_group_norm_rows : mr3d_layernorm)(&r.context, &norm, y);
+    for (int64_t p = 0; p < n; p++)
+      for (int64_t c = 0; c < C; c++) {
+        const int64_t first = kind == 0 ? 0 : p, last = kind == 0 ? n - 1 : p, from = c / width * width;
+        double sum = 0, squares = 0;
+        for (int64_t i = first; i <= last; i++)
+          for (int64_t k = from; k < from + width; k++)
+            sum = sum + x[i * C + k];
+        const double count = (double)((last - first + 1) * width), mean = sum / count;
+        for (int64_t i = first; i <= last; i++)
+          for (int64_t k = from; k < from + width; k++)
+            squares = squares + (x[i * C + k] - mean) * (x[i * C + k] - mean);
+        assert_true(y[p * C + c] == bf16(bf16(bf16((x[p * C + c] - mean) / sqrt(squares / count + 1e-5)) * scale[c]) + b[c]));
+      }
+  }
+
+  mr3d_gelu(&r.context, n, C, x, y);
+  for (int64_t i = 0; i < n * C; i++)
+    assert_true(y[i] == bf16(0.5 * x[i] * erfc(-x[i] * 0x1.6a09e667f3bcdp-1)));
+
+  /* coordinates and angles are held in binary32, sines and cosines stored; at fp32 one sees what the angle is held in */
+  for (int narrow = 0; narrow < 2; narrow++) {
+    start(&r, narrow ? MR3D_BF16_TIER : MR3D_FP32, MR3D_NEAREST, false, 1, 1);
+    mr3d_fourier_features(&r.context, &(mr3d_fourier_in){n, cells, MR3D_SONATA_NORM_GRID, 80}, y);
+    for (int64_t t = 0; t < n; t++)
+      for (int axis = 0; axis < 3; axis++) {
+        const double v = (double)(float)((double)cells[3 * t + axis] / 79);
+        assert_true(y[t * 63 + axis] == (narrow ? bf16(v) : v));
+        for (int band = 0; band < 10; band++) {
+          const double angle = (double)(float)(0x1.921fb54442d18p+1 * (1 + band * (29.0 / 9)) * v), *at = &y[t * 63 + 3 + 6 * band + axis];
+          assert_true(at[0] == (narrow ? bf16(sin(angle)) : (double)(float)sin(angle)) && at[3] == (narrow ? bf16(cos(angle)) : (double)(float)cos(angle)));
+        }
+      }
+  }
+  free(cells);
+  free(x);
+  free(w);
+  free(b);
+  free(scale);
+  free(y);
+  free(sums);
+  free(rounded);
+  free(rows);
 }
 
 static void nearest_attention_stores_scores_and_probabilities_in_bf16(void **state) {
@@ -568,10 +709,12 @@ int main(void) {
       cmocka_unit_test(accumulation_noise_has_the_variance_of_its_formula),
       cmocka_unit_test(emulated_float_angles_spread_like_honest_ones_and_are_the_same_in_every_call),
       cmocka_unit_test(operators_add_the_noise_of_their_formulas),
+      cmocka_unit_test(encoder_operators_add_the_noise_of_their_formulas),
       cmocka_unit_test(nearest_linear_is_float_accumulation_stored_in_bf16),
       cmocka_unit_test(nearest_rope1d_is_bf16_eager_code_bit_by_bit),
       cmocka_unit_test(nearest_cis3d_and_normalize_coords_keep_float_angles_whatever_the_tier_stores),
       cmocka_unit_test(nearest_rmsnorm_and_swiglu_are_fp16_eager_code_bit_by_bit),
+      cmocka_unit_test(nearest_encoder_operators_are_eager_code_bit_by_bit),
       cmocka_unit_test(nearest_attention_stores_scores_and_probabilities_in_bf16),
       cmocka_unit_test(stochastic_noise_is_root_two_of_nearest),
       cmocka_unit_test(identical_tokens_stay_identical_exactly_in_shared_runs),

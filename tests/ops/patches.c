@@ -22,6 +22,25 @@ static void seven_tokens_in_runs_of_three_by_hand(void **state) {
   mr3d_patches_free(&out);
 }
 
+/** Codes 73, 2, 4 along z and 73, 4, 2 along z-trans. */
+static void the_first_cell_need_not_be_the_first_on_the_curve(void **state) {
+  (void)state;
+  const int64_t cells[] = {0, 0, 7, 0, 1, 0, 1, 0, 0}, along_z[] = {1, 2, 0}, along_trans[] = {2, 1, 0};
+  mr3d_patches_out z = patches(3, cells, 0, 3), trans = patches(3, cells, 1, 3);
+  assert_memory_equal(z.token, along_z, sizeof along_z);
+  assert_memory_equal(trans.token, along_trans, sizeof along_trans);
+  mr3d_patches_free(&z);
+  mr3d_patches_free(&trans);
+}
+
+static void no_tokens_are_no_runs(void **state) {
+  (void)state;
+  const int64_t none[3] = {0};
+  mr3d_patches_out out = patches(0, none, 0, 1024);
+  assert_true(out.runs == 0 && out.K == 0);
+  mr3d_patches_free(&out);
+}
+
 static void few_tokens_are_one_run_and_whole_runs_need_no_fillers(void **state) {
   (void)state;
   const int64_t cells[] = {0, 0, 0, 0, 0, 1, 0, 0, 2, 0, 0, 3};
@@ -51,6 +70,8 @@ static void tokens_are_sorted_by_their_codes_and_the_block_chooses_the_order(voi
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(seven_tokens_in_runs_of_three_by_hand),
+      cmocka_unit_test(the_first_cell_need_not_be_the_first_on_the_curve),
+      cmocka_unit_test(no_tokens_are_no_runs),
       cmocka_unit_test(few_tokens_are_one_run_and_whole_runs_need_no_fillers),
       cmocka_unit_test(tokens_are_sorted_by_their_codes_and_the_block_chooses_the_order),
   };
