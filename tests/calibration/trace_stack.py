@@ -61,8 +61,9 @@ class Decoder:
         return self.stack.array(self.weights[name])
 
     def keep(self, name, value):
-        value = np.asarray(value)
-        self.trace[f"{self.step}.{name}"] = torch.from_numpy(np.array(value.astype(np.float32) if value.dtype.kind in "fV" and value.dtype != np.float64 else value))
+        value = np.ascontiguousarray(value)
+        narrow = value.dtype.kind in "fV" and value.dtype != np.float64
+        self.trace[f"{self.step}.{name}"] = torch.from_numpy(value.astype(np.float32) if narrow else value.copy())
 
     def call(self, embeds, **inputs):
         """One prefill or decode step on embeddings [1,q,hidden] in the tier's type."""

@@ -177,7 +177,9 @@ static mr3d_status check_rules(struct leaf *leaf, const char *op, const char *te
   int i = 0;
   const bool exact = s->n == 1 && strcmp(s->rules[0], "exact") == 0, integers = mr3d_rules_has(leaf->rules, tensor, "exact");
   if (!exact && integers) return mr3d_fail(leaf->error, MR3D_INVALID, "results: %s: \"%s\" holds whole numbers, which the rule exact alone judges", leaf->name, tensor);
-  if (!integers && mr3d_rules_has(leaf->rules, tensor, NULL) && leaf->outputs != MR3D_LEAF_EQUAL) leaf->outputs = exact ? MR3D_LEAF_EQUAL : MR3D_LEAF_FLOATING;
+  bool equal = exact;
+  for (int k = 0; k < s->n; k++) equal = equal || (strcmp(s->rules[k], "element") == 0 && s->tested[k] && s->values[k] == 0);
+  if (!integers && mr3d_rules_has(leaf->rules, tensor, NULL) && leaf->outputs != MR3D_LEAF_EQUAL) leaf->outputs = equal ? MR3D_LEAF_EQUAL : MR3D_LEAF_FLOATING;
   if (exact) return MR3D_OK;
   for (size_t k = 0; k < n; k++) {
     const char *rule = composed ? yardstick_rules[k].rule : scale_rules[k].rule;

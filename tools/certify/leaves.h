@@ -20,7 +20,7 @@ char *mr3d_leaves_print(const mr3d_run *, int n_tests, const mr3d_test tests[]);
 /** What one leaf says. */
 typedef enum mr3d_leaf_verdict { MR3D_LEAF_PASSED, MR3D_LEAF_FAILED, MR3D_LEAF_SKIPPED } mr3d_leaf_verdict;
 
-/** What outputs one that passed records: whole numbers alone (or none), floating ones, or such of which one is the reference's, bit for bit. */
+/** What outputs one that passed records: whole numbers alone (or none), floating ones, or such of which one has no error at all. */
 typedef enum mr3d_leaf_outputs { MR3D_LEAF_WHOLE, MR3D_LEAF_FLOATING, MR3D_LEAF_EQUAL } mr3d_leaf_outputs;
 
 /** What leaves are held against. */

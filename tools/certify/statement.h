@@ -37,7 +37,7 @@ typedef struct mr3d_conclusion {
   mr3d_kind kind;
   int n_tests, passed, failed, skipped, waived, again; /**< `failed` and `skipped` without those waived */
   int fixed;           /**< tests that a stored answer passes, for no nonce changes it (rules.h) */
-  int floating, equal; /**< below fp64, passed with floating outputs; of these, one output is the binary64 reference's, bit for bit */
+  int floating, equal; /**< below fp64, passed with floating outputs; of these, one output has no error against the binary64 reference */
   int n_waivers;
   char verdict[1200]; /**< "conforms", "conforms with 1 waiver", "does not conform: ..." */
 } mr3d_conclusion;

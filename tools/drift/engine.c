@@ -16,7 +16,7 @@
 #define MOST_LOGITS ((int64_t)1 << 22) /* elements of logits judged: of more rows, some */
 #define LOGITS_ROWS 8
 #define COMPOSITE_LOGITS_ROWS 2
-#define MOST_OF_ROUNDED_INPUTS 16.0 /* times a bound that an operator's inputs, rounded once more, can make */
+#define MOST_ROUNDINGS 64.0      /* of a point's size, root mean square, that its inputs' roundings can make */
 
 const char *mr3d_token_class_name(mr3d_token_class class) {
   static const char *const names[] = {"text before", "points", "text after", "generated"};
@@ -459,40 +459,53 @@ static bool *rows_beside_nan(const taking *t, const replayed *exact) {
 
 /* ---- inputs that a trace holds rounded ---- */
 
-/** Another value that is stored as x. */
-static double within_rounding(const mr3d_units *units, mr3d_stream stream, uint64_t index, double x) {
-  const double part = ldexp((double)(mr3d_random_raw(stream, index) >> 11), -53); /* 0 .. 1 */
-  return x + (2 * part - 1) * (units->u * fabs(x) + units->eta);
+/** Other values that are stored as x, of emulated run r. */
+static double *stored_alike(const taking *t, int r, int point, int64_t n, const double *x) {
+  char name[64];
+  snprintf(name, sizeof name, "drift/stored/%d/%d", r, point);
+  const mr3d_stream stream = mr3d_stream_named((uint64_t)t->n_step, name);
+  double *other = mr3d_allocate(n, sizeof *other);
+  for (int64_t i = 0; i < n; i++) {
+    const double part = ldexp((double)(mr3d_random_raw(stream, (uint64_t)(t->layer * n + i)) >> 11), -53); /* 0 .. 1 */
+    other[i] = x[i] + (2 * part - 1) * (t->d->units.u * fabs(x[i]) + t->d->units.eta);
+  }
+  return other;
+}
+
+/** Replays a point in emulated run r, from other inputs that are stored alike. */
+typedef mr3d_status again(taking *, int r, const void *what, double *y, mr3d_error *);
+
+typedef struct point_replay {
+  const replayed *exact;
+  int point;
+} point_replay;
+
+static mr3d_status point_again(taking *t, int r, const void *what, double *y, mr3d_error *error) {
+  const point_replay *w = what;
+  mr3d_replay other = w->exact->replay;
+  double *inputs[MR3D_N_LAYER_POINTS] = {NULL};
+  other.context = &t->d->chains[r].context;
+  for (const int *in = mr3d_points_about[w->point].inputs; *in >= 0; in++) other.value[*in] = inputs[*in] = stored_alike(t, r, *in, elements(t, *in), w->exact->replay.value[*in]);
+  const mr3d_status status = mr3d_replay_point(&other, w->point, NULL, y, NULL, NULL, error);
+  for (int p = 0; p < MR3D_N_LAYER_POINTS; p++) free(inputs[p]);
+  return status;
 }
 
 /**
  * Whether a point that is out of bounds passes where its inputs are known to a rounding only. A stack may go on from more digits than it hands out: one that casts between its
- * operators, and whose compiler drops the casts, has its points in a narrow type and its residual stream in binary32. Emulated replays from other values that are stored alike
+ * operators, and whose compiler drops the casts, has its points in a narrow type and its residual stream in a wider one. Emulated replays from other values that are stored alike
  * say what becomes of that, and the point is judged by them.
  */
-static mr3d_status judge_widely(taking *t, const replayed *exact, const mr3d_drift_sheet *strict, mr3d_drift_record *record, mr3d_error *error) {
+static mr3d_status judge_widely(taking *t, again *replay, const void *what, const mr3d_drift_sheet *strict, mr3d_drift_record *record, mr3d_error *error) {
   mr3d_drift_run *d = t->d;
-  const int64_t count = elements(t, record->point);
+  const int64_t count = strict->B * strict->q * strict->heads * strict->cols;
   float *errors[MR3D_FEW_RUNS] = {NULL};
   double *y = mr3d_allocate(count, sizeof *y), *scale = mr3d_allocate(count, sizeof *scale);
   mr3d_status status = MR3D_OK;
   for (int r = 0; r < MR3D_FEW_RUNS && !status; r++) {
-    mr3d_replay other = exact->replay;
-    double *inputs[MR3D_N_LAYER_POINTS] = {NULL};
-    other.context = &d->chains[r].context;
-    for (const int *in = mr3d_points_about[record->point].inputs; *in >= 0; in++) {
-      char name[64];
-      snprintf(name, sizeof name, "drift/stored/%d/%d", r, *in);
-      const mr3d_stream stream = mr3d_stream_named((uint64_t)t->n_step, name);
-      const int64_t n = elements(t, *in);
-      inputs[*in] = mr3d_allocate(n, sizeof(double));
-      for (int64_t i = 0; i < n; i++) inputs[*in][i] = within_rounding(&d->units, stream, (uint64_t)(t->layer * n + i), exact->replay.value[*in][i]);
-      other.value[*in] = inputs[*in];
-    }
-    status = mr3d_replay_point(&other, record->point, NULL, y, NULL, NULL, error);
+    status = replay(t, r, what, y, error);
     errors[r] = mr3d_allocate(count, sizeof *errors[r]);
     for (int64_t i = 0; i < count; i++) errors[r][i] = (float)(y[i] - strict->expected[i]);
-    for (int p = 0; p < MR3D_N_LAYER_POINTS; p++) free(inputs[p]);
   }
   if (!status) {
     mr3d_drift_record wide = {.step = record->step, .layer = record->layer, .point = record->point, .first_token = -1};
@@ -512,10 +525,14 @@ static mr3d_status judge_widely(taking *t, const replayed *exact, const mr3d_dri
   return status;
 }
 
-/** Sums cancel, so little is left of what was rounded: any ratio may be that. Of other operators one more rounding of each input is not that much. */
+/** Sums cancel, so an element may be any number of its own roundings off; the point as a whole is some. Roundings turn nothing by an angle of their own. */
 static bool may_be_rounded_inputs(const mr3d_drift_run *d, const mr3d_drift_record *record) {
-  const bool sum = record->point == MR3D_P_ATTENTION_RESIDUAL || record->point == MR3D_P_OUTPUT;
-  return d->units.narrow && !record->verdict.passed && !record->composite && mr3d_points_about[record->point].inputs[0] >= 0 && (sum || record->local_ratio < MOST_OF_ROUNDED_INPUTS);
+  for (int i = 0; i < record->verdict.n_statistics; i++) {
+    const mr3d_statistic *s = &record->verdict.statistics[i];
+    if (s->tested && !s->passed && strcmp(s->rule, "angle") == 0) return false;
+  }
+  const bool replayable = !record->verdict.passed && !record->composite && record->local.measured && mr3d_points_about[record->point].inputs[0] >= 0;
+  return d->options.tier != MR3D_FP64 && replayable && record->local.absolute <= MOST_ROUNDINGS * d->units.u * record->size;
 }
 
 /** Judges one point that the subject has. `exact` holds the replay; `runs` those in emulated arithmetic where it is a composite. */
@@ -546,7 +563,8 @@ static mr3d_status judge_point(taking *t, int point, const replayed *exact, cons
   const bool all_inherit = mr3d_drift_mark_inherited(&sheet, beside_nan);
   mr3d_drift_measure(d, &sheet, record);
   if (sheet.expected && !all_inherit) mr3d_drift_judge(d, &sheet, mr3d_points_about[point].name, MR3D_FEW_RUNS, record->composite ? errors : NULL, record);
-  const mr3d_status status = may_be_rounded_inputs(d, record) ? judge_widely(t, exact, &sheet, record, error) : MR3D_OK;
+  const point_replay what = {exact, point};
+  const mr3d_status status = may_be_rounded_inputs(d, record) ? judge_widely(t, point_again, &what, &sheet, record, error) : MR3D_OK;
   free(beside_nan);
   free(sheet.inherits);
   note_first_token(record);
@@ -787,26 +805,52 @@ static void norm_lanes(taking *t, ends *e) {
 }
 
 /** Measures and judges a point of the model; `runs` not NULL: by the yardstick. */
-static mr3d_drift_record *judge_end(taking *t, int point, mr3d_drift_sheet *sheet, float *const runs[]) {
-  mr3d_drift_record *record = mr3d_drift_add(t->d, MR3D_DRIFT_MODEL, point);
+static mr3d_status judge_end(taking *t, int point, mr3d_drift_sheet *sheet, float *const runs[], again *replay, const void *what, mr3d_drift_record **out, mr3d_error *error) {
+  mr3d_drift_record *record = *out = mr3d_drift_add(t->d, MR3D_DRIFT_MODEL, point);
   record->composite = runs != NULL;
   const bool all_inherit = mr3d_drift_mark_inherited(sheet, NULL);
   mr3d_drift_measure(t->d, sheet, record);
   if (!all_inherit) mr3d_drift_judge(t->d, sheet, mr3d_points_about[point].name, runs ? MR3D_FEW_RUNS : 0, runs, record);
+  const mr3d_status status = may_be_rounded_inputs(t->d, record) ? judge_widely(t, replay, what, sheet, record, error) : MR3D_OK;
   free(sheet->inherits);
   note_first_token(record);
   t->fault |= !record->verdict.passed;
-  return record;
+  return status;
 }
 
-static void judge_norm(taking *t, const ends *e) {
+static mr3d_status norm_again(taking *t, int r, const void *what, double *y, mr3d_error *error) {
+  (void)error;
+  const ends *e = what;
+  double *x = stored_alike(t, r, MR3D_P_OUTPUT, e->rows * e->n, t->d->chain.hidden);
+  mr3d_rmsnorm(&t->d->chains[r].context, &(mr3d_rmsnorm_in){.rows = e->rows, .n = e->n, .eps = t->d->config.rms_norm_eps, .x = x, .weight = e->weight}, y);
+  free(x);
+  return MR3D_OK;
+}
+
+static mr3d_status judge_norm(taking *t, const ends *e, mr3d_error *error) {
   mr3d_drift_sheet sheet = {.B = t->call->B, .q = e->q, .heads = 1, .cols = e->n, .got = e->given, .expected = e->expected, .scale = e->scale, .truth = e->normed[0], .row_noise = e->noise,
                             .skip = t->skip, .token_class = t->step->token_class};
-  mr3d_drift_record *record = judge_end(t, MR3D_P_FINAL_NORM, &sheet, e->direct ? NULL : e->strays);
+  mr3d_drift_record *record;
+  const mr3d_status status = judge_end(t, MR3D_P_FINAL_NORM, &sheet, e->direct ? NULL : e->strays, norm_again, e, &record, error);
   if (!e->direct) record->from = MR3D_P_OUTPUT;
-  const mr3d_drift_end evidence = {.drift = t->d, .source = t->source, .step = t->n_step, .decode = t->call->decode, .rows = e->rows, .q = e->q, .output = t->d->chain.hidden, .norm_weight = e->weight, .normed = e->given,
-                                   .normed_by_reference = e->expected};
+  const mr3d_drift_end evidence = {.drift = t->d, .source = t->source, .step = t->n_step, .decode = t->call->decode, .rows = e->rows, .q = e->q, .output = t->d->chain.hidden, .norm_weight = e->weight,
+                                   .normed = e->given, .normed_by_reference = e->expected};
   if (!record->verdict.passed && !t->d->options.no_diagnosis) mr3d_drift_diagnose_end(&evidence, record);
+  return status;
+}
+
+/** Rows that a head is given. */
+typedef struct head_rows {
+  int64_t n_rows;
+  const double *x;
+} head_rows;
+
+static mr3d_status head_again(taking *t, int r, const void *what, double *y, mr3d_error *error) {
+  const head_rows *h = what;
+  double *x = stored_alike(t, r, MR3D_P_FINAL_NORM, h->n_rows * t->d->config.hidden_size, h->x);
+  const mr3d_status status = head(t->d, &t->d->chains[r].context, h->n_rows, x, y, NULL, error);
+  free(x);
+  return status;
 }
 
 /** Of several samples those of the first. Without final_norm both operators are judged at once, of the last rows only: that is eight emulated heads. */
@@ -850,7 +894,10 @@ static mr3d_status judge_logits(taking *t, const ends *e, mr3d_error *error) {
   if (!status) {
     if (run) composite_scale(t, n_rows * V, V, strays, y, y_scale);
     mr3d_drift_sheet sheet = {.B = 1, .q = n_rows, .heads = 1, .cols = V, .got = got, .expected = y, .scale = y_scale, .truth = truth, .row_noise = row_noise, .token_class = class};
-    mr3d_drift_record *record = judge_end(t, MR3D_P_LOGITS, &sheet, run ? strays : NULL);
+    for (int64_t i = 0; i < n_rows; i++) memcpy(x + i * n, e->given + chosen[i] * n, (size_t)n * sizeof *x);
+    const head_rows given = {n_rows, x};
+    mr3d_drift_record *record;
+    status = judge_end(t, MR3D_P_LOGITS, &sheet, run ? strays : NULL, head_again, &given, &record, error);
     record->from = e->norm ? MR3D_P_LOGITS : MR3D_P_FINAL_NORM;
     if (record->first_token >= 0) record->first_token = chosen[record->first_token];
     const mr3d_drift_end evidence = {.drift = d, .source = t->source, .step = t->n_step, .decode = t->call->decode, .rows = e->rows, .q = e->q, .norm_weight = e->weight, .normed = e->given, .keep = e->keep, .n_kept = n_rows, .kept = chosen,
@@ -870,8 +917,8 @@ static mr3d_status take_ends(taking *t, mr3d_error *error) {
   mr3d_status status = open_ends(t, &e, error);
   if (!status && (e.norm || e.logits)) {
     norm_lanes(t, &e);
-    if (e.norm) judge_norm(t, &e);
-    if (e.logits) status = judge_logits(t, &e, error);
+    if (e.norm) status = judge_norm(t, &e, error);
+    if (e.logits && !status) status = judge_logits(t, &e, error);
   }
   close_ends(&e);
   return status;

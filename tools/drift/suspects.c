@@ -337,6 +337,7 @@ typedef struct listener {
   const struct listener *reference; /* of `beside`: the play without a mistake, NULL in that play itself */
   int64_t step;
   uint32_t explained;               /* bit per point that is at fault and that the play gives */
+  bool misfit;                      /* a point has another size than the subject's: a mistake in the configuration that is none of this subject's */
 } listener;
 
 typedef struct distance {
@@ -344,12 +345,21 @@ typedef struct distance {
   int64_t n;
 } distance;
 
+/** Elements that a point of this layer has in a call. */
+static int64_t count_at(const mr3d_drift_evidence *e, int64_t step, int p) {
+  const mr3d_drift_kept_call *call = &e->drift->calls[step];
+  const mr3d_block_in in = {.B = call->B, .q = call->q, .L = call->L};
+  int64_t shape[4], count = 1;
+  const int rank = mr3d_replay_shape(&e->drift->config, &in, p, shape);
+  for (int i = 0; i < rank; i++) count *= shape[i];
+  return count;
+}
+
 /** Adds how far the subject is from a play at one point; rows that neither touches do not count. */
 static void add_distance(const mr3d_drift_evidence *e, int p, const listener *play, const listener *reference, distance *d) {
-  int64_t shape[4], count = 1;
+  int64_t shape[4];
   const int rank = mr3d_replay_shape(&e->drift->config, e->replay->call, p, shape);
-  for (int i = 0; i < rank; i++) count *= shape[i];
-  const int64_t cols = shape[rank - 1];
+  const int64_t cols = shape[rank - 1], count = count_at(e, e->step, p);
   if (p == MR3D_P_VISIBLE) {
     for (int64_t i = 0; i < count && e->visible_given && play->visible && reference->visible; i++) {
       if (e->visible_given[i] == play->visible[i] && play->visible[i] == reference->visible[i]) continue;
@@ -435,7 +445,7 @@ static void follow(const listener *l, int p, const mr3d_tensor *point) {
   const mr3d_drift_evidence *e = l->e;
   const size_t count = (size_t)mr3d_tensor_count(point);
   if (l->step != e->step) {
-    const double *had = p < MR3D_N_LAYER_POINTS ? e->past[l->step].value[p] : NULL;
+    const double *had = e->past[l->step].value[p];
     if (had) memcpy(point->data, had, count * sizeof *had);
   } else if (p == MR3D_P_VISIBLE) {
     if (e->visible_given) memcpy(point->data, e->visible_given, count);
@@ -446,6 +456,8 @@ static void take(void *user, const mr3d_tensor *point) {
   listener *l = user;
   const int p = point_of(point->name);
   const bool on = l->step == l->e->step;
+  l->misfit |= mr3d_tensor_count(point) != count_at(l->e, l->step, p) && p != MR3D_P_VISIBLE; /* a mask without samples has one for all */
+  if (mr3d_tensor_count(point) != count_at(l->e, l->step, p)) return;
   if (on) keep(l, p, point);
   if (!on || (p < l->first && p != MR3D_P_INPUT)) follow(l, p, point);
   else if (l->beside && faults_of(l->e, l->step) >> p & 1) {
@@ -520,7 +532,7 @@ static bool play(const mr3d_drift_evidence *e, const mr3d_mutant *mutant, listen
   free(cache.key);
   free(cache.value);
   mr3d_mutant_server_free(&server);
-  return good;
+  return good && !l->misfit;
 }
 
 /** Mistakes that no single operator's request shows: in how a layer is put together, in what it keeps, in what a request says. */
@@ -558,12 +570,24 @@ static double apart_beside_others(const mr3d_drift_evidence *e, const mr3d_drift
   return apart;
 }
 
+/** Mistakes that explain a record, gathered. */
+typedef struct findings_of {
+  mr3d_drift_candidate list[MR3D_MAX_SUSPECTS];
+  int n;
+} findings_of;
+
+static bool is_found(const findings_of *found, int m) {
+  for (int i = 0; i < found->n; i++)
+    if (found->list[i].mutant == m) return true;
+  return false;
+}
+
 /** Tries a mistake and adds it where it explains the record; `beside`: where the layer may have other faults. */
-static void try_mutant(const mr3d_drift_evidence *e, const mr3d_drift_record *record, int m, const plays *reference, bool beside, mr3d_drift_candidate found[MR3D_MAX_SUSPECTS], int *n) {
+static void try_mutant(const mr3d_drift_evidence *e, const mr3d_drift_record *record, int m, const plays *reference, bool beside, findings_of *found) {
   mr3d_drift_candidate c = {.mutant = m};
-  if (*n == MR3D_MAX_SUSPECTS) return;
+  if (found->n == MR3D_MAX_SUSPECTS) return;
   c.apart = beside ? apart_beside_others(e, record, mr3d_mutant_at(m), &reference->beside, &c.explained) : apart_from(e, record->from, mr3d_mutant_at(m), &reference->whole);
-  if (isfinite(c.apart)) found[(*n)++] = c;
+  if (isfinite(c.apart)) found->list[found->n++] = c;
 }
 
 static int bits(uint32_t set) {
@@ -597,18 +621,6 @@ void mr3d_drift_name_nearest(const mr3d_drift_candidate *found, int n, mr3d_drif
     snprintf(record->diagnosis + used, sizeof record->diagnosis - (size_t)used, "; in these calls the same as %s", record->alike + strlen(record->mistake) + 1);
 }
 
-/** Mistakes that explain a record, gathered. */
-typedef struct findings_of {
-  mr3d_drift_candidate list[MR3D_MAX_SUSPECTS];
-  int n;
-} findings_of;
-
-static bool is_found(const findings_of *found, int m) {
-  for (int i = 0; i < found->n; i++)
-    if (found->list[i].mutant == m) return true;
-  return false;
-}
-
 /** Of the mistakes that explain the operator, those that explain what the rest of the layer does, too. */
 static void try_named(const mr3d_drift_evidence *e, const mr3d_drift_record *record, const plays *reference, bool beside, findings_of *found) {
   char name[256];
@@ -617,7 +629,7 @@ static void try_named(const mr3d_drift_evidence *e, const mr3d_drift_record *rec
     snprintf(name, sizeof name, "%.*s", (int)length, at);
     at += length + (at[length] == ' ');
     for (int m = 0; m < mr3d_mutant_count(); m++)
-      if (mr3d_mutant_at(m) == mr3d_mutant_named(name)) try_mutant(e, record, m, reference, beside, found->list, &found->n);
+      if (mr3d_mutant_at(m) == mr3d_mutant_named(name)) try_mutant(e, record, m, reference, beside, found);
   }
 }
 
@@ -629,7 +641,7 @@ static void try_layer(const mr3d_drift_evidence *e, const mr3d_drift_record *rec
     if (spent > seconds || e->drift->trial_seconds + spent > TRIAL_SECONDS) break;
     const bool any = record->composite && mr3d_mutant_touches(mr3d_mutant_at(m), "decoder_layer") && !mr3d_mutant_at(m)->hangs && !mr3d_mutant_at(m)->distort;
     const bool right = mr3d_mutant_is_mistake_at(mr3d_mutant_at(m), e->drift->options.tier) && (any || is_of_a_layer(mr3d_mutant_at(m)));
-    if (right && !is_found(found, m)) try_mutant(e, record, m, reference, beside, found->list, &found->n);
+    if (right && !is_found(found, m)) try_mutant(e, record, m, reference, beside, found);
   }
   e->drift->trial_seconds += mr3d_processor_seconds() - start;
 }
@@ -684,12 +696,10 @@ static void diagnose_record(const mr3d_drift_evidence *e, mr3d_drift_record *rec
 /** What the subject had at points of this layer in earlier calls that later ones depend on. */
 static mr3d_drift_past *read_past(const mr3d_drift_evidence *e) {
   static const int points[] = {MR3D_P_INPUT, MR3D_P_KEY, MR3D_P_VALUE, MR3D_P_KEY_ROTATED};
-  const mr3d_config *c = &e->drift->config;
   mr3d_drift_past *past = mr3d_allocate(e->step, sizeof *past);
   for (int64_t step = 0; step < e->step; step++)
     for (size_t i = 0; i < sizeof points / sizeof *points; i++) {
-      const mr3d_drift_kept_call *call = &e->drift->calls[step];
-      const int64_t count = call->B * call->q * (points[i] == MR3D_P_INPUT ? c->hidden_size : c->num_key_value_heads * c->head_dim);
+      const int64_t count = count_at(e, step, points[i]);
       const mr3d_tensor *had = e->source->find(e->source->user, step, e->layer, mr3d_points_about[points[i]].name);
       if (!had || !mr3d_dtype_is_float(had->dtype) || mr3d_tensor_count(had) != count) continue;
       past[step].value[points[i]] = mr3d_allocate(count, sizeof(double));

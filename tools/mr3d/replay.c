@@ -110,13 +110,12 @@ static mr3d_status replay_recorded(mr3d_verifying *check, mr3d_run_options *opti
 
 /* ---- inputs of the verifier's own ---- */
 
-/** One result; "attention/gqa@fp32: step 0 ...: MISTAKE". */
-static void refuse_result(mr3d_verifying *check, const mr3d_run *run, const mr3d_result *result) {
+/** "replay: attention/gqa at fp32, on inputs of your own: step 0 ...: MISTAKE; ..." */
+static void refuse_result(mr3d_verifying *check, const mr3d_result *result) {
   char name[192], what[600] = "";
   if (result->difference.failed) mr3d_difference_say(&result->difference, result, what, sizeof what);
   mr3d_refuse(check, "replay: %s at %s, on inputs of your own: %s%s%s; the certificate's answers may be stored ones", mr3d_result_name(result, name), mr3d_tier_name(result->tier),
               *what ? what : result->reason, result->mistake[0] ? ": " : "", result->mistake);
-  (void)run;
 }
 
 /** Which tests are plain ones of a case that a nonce changes and that passed at that tier in every way (waived ones may fail again). */
@@ -154,7 +153,7 @@ static mr3d_status replay_fresh(mr3d_verifying *check, mr3d_run_options *options
   if (status == MR3D_OK && n == 0) mr3d_refuse(check, "replay: it has no test whose answers depend on the inputs, so a store of answers could have earned it");
   if (status == MR3D_OK && n > 0) status = ask(check, options, own, n_all, all, &run, error);
   for (int i = 0; run && i < run->n_results; i++)
-    if (run->results[i].verdict != MR3D_PASSED) refuse_result(check, run, &run->results[i]);
+    if (run->results[i].verdict != MR3D_PASSED) refuse_result(check, &run->results[i]);
   if (run) printf("judged %d of its cases on inputs of your own: %d of %d tests passed\n", n, run->passed, run->passed + run->failed + run->skipped + run->broken);
   mr3d_run_free(&run);
   free(may);
@@ -165,7 +164,7 @@ static mr3d_status replay_fresh(mr3d_verifying *check, mr3d_run_options *options
 
 /* ---- both ---- */
 
-mr3d_status mr3d_replay_files(mr3d_verifying *check, const char *backend, const char *more_files, mr3d_error *error) {
+mr3d_status mr3d_verify_files(mr3d_verifying *check, const char *backend, const char *more_files, mr3d_error *error) {
   cJSON *files = NULL;
   const cJSON *file, *known;
   mr3d_status status = mr3d_subject_files(backend, more_files, &files, error);

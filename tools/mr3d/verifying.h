@@ -28,7 +28,7 @@ typedef struct mr3d_replay_wish {
 } mr3d_replay_wish;
 
 /** The backend at hand must be made of files that were certified: refuses others. `more_files` as --files. Errors: a file cannot be read. */
-mr3d_status mr3d_replay_files(mr3d_verifying *, const char *backend, const char *more_files, mr3d_error *);
+mr3d_status mr3d_verify_files(mr3d_verifying *, const char *backend, const char *more_files, mr3d_error *);
 
 /**
  * Judges tests of the certificate again, with its own inputs, and compares the numbers; then cases that it covers, with inputs that nobody has seen, which must pass. Refuses what does
