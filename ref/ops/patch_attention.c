@@ -26,7 +26,7 @@ static void scatter(const mr3d_patch_attention_in *in, const double *rows, int64
  * each [heads,C/heads].
  *
  * The attention of a run is that of the decoder (mr3d_attention) with as many key heads as query heads and nothing hidden; emulation and error are those
- * of mr3d_linear and mr3d_attention.
+ * of mr3d_linear and mr3d_attention. The points that it traces are a decoder layer's, so of a run none is.
  */
 void mr3d_patch_attention(const mr3d_context *context, const mr3d_patch_attention_in *in, double *y) {
   const int64_t n = in->n, C = in->C, K = in->patches->K, D = C / in->heads;
@@ -34,6 +34,8 @@ void mr3d_patch_attention(const mr3d_context *context, const mr3d_patch_attentio
   double *query = mr3d_allocate(K * C, sizeof *query), *key = mr3d_allocate(K * C, sizeof *key), *value = mr3d_allocate(K * C, sizeof *value);
   double *rows = mr3d_allocate(K * C, sizeof *rows);
   bool *visible = mr3d_allocate(K * K, sizeof *visible);
+  mr3d_context untraced = *context;
+  untraced.tracer = NULL;
   memset(visible, true, (size_t)(K * K));
 
   context->op->linear(context, &(mr3d_linear_in){n, C, 3 * C, in->x, in->qkv.weight, in->qkv.bias}, qkv);
@@ -41,7 +43,7 @@ void mr3d_patch_attention(const mr3d_context *context, const mr3d_patch_attentio
     gather(in, qkv, run, 0, query);
     gather(in, qkv, run, 1, key);
     gather(in, qkv, run, 2, value);
-    context->op->attention(context, &(mr3d_attention_in){1, in->heads, in->heads, K, K, D, query, key, value, visible}, rows);
+    context->op->attention(&untraced, &(mr3d_attention_in){1, in->heads, in->heads, K, K, D, query, key, value, visible}, rows);
     scatter(in, rows, run, attended);
   }
   context->op->linear(context, &(mr3d_linear_in){n, C, C, attended, in->proj.weight, in->proj.bias}, y);

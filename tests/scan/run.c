@@ -361,11 +361,11 @@ static void the_size_of_a_trace_is_said_beforehand(void **state) {
     char said[64];
     int64_t bytes = 0;
     write_encoder_config(folder, encoders[k], "encoder.json");
-    assert_int_equal(mr3d(ENCODED "--json --trace %s/sized.safetensors --points '0.encoder.*,*.1.query'", scene(), folder, folder, folder), 0);
+    assert_int_equal(mr3d(ENCODED "--json --trace %s/sized.safetensors --points '0.encoder.*,*.0.query'", scene(), folder, folder, folder), 0);
     mr3d_bundle *trace = open_trace(folder, "sized.safetensors");
     assert_non_null(mr3d_bundle_find(trace, k ? "0.encoder.bottleneck" : "0.encoder.stage4"));
     for (int i = 0; i < mr3d_bundle_count(trace); i++) bytes += 8 * mr3d_tensor_count(mr3d_bundle_at(trace, i));
-    snprintf(said, sizeof said, "\"trace_bytes\":%lld", (long long)bytes);
+    snprintf(said, sizeof said, "\"trace_bytes\":\t%lld", (long long)bytes);
     assert_said(said);
     mr3d_bundle_free(&trace);
   }
