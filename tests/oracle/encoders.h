@@ -188,4 +188,14 @@ static inline void oracle_measure(oracle_maximum *m, const oracle_values *truth,
     oracle_add(m, got[i], truth->v[i], truth->bound[i] * 0x1p-53 + 0x1p-1073, truth->bound[i] * 0x1p-24 + 0x1p-126, truth->size[i]);
 }
 
+/** Measures and judges an answer, and frees it with the values that it was judged by. */
+#define settle_oracle(m, given, truth, y, limit) \
+  do {                                           \
+    oracle_measure(m, truth, y);                 \
+    assert_oracle(m, limit);                     \
+    oracle_free(given);                          \
+    oracle_free(truth);                          \
+    free(y);                                     \
+  } while (0)
+
 #endif

@@ -11,12 +11,8 @@ static void of(const char *inputs, double *x) {
   double *y = unwritten(N);
   mr3d_gelu(&exact, 1, N, x, y);
   oracle_values given = oracle_given(1, N, x), truth = oracle_gelu(&given);
-  oracle_measure(&m, &truth, y);
-  assert_oracle(&m, LIMIT);
-  oracle_free(&given);
-  oracle_free(&truth);
+  settle_oracle(&m, &given, &truth, y, LIMIT);
   free(x);
-  free(y);
 }
 
 static void canonical(void **state) {

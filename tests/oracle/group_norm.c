@@ -17,12 +17,8 @@ static void judged(kind k, const char *inputs, int64_t n, int64_t C, int64_t gro
   const mr3d_norm_in in = {.n = n, .C = C, .groups = groups, .eps = 1e-5, .x = x, .norm = w};
   (k == SPARSE ? mr3d_group_norm_sparse : k == ROWS ? mr3d_group_norm_rows : mr3d_layernorm)(&exact, &in, y);
   oracle_values given = oracle_given(n, C, x), truth = oracle_group_norm(&given, k == LAYER ? 1 : groups, k != SPARSE, w);
-  oracle_measure(&m, &truth, y);
-  assert_oracle(&m, LIMIT);
-  oracle_free(&given);
-  oracle_free(&truth);
+  settle_oracle(&m, &given, &truth, y, LIMIT);
   free(x);
-  free(y);
   free(weight);
   free(bias);
 }

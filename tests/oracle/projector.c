@@ -20,12 +20,8 @@ static void judged(const char *inputs, mr3d_projector kind, int64_t C, int64_t i
     truth = oracle_linear(&activated, hidden, in.second);
     oracle_free(&activated);
   }
-  oracle_measure(&m, &truth, y);
-  assert_oracle(&m, LIMIT);
-  oracle_free(&given);
-  oracle_free(&truth);
+  settle_oracle(&m, &given, &truth, y, LIMIT);
   free(x);
-  free(y);
   free(weight);
   free(bias);
   free(second);
