@@ -22,21 +22,24 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from contextlib import closing
 from datetime import date
 from fnmatch import fnmatchcase
 from pathlib import Path
+
+from kept import Kept
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = "tests/calibration"
 TIERS = ("fp64", "fp32", "tf32", "bf16", "fp16")
 TORCH_TIERS = tuple(tier for tier in TIERS if tier != "tf32")
-SELECT = "--level L0; --level L1,L2"
+SELECT = "--level L0,L1,L2"
 # name: (--backend, tiers, what is particular)
 STACKS = {
     "emulated": ("builtin:emulated", TIERS[1:], "the reference itself, rounded to nearest wherever some stack stores a value"),
-    "torch eager": ("exec:{python} tools/backends/torch_backend.py --attention eager", TORCH_TIERS, "the library's order of operations, each result stored in the tier's type"),
-    "torch SDPA": ("exec:{python} tools/backends/torch_backend.py --attention sdpa", TORCH_TIERS, "the same with fused attention"),
-    "torch compile": ("exec:{python} " + HERE + "/torch_compile_stack.py --tiers fp32 bf16", ("fp32", "bf16"), "operators compiled by Inductor"),
+    "torch eager": ("exec:{python} tools/backends/torch_backend.py --attention eager --threads {threads}", TORCH_TIERS, "the library's order of operations, each result stored in the tier's type"),
+    "torch SDPA": ("exec:{python} tools/backends/torch_backend.py --attention sdpa --threads {threads}", TORCH_TIERS, "the same with fused attention"),
+    "torch compile": ("exec:{python} " + HERE + "/torch_compile_stack.py --tiers fp32 bf16 --threads {threads}", ("fp32", "bf16"), "operators compiled by Inductor"),
     "numpy": ("exec:{python} " + HERE + "/numpy_stack.py", TIERS, "fp64: BLAS; tf32: BLAS in float32, inputs of products rounded to 10 fraction bits; else every sum in index order in float32"),
     "numpy truncated": ("exec:{python} " + HERE + "/numpy_stack.py --truncate", ("tf32",), "the same, the inputs of products cut off at 10 fraction bits"),
     "JAX": ("exec:{python} " + HERE + "/jax_stack.py", TORCH_TIERS, "XLA compiles each request, a layer as one"),
@@ -78,16 +81,39 @@ def asks_whole(select: str) -> bool:
     return "--tag whole" in select
 
 
-def run(arguments, stack: str, tier: str, seed: int, select: str, folder: Path) -> dict | None:
+class Programs:
+    """The stacks that are programs of Python, begun when they are first asked and kept (kept.py)."""
+
+    def __init__(self, arguments, folder: Path):
+        self.arguments, self.folder, self.kept = arguments, folder, {}
+
+    def spec(self, stack: str) -> str:
+        arguments = self.arguments
+        spec = STACKS[stack][0].format(python=arguments.python, build=arguments.build, fast_math=arguments.fast_math, threads=arguments.threads)
+        if not spec.startswith("exec:"):
+            return spec
+        if stack not in self.kept:
+            self.kept[stack] = Kept(self.folder / f"{len(self.kept)}.socket", arguments.jobs + 1, spec.removeprefix("exec:").split(), cwd=ROOT, env=environment(arguments))
+        return f"exec:{sys.executable} {HERE}/kept.py {self.kept[stack].path}"
+
+    def close(self):
+        for kept in self.kept.values():
+            kept.close()
+
+
+def environment(arguments) -> dict:
+    return {"MR3D_GOLDEN": str(ROOT / "golden"), "OMP_NUM_THREADS": str(arguments.threads),
+            "JAX_COMPILATION_CACHE_DIR": f"{arguments.build}/jax-cache", **os.environ}
+
+
+def run(arguments, programs: Programs, stack: str, tier: str, seed: int, select: str, folder: Path) -> dict | None:
     """One run's record. Stacks share the judge's emulated runs of a seed, which lie in the folder."""
-    spec = STACKS[stack][0].format(python=arguments.python, build=arguments.build, fast_math=arguments.fast_math)
+    spec = programs.spec(stack)
     report = folder / "report.json"
     command = [f"{arguments.build}/tools/mr3d", "check", "--backend", spec, "--tier", tier, "--seed", str(seed),
                *([] if asks_whole(select) else ["--without-slow"]), "--timeout", str(arguments.timeout), "--jobs", str(arguments.jobs), "--yardsticks", str(folder), "--quiet", "--json", str(report), *select.split()]
-    environment = {"MR3D_GOLDEN": str(ROOT / "golden"), "OMP_NUM_THREADS": str(arguments.threads),
-                   "JAX_COMPILATION_CACHE_DIR": f"{arguments.build}/jax-cache", **os.environ}
     begin = time.monotonic()
-    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(command, cwd=ROOT, env=environment(arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode not in (0, 2):
         print(f"{stack} at {tier}, seed {seed}, {select}: exit status {done.returncode}\n{done.stdout}", file=sys.stderr)
         return None
@@ -175,9 +201,9 @@ def page(records: list[dict], explained: dict) -> tuple[str, int]:
                 f"--select '{'; '.join(sorted({r['selection'] for r in records}))}' --seeds 0 --stack '{','.join(s for s in STACKS if any(r['stack'] == s for r in records))}' "
                 "--results tests/calibration/whole.jsonl --markdown docs/calibration-whole.md" if whole else "--seeds 1-20 --markdown docs/calibration.md"), "",
             "The Python that runs the stacks needs torch, transformers, numpy, safetensors, jax, onnxruntime and onnx; `--stack` chooses those that it has (`--stack numpy,C`).",
-            "A run that was stopped goes on where it was. On two cores with other work " + (
-                f"these runs took {min(r['seconds'] for r in records) / 60:.0f} to {max(r['seconds'] for r in records) / 60:.0f} minutes; the first of a tier computes what the others share."
-                if whole else "a run over L0 took 20 s to two minutes (JAX, the first time: three; `torch compile`: eight).")]
+            "A run that was stopped goes on where it was. On two cores " + (
+                f"and beside other work these runs took {min(r['seconds'] for r in records) / 60:.0f} to {max(r['seconds'] for r in records) / 60:.0f} minutes; the first of a tier computes what the others share."
+                if whole else "a run took " + f"{sorted(r['seconds'] for r in records)[len(records) // 2]:.0f} s (half of them; at most {max(r['seconds'] for r in records):.0f}): processes of Python stay from one to the next.")]
     return "\n".join(out) + "\n", wrong
 
 
@@ -267,7 +293,7 @@ def main() -> int:
     if not arguments.table:
         if "C fast-math" in stacks and not arguments.fast_math.exists():
             subprocess.run(["sh", f"{HERE}/fast_math.sh", str(arguments.fast_math)], cwd=ROOT, check=True)
-        with tempfile.TemporaryDirectory() as folder, arguments.results.open("a") as results:
+        with tempfile.TemporaryDirectory() as sockets, tempfile.TemporaryDirectory() as folder, arguments.results.open("a") as results, closing(Programs(arguments, Path(sockets))) as programs:
             of_seed = None
             for seed, stack, tier, select in wanted:
                 if (stack, tier, seed, select) in known:
@@ -276,7 +302,7 @@ def main() -> int:
                     for file in Path(folder).iterdir():
                         file.unlink()
                     of_seed = seed
-                record = run(arguments, stack, tier, seed, select, Path(folder))
+                record = run(arguments, programs, stack, tier, seed, select, Path(folder))
                 broken |= record is None
                 if record:
                     records.append(record)

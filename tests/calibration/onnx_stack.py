@@ -8,6 +8,7 @@ numpy. Where the runtime has no float16 kernel it inserts casts to float32 and b
 
 import itertools
 import math
+import os
 from functools import partial, partialmethod
 
 import numpy as np
@@ -55,6 +56,7 @@ class Graph:
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", 0))
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         return dict(zip(outputs, session.run([o.text for o in outputs.values()], self.values)))
 
