@@ -49,7 +49,7 @@ if wanted speed; then
     $mr3d check --backend lib:build/tools/backends/f32/mr3d-f32.so --tier fp32 --without-slow --threads $jobs --jobs $jobs --quiet | tail -1 || failed=1
   done
   echo "== what the protocol and the judging cost"
-  $meson test -C build --no-rebuild --benchmark --verbose | grep -E 'requests/s|GB/s' || failed=1
+  $meson test -C build --no-rebuild --benchmark --verbose conform-throughput conform-judging | grep -E 'requests/s|GB/s' || failed=1
 fi
 
 if wanted mutants; then
@@ -93,9 +93,13 @@ if wanted drift; then
   done
   echo "== drift: every mutant in one layer"
   for tier in fp32 bf16; do $planted $tier 4 56 72 9 24 >"$work/planted.txt" || failed=1; tail -1 "$work/planted.txt"; done
-  echo "== drift: every mutant in one layer of 24, of full width"
+  echo "== drift: every mutant in one layer of 24, of full width; at bf16 a sixth of them"
   $planted fp32 24 896 4864 9 12 >"$work/planted.txt" || failed=1
   tail -1 "$work/planted.txt"
+  $planted bf16 24 896 4864 9 12 '*' 6 1 >"$work/planted.txt" || failed=1
+  tail -1 "$work/planted.txt"
+  echo "== drift: two traces of 24 layers and 786 tokens, all points: at most 15 s on two cores and 512 MiB"
+  $meson test -C build --no-rebuild --benchmark --verbose drift-full_traces | grep -E 'trace|full_traces:' || failed=1
   if [ -n "${PYTHON:-}" ]; then
     echo "== drift: other stacks at full width: rounding, each time"
     rounding() {
