@@ -1,6 +1,8 @@
 /** Weights that no file holds: bit for bit those that the suite writes for a weight set of the same recipe and sizes, and never more in memory than allowed. */
 #include <math.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "../../ref/model/generated_weights.h"
 #include "../../ref/model/weights.h"
@@ -228,8 +230,45 @@ static void a_layer_is_in_memory_at_a_time(void **state) {
   mr3d_weights_cache_free(&cache);
 }
 
+/** The file that a process ends up with is still the one there when all have finished. */
+static void processes_that_need_a_set_at_once_write_it_once(void **state) {
+  (void)state;
+  enum { PROCESSES = 4 };
+  char folder[256], path[4096];
+  struct stat is;
+  ino_t took[PROCESSES];
+  int start[2], told[2];
+  make_folder(folder);
+  mr3d_suite *suite = open_suite();
+  assert_int_equal(pipe(start) | pipe(told), 0);
+  for (int i = 0; i < PROCESSES; i++) {
+    const pid_t child = fork();
+    assert_true(child >= 0);
+    if (child) continue;
+    mr3d_error error = {0};
+    close(start[1]);
+    const bool fine = read(start[0], &(char){0}, 1) == 0 && mr3d_suite_weights(suite, "full-probe", MR3D_FP32, 0, folder, path, &error) == MR3D_OK && stat(path, &is) == 0;
+    _exit(!fine || write(told[1], &is.st_ino, sizeof is.st_ino) != sizeof is.st_ino);
+  }
+  close(start[0]);
+  close(start[1]); /* now */
+  for (int i = 0, status; i < PROCESSES; i++) {
+    assert_true(wait(&status) > 0 && status == 0);
+    assert_int_equal(read(told[0], &took[i], sizeof took[i]), sizeof took[i]);
+  }
+  assert_int_equal(mr3d_suite_weights(suite, "full-probe", MR3D_FP32, 0, folder, path, &(mr3d_error){0}), MR3D_OK);
+  assert_int_equal(stat(path, &is), 0);
+  for (int i = 0; i < PROCESSES; i++) assert_int_equal(took[i], is.st_ino);
+  assert_int_equal(unlink(path), 0);
+  assert_int_equal(rmdir(folder), 0); /* nothing else was left */
+  close(told[0]);
+  close(told[1]);
+  mr3d_suite_close(&suite);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(processes_that_need_a_set_at_once_write_it_once), /* before an OpenMP region has run here */
       cmocka_unit_test(a_layer_is_in_memory_at_a_time), /* first, while the peak is low */
       cmocka_unit_test(generated_models_are_the_suites_weight_sets),
       cmocka_unit_test(requests_are_answered_as_by_the_file),

@@ -1,8 +1,11 @@
 #include "case_internal.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include "file.h"
@@ -312,11 +315,8 @@ mr3d_status mr3d_case_request(const mr3d_suite *suite, const mr3d_case *test, in
   return status;
 }
 
-mr3d_status mr3d_suite_weights(const mr3d_suite *suite, const char *set, mr3d_tier tier, uint64_t seed, const char *directory, char *path,
-                               mr3d_error *error) {
-  if (snprintf(path, 4096, "%s/%s.%s.%llu.safetensors", directory, set, mr3d_tier_name(tier), (unsigned long long)seed) >= 4096)
-    return mr3d_fail(error, MR3D_IO, "%s: path too long for a weights file", directory);
-  if (access(path, R_OK) == 0) return MR3D_OK;
+/** Writes a weight set's file. */
+static mr3d_status write_weights(const mr3d_suite *suite, const char *set, mr3d_tier tier, uint64_t seed, const char *path, mr3d_error *error) {
   mr3d_safetensors_writer *file;
   mr3d_error failed = {0};
   mr3d_status status = mr3d_safetensors_writer_open(path, &file, error);
@@ -334,6 +334,24 @@ mr3d_status mr3d_suite_weights(const mr3d_suite *suite, const char *set, mr3d_ti
   }
   const mr3d_status written = mr3d_safetensors_writer_close(&file, status == MR3D_OK, status == MR3D_OK ? error : &failed);
   return status == MR3D_OK ? written : status;
+}
+
+mr3d_status mr3d_suite_weights(const mr3d_suite *suite, const char *set, mr3d_tier tier, uint64_t seed, const char *directory, char *path,
+                               mr3d_error *error) {
+  char lock[4096];
+  if (snprintf(path, 4096, "%s/%s.%s.%llu.safetensors", directory, set, mr3d_tier_name(tier), (unsigned long long)seed) >= 4096 ||
+      snprintf(lock, sizeof lock, "%s.lock", path) >= 4096)
+    return mr3d_fail(error, MR3D_IO, "%s: path too long for a weights file", directory);
+  if (access(path, R_OK) == 0) return MR3D_OK;
+  const int fd = open(lock, O_CREAT | O_WRONLY | O_CLOEXEC, 0600); /* another process of the run may be writing it */
+  if (fd < 0 || flock(fd, LOCK_EX)) {
+    if (fd >= 0) close(fd);
+    return mr3d_fail(error, MR3D_IO, "%s: %s", lock, strerror(errno));
+  }
+  const mr3d_status status = access(path, R_OK) == 0 ? MR3D_OK : write_weights(suite, set, tier, seed, path, error);
+  unlink(lock);
+  close(fd);
+  return status;
 }
 
 mr3d_status mr3d_case_weights(const mr3d_suite *suite, const mr3d_case *test, mr3d_tier tier, uint64_t seed, const char *directory,

@@ -55,7 +55,7 @@ mr3d_status mr3d_case_request(const mr3d_suite *, const mr3d_case *, int step, m
                               mr3d_bundle *const truth[], mr3d_bundle **request, mr3d_error *);
 
 /**
- * Writes the file of a weight set at the tier's storage type below `directory`, once per (set, tier, seed), and gives its path.
+ * Writes the file of a weight set at the tier's storage type below `directory`, once per (set, tier, seed) whichever process comes first, and gives its path.
  * `path` holds at least 4096 bytes. Requires: `set` is a step's `weights`.
  */
 mr3d_status mr3d_suite_weights(const mr3d_suite *, const char *set, mr3d_tier tier, uint64_t seed, const char *directory, char *path,

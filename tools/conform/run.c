@@ -62,6 +62,7 @@ struct runner {
   int n_cases; /**< selected */
   int *firsts; /**< [n_cases + 1]: each case's first result; the last is `total` */
   int member, members; /**< which process of how many this is */
+  atomic_int *at;      /**< [members], shared: the case that each process is at; n_cases: it has none */
   mr3d_memory *memory; /**< of the first answers, or NULL: nothing is asked again */
   const mr3d_case *last_asked;
   int last_index;      /**< of the result whose step was asked last; -1: none */
@@ -474,19 +475,34 @@ static mr3d_verdict run_case(struct runner *r, mr3d_result *result, struct agree
 
 /* ---- the run ---- */
 
-/** Removes the weights files of the sets that no later case of the selection needs; under a challenge none does, each case has a seed of its own. */
-static void drop_weights(const mr3d_run *run, int index) {
-  const mr3d_case *test = &run->suite->cases[index];
+static void clear_set(const char *set) {
+  char prefix[256];
+  snprintf(prefix, sizeof prefix, "%s.", set);
+  mr3d_scratch_clear(prefix);
+}
+
+/** Under a challenge a case has weights of its own: they are gone with it. */
+static void drop_own_weights(const mr3d_case *test) {
+  for (int s = 0; s < test->n_steps; s++)
+    if (test->steps[s].weights) clear_set(test->steps[s].weights);
+}
+
+static bool needs_weights(const mr3d_case *test, const char *set) {
+  for (int s = 0; s < test->n_steps; s++)
+    if (test->steps[s].weights && strcmp(test->steps[s].weights, set) == 0) return true;
+  return false;
+}
+
+/** Removes the weights files of a case's sets that no case needs which a process is at, or which is to come. */
+static void drop_weights(struct runner *r, int c) {
+  const mr3d_case *test = r->run->results[r->firsts[c]].test;
+  int oldest = r->n_cases;
+  for (int m = 0; m < r->members; m++) oldest = atomic_load(&r->at[m]) < oldest ? atomic_load(&r->at[m]) : oldest;
   for (int s = 0; s < test->n_steps; s++) {
     const char *set = test->steps[s].weights;
-    bool needed = set == NULL;
-    for (int i = index + 1; i < run->suite->n_cases && !needed && !run->options.challenge; i++)
-      for (int t = 0; t < run->suite->cases[i].n_steps && !needed; t++)
-        needed = run->suite->cases[i].steps[t].weights && strcmp(run->suite->cases[i].steps[t].weights, set) == 0 &&
-                 mr3d_case_selected(&run->suite->cases[i], &run->options.selection);
-    char prefix[256];
-    snprintf(prefix, sizeof prefix, "%s.", set ? set : "");
-    if (!needed) mr3d_scratch_clear(prefix);
+    bool needed = false;
+    for (int i = oldest; set && i < r->n_cases && !needed; i++) needed = needs_weights(r->run->results[r->firsts[i]].test, set);
+    if (set && !needed) clear_set(set);
   }
 }
 
@@ -573,6 +589,7 @@ static void judge_cases(struct runner *r) {
   mr3d_run *run = r->run;
   for (int c = -1; (c = next_case(r, c)) < r->n_cases;) {
     struct agreement agreement = {0};
+    atomic_store(&r->at[r->member], c);
     for (int i = r->firsts[c]; i < r->firsts[c + 1]; i++) {
       if (atomic_load(&r->ledger->over)) return;
       judge(r, &run->results[i], &agreement);
@@ -580,8 +597,10 @@ static void judge_cases(struct runner *r) {
       if (r->to < 0) settle(r);
       else if (!mr3d_tell(r->to, &i, sizeof i) || !mr3d_result_tell(&run->results[i], r->to)) return;
     }
-    if (!r->memory || run->options.challenge) drop_weights(run, (int)(run->results[r->firsts[c]].test - run->suite->cases));
+    if (run->options.challenge) drop_own_weights(run->results[r->firsts[c]].test);
+    else if (!r->memory) drop_weights(r, c);
   }
+  atomic_store(&r->at[r->member], r->n_cases);
 }
 
 /* ---- once more ---- */
@@ -672,7 +691,7 @@ static void repeat_cases(struct runner *r) {
       const int index = mine[order[k]];
       mr3d_difference d = {0};
       if (can_be_asked_again(r, &run->results[index])) ask_again(r, &run->results[index], repetition, &d);
-      if (run->options.challenge) drop_weights(run, (int)(run->results[index].test - run->suite->cases));
+      if (run->options.challenge) drop_own_weights(run->results[index].test);
       if (r->to < 0) note_again(r, index, &d);
       else if (!mr3d_tell(r->to, &(int){AGAIN}, sizeof(int)) || !mr3d_tell(r->to, &index, sizeof index) || !mr3d_tell(r->to, &d, sizeof d)) break;
     }
@@ -727,10 +746,11 @@ static void be_one_of_several(void *user, int member, int to) {
   struct runner *r = user;
   mr3d_error error = {0};
   r->to = to;
-  if (mr3d_scratch_open(&r->scratch, &error) == MR3D_OK) {
+  /* weights files are shared; under a challenge each case has its own */
+  if (!r->run->options.challenge || mr3d_scratch_open(&r->scratch, &error) == MR3D_OK) {
     do_share(r, member, r->members);
     mr3d_backend_close(&r->backend);
-    mr3d_scratch_close();
+    if (r->run->options.challenge) mr3d_scratch_close();
     int found = r->yardsticks ? mr3d_yardstick_cache_found(r->yardsticks) : 0;
     if (mr3d_tell(to, &(int){FINISHED}, sizeof(int))) mr3d_tell(to, &found, sizeof found);
   } else if (mr3d_tell(to, &(int){FAILED}, sizeof(int))) mr3d_tell(to, &error, sizeof error);
@@ -768,11 +788,14 @@ static mr3d_status hear_one_of_several(void *user, int from, bool *finished, mr3
 static mr3d_status run_all(struct runner *r, mr3d_error *error) {
   int jobs = r->run->options.jobs < r->n_cases ? r->run->options.jobs : r->n_cases;
   mr3d_status status = MR3D_OK;
+  r->members = jobs > 1 ? jobs : 1;
+  r->at = mr3d_shared_memory((size_t)r->members * sizeof *r->at);
+  if (!r->at) return mr3d_fail(error, MR3D_IO, "no shared memory");
   if (jobs > 1) {
-    r->members = jobs;
     mr3d_backend_rest(r->backend, r->run->options.threads); /* each process starts its own */
     status = mr3d_team_run(&(mr3d_team){jobs, r->run->options.threads, be_one_of_several, hear_one_of_several, r}, error);
   } else do_share(r, 0, 1);
+  mr3d_shared_free(r->at, (size_t)r->members * sizeof *r->at);
   for (int i = r->run->n_results; i < r->total; i++) mr3d_result_clear(&r->run->results[i]); /* judged by others after the end */
   return status;
 }

@@ -91,6 +91,7 @@ static void hello(const char *spoiled, const char *word) {
                                 : strcmp(spoiled, "twice") == 0 ? "[\"linear\",\"linear\"]"
                                 : strcmp(spoiled, "empty") == 0 ? "[]"
                                 : strcmp(spoiled, "json") == 0  ? "linear"
+                                : strcmp(spoiled, "prefill") == 0 ? "[\"prefill\"]"
                                                                 : "[\"linear\",\"rmsnorm\"]");
   mr3d_bundle_set(frame, "tiers", strcmp(spoiled, "tier") == 0 ? "[\"fp8\"]" : "[\"fp32\"]");
   send(frame);
