@@ -25,9 +25,9 @@ static double *copy_held(held *type, int64_t count, const double *x) {
 
 static void linear_of(held *input, held *weight, const mr3d_context *context, const mr3d_linear_in *in, double *y) {
   mr3d_linear_in changed = *in;
-  double *x = input ? copy_held(input, in->rows * in->in, in->x) : NULL, *w = copy_held(weight, in->out * in->in, in->weight);
+  double *x = input ? copy_held(input, in->rows * in->in, in->x) : NULL, *w = weight ? copy_held(weight, in->out * in->in, in->weight) : NULL;
   if (x) changed.x = x;
-  changed.weight = w;
+  if (w) changed.weight = w;
   mr3d_linear(context, &changed, y);
   free(x);
   free(w);
@@ -57,6 +57,8 @@ INPUTS(tf32, mr3d_in_tf32)
 INPUTS(tf32_cut, cut)
 INPUTS(bf16, mr3d_in_bf16)
 
+static void activations_bf16(const mr3d_context *context, const mr3d_linear_in *in, double *y) { linear_of(mr3d_in_bf16, NULL, context, in, y); }
+static void activations_fp16(const mr3d_context *context, const mr3d_linear_in *in, double *y) { linear_of(mr3d_in_f16, NULL, context, in, y); }
 static void weights_bf16(const mr3d_context *context, const mr3d_linear_in *in, double *y) { linear_of(NULL, mr3d_in_bf16, context, in, y); }
 static void weights_fp16(const mr3d_context *context, const mr3d_linear_in *in, double *y) { linear_of(NULL, mr3d_in_f16, context, in, y); }
 
@@ -65,6 +67,7 @@ static void weights_fp16(const mr3d_context *context, const mr3d_linear_in *in, 
 #define TF32_IS_A_TIER .tiers = WIDE, .harmless = "that is tf32, and inputs of the narrow tiers have no more digits"
 #define CUT_IS_NO_TIER .tiers = WIDE | 1u << MR3D_TF32, .harmless = "inputs of the narrow tiers have no more digits"
 #define BF16_IS_A_TIER .tiers = WIDE | 1u << MR3D_TF32 | 1u << MR3D_FP16, .harmless = "there they are bfloat16"
+#define FP16_IS_AS_WIDE .tiers = WIDE, .harmless = "float16 has the digits of tf32's inputs, and more than bfloat16"
 
 static const mr3d_mutant entries[] = {
     {"narrow-products", "inputs-tf32", "the inputs of projections are rounded to TF32's 11 digits", MR3D_PRODUCTS, {.linear = tf32_linear}, TF32_IS_A_TIER},
@@ -74,8 +77,9 @@ static const mr3d_mutant entries[] = {
     {"narrow-products", "attention-tf32-cut", "the inputs of attention's two products are cut off after TF32's 11 digits, not rounded", MR3D_ATTENDING,
      {.attention = tf32_cut_attention}, CUT_IS_NO_TIER},
     {"narrow-products", "attention-bf16", "the inputs of attention's two products are rounded to bfloat16", MR3D_ATTENDING, {.attention = bf16_attention}, BF16_IS_A_TIER},
+    {"narrow-products", "activations-bf16", "what projections are given is rounded to bfloat16, their weights are not", MR3D_PRODUCTS, {.linear = activations_bf16}, BF16_IS_A_TIER},
+    {"narrow-products", "activations-fp16", "what projections are given is rounded to float16, their weights are not", MR3D_PRODUCTS, {.linear = activations_fp16}, FP16_IS_AS_WIDE},
     {"narrow-products", "weights-bf16", "weights are held in bfloat16", MR3D_PRODUCTS, {.linear = weights_bf16}, BF16_IS_A_TIER},
-    {"narrow-products", "weights-fp16", "weights are held in float16", MR3D_PRODUCTS, {.linear = weights_fp16}, .tiers = WIDE,
-     .harmless = "float16 has the digits of tf32's inputs, and more than bfloat16"},
+    {"narrow-products", "weights-fp16", "weights are held in float16", MR3D_PRODUCTS, {.linear = weights_fp16}, FP16_IS_AS_WIDE},
 };
 const mr3d_mutant_set mr3d_mutants_narrow_products = MR3D_MUTANT_SET(entries);
