@@ -100,7 +100,7 @@ if wanted drift; then
   tail -1 "$work/planted.txt"
   echo "== drift: two traces of 24 layers and 786 tokens, all points: at most 15 s on two cores and 512 MiB"
   $meson test -C build --no-rebuild --benchmark --verbose drift-full_traces >"$work/traces.txt" || failed=1
-  grep -E "^the reference's trace|^two traces|^full_traces:" "$work/traces.txt"
+  grep -E "^the reference's trace|^two traces|^full_traces:" "$work/traces.txt" || failed=1
   if [ -n "${PYTHON:-}" ]; then
     echo "== drift: other stacks at full width: rounding, each time"
     rounding() {
