@@ -307,6 +307,80 @@ static void what_no_mutant_explains_is_described(void **state) {
   drop(&p);
 }
 
+static double in_bf16(double x) { return mr3d_bf16_to_double(mr3d_bf16_from_double(x)); }
+static double in_f16(double x) { return mr3d_f16_to_double(mr3d_f16_from_double(x)); }
+
+/** Products of x and weight in parts that are rounded by `held` before they are added; of as many parts as terms, each partial sum is rounded. */
+static void sum_in_parts(const problem *p, int64_t parts, double held(double), double *y) {
+  const mr3d_tensor *x = mr3d_bundle_find(p->request, "x"), *weight = mr3d_bundle_find(p->request, "weight"), *bias = mr3d_bundle_find(p->request, "bias");
+  const int64_t in = weight->shape[1], out = weight->shape[0], rows = mr3d_tensor_count(x) / in;
+  double *a = mr3d_allocate(rows * in, sizeof *a), *b = mr3d_allocate(out * in, sizeof *b), *c = mr3d_allocate(out, sizeof *c);
+  mr3d_tensor_to_double(x, a);
+  mr3d_tensor_to_double(weight, b);
+  if (bias) mr3d_tensor_to_double(bias, c);
+  for (int64_t r = 0; r < rows; r++)
+    for (int64_t o = 0; o < out; o++) {
+      double whole = 0;
+      for (int64_t part = 0; part < parts; part++) {
+        double sum = 0;
+        for (int64_t k = part * in / parts; k < (part + 1) * in / parts; k++) sum += a[r * in + k] * b[o * in + k];
+        whole = parts == in ? held(whole + sum) : whole + held(sum);
+      }
+      y[r * out + o] = whole + c[o];
+    }
+  free(a);
+  free(b);
+  free(c);
+}
+
+static void sums_in_a_narrow_type_are_told_by_the_size_of_their_errors(void **state) {
+  (void)state;
+  problem p = pose(linear_request(MR3D_FP32, 2, 40));
+  mr3d_bundle *answer = exact_answer(&p);
+  sum_in_parts(&p, 4, in_bf16, values_of(answer, "y"));
+  says(&p, answer, "the errors are random, 2^-8.");
+  answer = exact_answer(&p);
+  sum_in_parts(&p, 8, in_f16, values_of(answer, "y"));
+  says(&p, answer, "the errors are random, 2^-11.");
+  answer = exact_answer(&p);
+  sum_in_parts(&p, mr3d_bundle_find(p.request, "weight")->shape[1], in_f16, values_of(answer, "y"));
+  says(&p, answer, "the errors are random, 2^-8.");
+
+  /* a term that is missing is no rounding, though its error is as good as random in each row */
+  answer = exact_answer(&p);
+  const mr3d_tensor *x = mr3d_bundle_find(p.request, "x"), *weight = mr3d_bundle_find(p.request, "weight");
+  const int64_t in = weight->shape[1], out = weight->shape[0];
+  double *a = mr3d_allocate(mr3d_tensor_count(x) + out * in, sizeof *a), *b = a + mr3d_tensor_count(x), *y = values_of(answer, "y");
+  mr3d_tensor_to_double(x, a);
+  mr3d_tensor_to_double(weight, b);
+  for (int64_t i = 0; i < mr3d_tensor_count(x) / in * out; i++) y[i] -= a[i / out * in + 5] * b[i % out * in + 5];
+  free(a);
+  mr3d_result *result = diagnosed(&p, answer, MR3D_REPLY_ANSWER);
+  assert_null(strstr(result->diagnosis, "random"));
+  free(result);
+  drop(&p);
+
+  /* at bf16 an output's own rounding is as large; where the terms cancel, it is not, and what is only that is not told */
+  mr3d_bundle *request = request_of("linear", MR3D_BF16_TIER);
+  draw(request, "x", MR3D_BF16, normal, 2, SHAPE(1, 40, 128));
+  draw(request, "weight", MR3D_BF16, normal, 2, SHAPE(64, 128));
+  p = pose(request);
+  answer = exact_answer(&p), y = values_of(answer, "y");
+  sum_in_parts(&p, 4, in_bf16, y);
+  for (int i = 0; i < 40 * 64; i++) y[i] = in_bf16(y[i]);
+  says(&p, answer, "the errors are random, 2^-8.");
+  answer = exact_answer(&p), y = values_of(answer, "y");
+  for (int i = 0; i < 40 * 64; i++) y[i] = in_bf16(y[i]);
+  int far = 0; /* an output that is large, where the others' roundings do not look at it */
+  for (int i = 0; i < 40 * 64; i++) far = fabs(y[i]) > fabs(y[far]) ? i : far;
+  y[far] *= 1.5;
+  result = diagnosed(&p, answer, MR3D_REPLY_ANSWER);
+  assert_non_null(strstr(result->diagnosis, "1 of 2560 elements"));
+  assert_null(strstr(result->diagnosis, "random"));
+  free(result);
+  drop(&p);
+}
+
 static void a_refusal_that_names_known_sizes_is_explained(void **state) {
   (void)state;
   mr3d_bundle *request = layer_request(MR3D_FP32, 6, 1, 30);
@@ -483,6 +557,7 @@ int main(void) {
       cmocka_unit_test(two_mistakes_at_once_are_both_named),
       cmocka_unit_test(one_mistake_in_many_cases_reads_as_one),
       cmocka_unit_test(what_no_mutant_explains_is_described),
+      cmocka_unit_test(sums_in_a_narrow_type_are_told_by_the_size_of_their_errors),
       cmocka_unit_test(flags_and_integers_and_shapes_are_described),
       cmocka_unit_test(a_mistake_that_most_failures_rule_out_is_not_named),
       cmocka_unit_test(a_refusal_that_names_known_sizes_is_explained),

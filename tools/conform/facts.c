@@ -205,6 +205,89 @@ static bool only_blind_rows(const mr3d_scene *s, const mr3d_output *o) {
   return true;
 }
 
+/** What is known of a product's errors, each in units of the root of the sum of its squared terms; where these cancel, so that an output's own rounding is no part of it. */
+typedef struct product_errors {
+  double n, sum, squares, largest, with_value, values; /* with_value: error times value */
+  double scaled;                                       /* squares, in units of each element's error scale */
+  double of_half[2][2];                                /* squares: of the earlier and later rows, of the first and second half of the columns */
+} product_errors;
+
+static product_errors measure_product(const mr3d_picture *p, const double *terms) {
+  const mr3d_output *o = &p->output;
+  product_errors e = {0};
+  for (int64_t i = 0; i < o->rows * o->cols; i++) {
+    if (terms[i] == 0) continue;
+    const double error = (o->got[i] - o->ref[i]) / sqrt(terms[i]), value = o->ref[i] / sqrt(terms[i]);
+    if (fabs(value) > 0.25 && o->units.u * fabs(value) > 0x1p-14) continue;
+    e.n++;
+    e.sum += error;
+    e.squares += error * error;
+    e.scaled += pow((o->got[i] - o->ref[i]) / o->scale[i], 2);
+    e.largest = fmax(e.largest, fabs(error));
+    e.with_value += error * value;
+    e.values += value * value;
+    e.of_half[0][i / o->cols >= o->rows / 2] += error * error;
+    e.of_half[1][i % o->cols >= o->cols / 2] += error * error;
+  }
+  return e;
+}
+
+/** Whether neighbouring rows err independently: a term that is missing or too many errs by a multiple of one row of weights everywhere. */
+static bool rows_independent(const mr3d_picture *p, const double *terms) {
+  const mr3d_output *o = &p->output;
+  double alike = 0;
+  int64_t pairs = 0;
+  for (int64_t r = 0; r + 1 < o->rows; r++) {
+    double a = 0, b = 0, both = 0;
+    for (int64_t i = r * o->cols; i < (r + 1) * o->cols; i++) {
+      const int64_t j = i + o->cols;
+      if (terms[i] == 0 || terms[j] == 0) continue;
+      const double first = (o->got[i] - o->ref[i]) / sqrt(terms[i]), second = (o->got[j] - o->ref[j]) / sqrt(terms[j]);
+      a += first * first, b += second * second, both += first * second;
+    }
+    if (a > 0 && b > 0) alike += both * both / (a * b), pairs++;
+  }
+  return pairs >= 4 && alike / (double)pairs * (double)o->cols < 2; /* 1 for independent ones, the number of columns for multiples */
+}
+
+/** Beyond the tier's own roundings, without bias, without a part of the value, everywhere of one size: what rounding does, and no mistake in which numbers are taken. */
+static bool is_random(const product_errors *e) {
+  const double n = e->n, deviation = sqrt(e->squares / n);
+  bool even = true;
+  for (int a = 0; a < 2; a++) even = even && e->of_half[a][0] < 4 * e->of_half[a][1] && e->of_half[a][1] < 4 * e->of_half[a][0];
+  return n >= 100 && e->scaled > 4 * n && even && fabs(e->sum / n) < 5 * deviation / sqrt(n) && e->largest < 8 * deviation && fabs(e->with_value) < 5 * deviation * sqrt(e->values);
+}
+
+/**
+ * Sums held in a narrow type: which numbers come out depends on the order of summation, so no mutant gives them, but their size does not. Parts of a sum that are rounded to u err by
+ * u / √3 of the root of their sum of squares, which is that of the terms, however many parts there are; where every partial sum of n terms is rounded, by √(n / 2) times that.
+ */
+static bool is_summed_narrowly(const mr3d_scene *s, const mr3d_picture *p, double *rounding) {
+  const mr3d_tensor *x = mr3d_bundle_find(s->request, "x"), *weight = mr3d_bundle_find(s->request, "weight");
+  if (strcmp(s->op, "linear") != 0 || !p->output.scale || !x || !weight || weight->rank != 2 || weight->shape[1] == 0) return false;
+  const int64_t in = weight->shape[1], out = weight->shape[0], rows = mr3d_tensor_count(x) / in;
+  if (rows * out != p->output.rows * p->output.cols) return false;
+  double *a = mr3d_allocate(rows * in, sizeof *a), *b = mr3d_allocate(out * in, sizeof *b), *terms = mr3d_allocate(rows * out, sizeof *terms);
+  mr3d_tensor_to_double(x, a);
+  mr3d_tensor_to_double(weight, b);
+  for (int64_t i = 0; i < rows * in; i++) a[i] *= a[i];
+  for (int64_t i = 0; i < out * in; i++) b[i] *= b[i];
+  const mr3d_context context = {.op = &mr3d_reference_operators};
+  mr3d_linear(&context, &(mr3d_linear_in){.rows = rows, .in = in, .out = out, .x = a, .weight = b}, terms);
+  const product_errors e = measure_product(p, terms);
+  const bool random = is_random(&e) && rows_independent(p, terms);
+  free(a);
+  free(b);
+  free(terms);
+  *rounding = sqrt(3 * e.squares / e.n);
+  return random;
+}
+
+static void say_summed_narrowly(double rounding, mr3d_text *t) {
+  mr3d_say(t, "the errors are random, 2^%.1f of the root sum of squares of each output's terms: as where sums, or parts of them, are held in a narrow type in whatever order (rounding to bfloat16 loses 2^-9 to 2^-8, to "
+              "float16 2^-12 to 2^-11, more where every partial sum is rounded)", log2(rounding));
+}
+
 static void say_where(const mr3d_scene *s, const mr3d_picture *p, const census *c, mr3d_text *t) {
   const mr3d_output *o = &p->output;
   mr3d_say(t, "%lld of %lld elements in %lld of %lld rows are wrong", (long long)c->wrong, (long long)(c->rows * o->cols), (long long)c->wrong_rows, (long long)c->rows);
@@ -361,12 +444,18 @@ void mr3d_say_facts(const mr3d_scene *s, const char *why, mr3d_result *result) {
     exact e = {0};
     if (p->comparable && p->floating) c = count_wrong(p);
     else if (p->comparable) e = open_exact(p);
-    if (!p->comparable || c.wrong > 0 || e.wrong > 0) {
+    double rounding = 0;
+    const bool narrow = p->comparable && p->floating && c.nans == 0 && is_summed_narrowly(s, p, &rounding);
+    if (!p->comparable || c.wrong > 0 || e.wrong > 0 || narrow) {
       if (t.at == result->diagnosis) mr3d_say(&t, "%s; certain is: \"%s\": ", why, p->name);
       else mr3d_say(&t, ". \"%s\": ", p->name);
       if (!p->comparable) say_shape(p, &t);
       else if (!p->floating) say_exact(p, &e, &t);
-      else if (!say_pattern(s, p, &t)) say_where(s, p, &c, &t);
+      else if (c.wrong == 0) say_summed_narrowly(rounding, &t);
+      else if (!say_pattern(s, p, &t)) {
+        say_where(s, p, &c, &t);
+        if (narrow) mr3d_say(&t, "; "), say_summed_narrowly(rounding, &t);
+      }
     }
     free_census(&c);
     close_exact(&e);
