@@ -381,6 +381,38 @@ static void sums_in_a_narrow_type_are_told_by_the_size_of_their_errors(void **st
   drop(&p);
 }
 
+/** In attention it is the sum of values: here that of the earlier and of the later keys, each rounded. */
+static void narrow_sums_of_attention_are_told_too(void **state) {
+  (void)state;
+  enum { HEADS = 4, GROUPS = 2, TOKENS = 40, DIM = 32 };
+  problem p = pose(attention_request(MR3D_FP32, 3));
+  mr3d_bundle *answer = exact_answer(&p);
+  const mr3d_tensor *query = mr3d_bundle_find(p.request, "query"), *key = mr3d_bundle_find(p.request, "key"), *value = mr3d_bundle_find(p.request, "value"), *visible = mr3d_bundle_find(p.request, "visible");
+  assert_int_equal(mr3d_tensor_count(query), HEADS * TOKENS * DIM);
+  assert_int_equal(mr3d_tensor_count(key), GROUPS * TOKENS * DIM);
+  double *a = mr3d_allocate(HEADS * TOKENS * DIM, sizeof *a), *b = mr3d_allocate(GROUPS * TOKENS * DIM, sizeof *b), *c = mr3d_allocate(GROUPS * TOKENS * DIM, sizeof *c), *y = values_of(answer, "y");
+  mr3d_tensor_to_double(query, a);
+  mr3d_tensor_to_double(key, b);
+  mr3d_tensor_to_double(value, c);
+  for (int row = 0; row < HEADS * TOKENS; row++) {
+    const int group = row / TOKENS / (HEADS / GROUPS), i = row % TOKENS;
+    double s[TOKENS], total = 0, part[2][DIM] = {{0}};
+    for (int j = 0; j < TOKENS; j++) {
+      s[j] = 0;
+      for (int d = 0; d < DIM; d++) s[j] += a[row * DIM + d] * b[(group * TOKENS + j) * DIM + d];
+      total += s[j] = ((const uint8_t *)visible->data)[i * TOKENS + j] ? exp(s[j] / sqrt(DIM)) : 0;
+    }
+    for (int j = 0; j < TOKENS; j++)
+      for (int d = 0; d < DIM; d++) part[j >= TOKENS / 2][d] += s[j] * c[(group * TOKENS + j) * DIM + d];
+    for (int d = 0; d < DIM && total > 0; d++) y[row * DIM + d] = in_bf16(part[0][d] / total) + in_bf16(part[1][d] / total);
+  }
+  free(a);
+  free(b);
+  free(c);
+  says(&p, answer, "the errors are random, 2^-");
+  drop(&p);
+}
+
 static void a_refusal_that_names_known_sizes_is_explained(void **state) {
   (void)state;
   mr3d_bundle *request = layer_request(MR3D_FP32, 6, 1, 30);
@@ -558,6 +590,7 @@ int main(void) {
       cmocka_unit_test(one_mistake_in_many_cases_reads_as_one),
       cmocka_unit_test(what_no_mutant_explains_is_described),
       cmocka_unit_test(sums_in_a_narrow_type_are_told_by_the_size_of_their_errors),
+      cmocka_unit_test(narrow_sums_of_attention_are_told_too),
       cmocka_unit_test(flags_and_integers_and_shapes_are_described),
       cmocka_unit_test(a_mistake_that_most_failures_rule_out_is_not_named),
       cmocka_unit_test(a_refusal_that_names_known_sizes_is_explained),

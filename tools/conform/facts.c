@@ -258,28 +258,73 @@ static bool is_random(const product_errors *e) {
   return n >= 100 && e->scaled > 4 * n && even && fabs(e->sum / n) < 5 * deviation / sqrt(n) && e->largest < 8 * deviation && fabs(e->with_value) < 5 * deviation * sqrt(e->values);
 }
 
+#define MOST_TERMS ((int64_t)1 << 27) /* of attention looked at for one failure: half a second */
+
+static double *values_of(const mr3d_tensor *t) {
+  double *values = mr3d_allocate(mr3d_tensor_count(t), sizeof *values);
+  mr3d_tensor_to_double(t, values);
+  return values;
+}
+
+/** Sum of the squared terms of each output of `linear` [rows,out]; NULL where the request lacks something. */
+static double *linear_terms(const mr3d_bundle *request, int64_t count) {
+  const mr3d_tensor *x = mr3d_bundle_find(request, "x"), *weight = mr3d_bundle_find(request, "weight");
+  if (!x || !weight || weight->rank != 2 || weight->shape[1] == 0) return NULL;
+  const int64_t in = weight->shape[1], out = weight->shape[0], rows = mr3d_tensor_count(x) / in;
+  if (rows * out != count) return NULL;
+  double *a = values_of(x), *b = values_of(weight), *terms = mr3d_allocate(count, sizeof *terms);
+  for (int64_t i = 0; i < rows * in; i++) a[i] *= a[i];
+  for (int64_t i = 0; i < out * in; i++) b[i] *= b[i];
+  const mr3d_context context = {.op = &mr3d_reference_operators};
+  mr3d_linear(&context, &(mr3d_linear_in){.rows = rows, .in = in, .out = out, .x = a, .weight = b}, terms);
+  free(a);
+  free(b);
+  return terms;
+}
+
+/** The same of `attention` [B,H,q,D]: probabilities times values. */
+static double *attention_terms(const mr3d_bundle *request, int64_t count) {
+  const mr3d_tensor *query = mr3d_bundle_find(request, "query"), *key = mr3d_bundle_find(request, "key"), *value = mr3d_bundle_find(request, "value"),
+                    *visible = mr3d_bundle_find(request, "visible");
+  if (!query || !key || !value || !visible || query->rank != 4 || key->rank != 4 || mr3d_tensor_count(query) != count || key->shape[1] == 0) return NULL;
+  const int64_t B = query->shape[0], H = query->shape[1], q = query->shape[2], D = query->shape[3], G = key->shape[1], K = key->shape[2];
+  if (count * K > MOST_TERMS) return NULL;
+  double *a = values_of(query), *b = values_of(key), *c = values_of(value), *terms = mr3d_allocate(count, sizeof *terms), *p = mr3d_allocate(K, sizeof *p);
+  for (int64_t row = 0; row < B * H * q; row++) {
+    const int64_t sample = row / (H * q), group = sample * G + row / q % H / (H / G), i = row % q;
+    const uint8_t *seen = (const uint8_t *)visible->data + (sample * q + i) * K;
+    double largest = -INFINITY, total = 0;
+    for (int64_t j = 0; j < K; j++) {
+      p[j] = 0;
+      for (int64_t d = 0; d < D; d++) p[j] += a[row * D + d] * b[(group * K + j) * D + d];
+      p[j] = seen[j] ? p[j] / sqrt((double)D) : -INFINITY;
+      largest = fmax(largest, p[j]);
+    }
+    for (int64_t j = 0; j < K; j++) total += p[j] = seen[j] ? exp(p[j] - largest) : 0;
+    for (int64_t j = 0; j < K && total > 0; j++)
+      for (int64_t d = 0; d < D; d++) terms[row * D + d] += pow(p[j] / total * c[(group * K + j) * D + d], 2);
+  }
+  free(a);
+  free(b);
+  free(c);
+  free(p);
+  return terms;
+}
+
 /**
  * Sums held in a narrow type: which numbers come out depends on the order of summation, so no mutant gives them, but their size does not. Parts of a sum that are rounded to u err by
  * u / √3 of the root of their sum of squares, which is that of the terms, however many parts there are; where every partial sum of n terms is rounded, by √(n / 2) times that.
  */
 static bool is_summed_narrowly(const mr3d_scene *s, const mr3d_picture *p, double *rounding) {
-  const mr3d_tensor *x = mr3d_bundle_find(s->request, "x"), *weight = mr3d_bundle_find(s->request, "weight");
-  if (strcmp(s->op, "linear") != 0 || !p->output.scale || !x || !weight || weight->rank != 2 || weight->shape[1] == 0) return false;
-  const int64_t in = weight->shape[1], out = weight->shape[0], rows = mr3d_tensor_count(x) / in;
-  if (rows * out != p->output.rows * p->output.cols) return false;
-  double *a = mr3d_allocate(rows * in, sizeof *a), *b = mr3d_allocate(out * in, sizeof *b), *terms = mr3d_allocate(rows * out, sizeof *terms);
-  mr3d_tensor_to_double(x, a);
-  mr3d_tensor_to_double(weight, b);
-  for (int64_t i = 0; i < rows * in; i++) a[i] *= a[i];
-  for (int64_t i = 0; i < out * in; i++) b[i] *= b[i];
-  const mr3d_context context = {.op = &mr3d_reference_operators};
-  mr3d_linear(&context, &(mr3d_linear_in){.rows = rows, .in = in, .out = out, .x = a, .weight = b}, terms);
+  const int64_t count = p->output.rows * p->output.cols;
+  double *terms = NULL;
+  if (p->output.scale && strcmp(s->op, "linear") == 0) terms = linear_terms(s->request, count);
+  if (p->output.scale && strcmp(s->op, "attention") == 0) terms = attention_terms(s->request, count);
+  if (!terms) return false;
   const product_errors e = measure_product(p, terms);
   const bool random = is_random(&e) && rows_independent(p, terms);
-  free(a);
-  free(b);
-  free(terms);
   *rounding = sqrt(3 * e.squares / e.n);
+  free(terms);
   return random;
 }
 
