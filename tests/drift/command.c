@@ -3,22 +3,13 @@
 #include <unistd.h>
 
 #include "../conform/schema.h"
-#include "../folder.h"
 #include "../program.h"
 #include "plant.h"
+#include "../conform/in_folder.h"
 
-static char folder[256];
 #define CONFIG_JSON                                                                                                                                        \
   "{\"hidden_size\":56,\"intermediate_size\":72,\"num_hidden_layers\":4,\"num_attention_heads\":14,\"num_key_value_heads\":2,\"head_dim\":16,\"vocab_size\":61," \
   "\"rope_theta\":1000000.0,\"rms_norm_eps\":1e-6,\"tie_word_embeddings\":true}"
-
-static const char *in_folder(const char *name) {
-  static char paths[4][320];
-  static int next;
-  char *path = paths[next++ % 4];
-  snprintf(path, 320, "%s/%s", folder, name);
-  return path;
-}
 
 static char *read_file(const char *path) {
   FILE *file = fopen(path, "rb");

@@ -17,23 +17,13 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "../folder.h"
 #include "mr3d/random.h"
 #include "mr3d/safetensors.h"
+#include "../conform/in_folder.h"
 
 #define MOST_SECONDS 15.0
 #define MOST_MIB 512.0
 enum { TEXT_TOKENS = 229, START = 151652, END = 151653, PAD = 151654 }; /* with PAD between the markers a prompt of 232, of which 231 stay */
-
-static char folder[256];
-
-static const char *in_folder(const char *name) {
-  static char paths[4][320];
-  static int next;
-  char *path = paths[next++ % 4];
-  snprintf(path, 320, "%s/%s", folder, name);
-  return path;
-}
 
 static int give_up(const char *what) {
   fprintf(stderr, "full_traces: %s\n", what);

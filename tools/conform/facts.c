@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "diagnose_internal.h"
+#include "mutants/mutants_internal.h"
 
 void mr3d_say(mr3d_text *t, const char *format, ...) {
   va_list arguments;
@@ -282,6 +283,12 @@ static double *linear_terms(const mr3d_bundle *request, int64_t count) {
   return terms;
 }
 
+static void squared_row(int64_t keys, const bool *visible, double *s) {
+  mr3d_softmax_row(keys, visible, s);
+  for (int64_t j = 0; j < keys; j++) s[j] *= s[j];
+}
+static void squared_rows(const mr3d_scores *scores) { mr3d_scores_by_row(scores, squared_row); }
+
 /** The same of `attention` [B,H,q,D]: probabilities times values. */
 static double *attention_terms(const mr3d_bundle *request, int64_t count) {
   const mr3d_tensor *query = mr3d_bundle_find(request, "query"), *key = mr3d_bundle_find(request, "key"), *value = mr3d_bundle_find(request, "value"),
@@ -289,25 +296,13 @@ static double *attention_terms(const mr3d_bundle *request, int64_t count) {
   if (!query || !key || !value || !visible || query->rank != 4 || key->rank != 4 || mr3d_tensor_count(query) != count || key->shape[1] == 0) return NULL;
   const int64_t B = query->shape[0], H = query->shape[1], q = query->shape[2], D = query->shape[3], G = key->shape[1], K = key->shape[2];
   if (count * K > MOST_TERMS) return NULL;
-  double *a = values_of(query), *b = values_of(key), *c = values_of(value), *terms = mr3d_allocate(count, sizeof *terms), *p = mr3d_allocate(K, sizeof *p);
-  for (int64_t row = 0; row < B * H * q; row++) {
-    const int64_t sample = row / (H * q), group = sample * G + row / q % H / (H / G), i = row % q;
-    const uint8_t *seen = (const uint8_t *)visible->data + (sample * q + i) * K;
-    double largest = -INFINITY, total = 0;
-    for (int64_t j = 0; j < K; j++) {
-      p[j] = 0;
-      for (int64_t d = 0; d < D; d++) p[j] += a[row * D + d] * b[(group * K + j) * D + d];
-      p[j] = seen[j] ? p[j] / sqrt((double)D) : -INFINITY;
-      largest = fmax(largest, p[j]);
-    }
-    for (int64_t j = 0; j < K; j++) total += p[j] = seen[j] ? exp(p[j] - largest) : 0;
-    for (int64_t j = 0; j < K && total > 0; j++)
-      for (int64_t d = 0; d < D; d++) terms[row * D + d] += pow(p[j] / total * c[(group * K + j) * D + d], 2);
-  }
+  double *a = values_of(query), *b = values_of(key), *c = values_of(value), *terms = mr3d_allocate(count, sizeof *terms);
+  for (int64_t i = 0; i < B * G * K * D; i++) c[i] *= c[i];
+  const mr3d_context context = {.op = &mr3d_reference_operators};
+  mr3d_attend_with(squared_rows, false, &context, &(mr3d_attention_in){B, H, G, q, K, D, a, b, c, visible->data}, terms);
   free(a);
   free(b);
   free(c);
-  free(p);
   return terms;
 }
 
