@@ -171,6 +171,15 @@ void mr3d_product(const mr3d_product_in *p, int threads, double *y) {
   }
 }
 
+void mr3d_divide(int64_t count, double by, double *x) {
+  typedef double vector __attribute__((vector_size(32), aligned(8), may_alias));
+  int64_t i = 0;
+  for (; i + 4 <= count; i += 4)
+    *(vector *)(x + i) = *(vector *)(x + i) / by;
+  for (; i < count; i++)
+    x[i] = x[i] / by;
+}
+
 void mr3d_product_squares(const mr3d_product_in *p, int threads, float *squares) {
   const int bytes = vector_bytes();
   (void)threads; /* without OpenMP */

@@ -37,6 +37,9 @@ void mr3d_product(const mr3d_product_in *, int threads, double *y);
  */
 void mr3d_product_squares(const mr3d_product_in *, int threads, float *squares);
 
+/** x[i] = x[i] / by, i = 0 .. count-1: several quotients at a time, each the one of a plain loop. */
+void mr3d_divide(int64_t count, double by, double *x);
+
 /** Uses vectors of at most that many bytes (16, 32 or 64), so that tests can compare instruction sets; returns what is used on this processor. */
 int mr3d_product_widest(int bytes);
 

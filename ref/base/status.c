@@ -51,12 +51,20 @@ mr3d_status mr3d_fail_in(mr3d_error *error, const char *prefix, ...) {
   return mr3d_fail(error, error->status, "%s: %s", start, error->message);
 }
 
-void *mr3d_allocate(long long count, unsigned long size) {
-  void *memory = count < 0 ? NULL : calloc(count > 0 ? (size_t)count : 1, size > 0 ? size : 1);
+/* memory, unless there was none. */
+static void *obtained(void *memory, long long count, unsigned long size) {
   if (memory == NULL) {
     fprintf(stderr, "mr3d: out of memory: asked for %lld elements of %lu bytes\n", count, size);
     exit(1);
   }
   mr3d_large_pages(memory, (size_t)count * size);
   return memory;
+}
+
+void *mr3d_allocate(long long count, unsigned long size) {
+  return obtained(count < 0 ? NULL : calloc(count > 0 ? (size_t)count : 1, size > 0 ? size : 1), count, size);
+}
+
+void *mr3d_allocate_unset(long long count, unsigned long size) {
+  return obtained(count < 0 ? NULL : reallocarray(NULL, count > 0 ? (size_t)count : 1, size > 0 ? size : 1), count, size);
 }

@@ -1,16 +1,18 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../base/product.h"
 #include "mr3d/model.h"
 #include "mr3d/trace.h"
 
 /* y [B,heads,q,D] = x [B,q,hidden] weight^T + bias, heads apart. */
 static void project(const mr3d_context *context, const mr3d_block_in *in, int64_t hidden, int64_t heads, int64_t D, const double *weight,
                     const mr3d_tensor *stored, const double *bias, double *y) {
-  double *flat = mr3d_allocate(in->B * in->q * heads * D, sizeof *flat);
+  double *flat = mr3d_allocate_unset(in->B * in->q * heads * D, sizeof *flat);
   context->op->linear(context, &(mr3d_linear_in){.rows = in->B * in->q, .in = hidden, .out = heads * D, .x = in->hidden, .weight = weight, .bias = bias,
                                                    .stored = stored},
                       flat);
+#pragma omp parallel for collapse(2) num_threads(mr3d_thread_count(context->threads)) if (in->B * in->q * heads * D > 16384)
   for (int64_t b = 0; b < in->B; b++)
     for (int64_t i = 0; i < in->q; i++)
       for (int64_t h = 0; h < heads; h++)
@@ -29,10 +31,11 @@ static void append(const mr3d_block_in *in, int64_t G, int64_t D, const double *
 }
 
 /* flat [B,q,H*D] = context [B,H,q,D]. */
-static void merge_heads(const mr3d_block_in *in, int64_t H, int64_t D, const double *context, double *flat) {
+static void merge_heads(int threads, const mr3d_block_in *in, int64_t H, int64_t D, const double *context, double *flat) {
+#pragma omp parallel for collapse(2) num_threads(mr3d_thread_count(threads)) if (in->B * in->q * H * D > 16384)
   for (int64_t b = 0; b < in->B; b++)
-    for (int64_t h = 0; h < H; h++)
-      for (int64_t i = 0; i < in->q; i++)
+    for (int64_t i = 0; i < in->q; i++)
+      for (int64_t h = 0; h < H; h++)
         memcpy(flat + ((b * in->q + i) * H + h) * D, context + ((b * H + h) * in->q + i) * D, (size_t)D * sizeof *flat);
 }
 
@@ -57,11 +60,11 @@ mr3d_status mr3d_attention_block(const mr3d_context *context, const mr3d_config 
     return mr3d_fail(error, MR3D_INVALID, "%lld samples of %lld new tokens and %lld keys are too many: send the tokens in chunks", (long long)B, (long long)q,
                      (long long)K);
 
-  bool *visible = mr3d_allocate(pairs, sizeof *visible);
-  int64_t *positions = mr3d_allocate(q, sizeof *positions);
-  double *query = mr3d_allocate(B * H * q * D, sizeof *query), *rotated_query = mr3d_allocate(B * H * q * D, sizeof *rotated_query);
-  double *key = mr3d_allocate(B * G * q * D, sizeof *key), *rotated_key = mr3d_allocate(B * G * q * D, sizeof *rotated_key);
-  double *value = mr3d_allocate(B * G * q * D, sizeof *value);
+  bool *visible = mr3d_allocate_unset(pairs, sizeof *visible);
+  int64_t *positions = mr3d_allocate_unset(q, sizeof *positions);
+  double *query = mr3d_allocate_unset(B * H * q * D, sizeof *query), *rotated_query = mr3d_allocate_unset(B * H * q * D, sizeof *rotated_query);
+  double *key = mr3d_allocate_unset(B * G * q * D, sizeof *key), *rotated_key = mr3d_allocate_unset(B * G * q * D, sizeof *rotated_key);
+  double *value = mr3d_allocate_unset(B * G * q * D, sizeof *value);
 
   mr3d_status status = context->op->mask(context, &in->mask, visible, error);
   if (status == MR3D_OK) {
@@ -94,7 +97,7 @@ mr3d_status mr3d_attention_block(const mr3d_context *context, const mr3d_config 
     context->op->attention(context, &(mr3d_attention_in){.B = B, .H = H, .G = G, .q = q, .K = K, .D = D, .query = rotated_query, .key = out->key,
                                                          .value = out->value, .visible = visible}, mixed);
     mr3d_trace(context, "context", MR3D_F64, 4, (int64_t[]){B, H, q, D}, mixed);
-    merge_heads(in, H, D, mixed, flat);
+    merge_heads(context->threads, in, H, D, mixed, flat);
     context->op->linear(context, &(mr3d_linear_in){.rows = B * q, .in = H * D, .out = hidden, .x = flat, .weight = layer->o_weight, .stored = layer->o_stored}, out->hidden);
     mr3d_trace(context, "o_proj", MR3D_F64, 3, (int64_t[]){B, q, hidden}, out->hidden);
   }

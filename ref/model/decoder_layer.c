@@ -1,11 +1,14 @@
 #include <stdlib.h>
 
+#include "../base/product.h"
 #include "mr3d/model.h"
 #include "mr3d/trace.h"
 
 /* y [B,q,hidden] += x, rounded where a stack stores the residual stream. */
 static void add_residual(const mr3d_context *context, const mr3d_block_in *in, int64_t hidden, const double *x, double *y) {
-  for (int64_t i = 0; i < in->B * in->q * hidden; i++) y[i] = x[i] + y[i];
+  const int64_t count = in->B * in->q * hidden;
+#pragma omp parallel for num_threads(mr3d_thread_count(context->threads)) if (count > 16384)
+  for (int64_t i = 0; i < count; i++) y[i] = x[i] + y[i];
   mr3d_round(context, MR3D_AT_RESIDUAL, in->B, 1, in->q, hidden, y);
 }
 
@@ -22,7 +25,7 @@ mr3d_status mr3d_decoder_layer(const mr3d_context *context, const mr3d_config *c
                                mr3d_block_out *out, mr3d_error *error) {
   const mr3d_operators *op = context->op;
   const int64_t rows = in->B * in->q, hidden = config->hidden_size, intermediate = config->intermediate_size;
-  double *normed = mr3d_allocate(rows * hidden, sizeof *normed), *attended = mr3d_allocate(rows * hidden, sizeof *attended);
+  double *normed = mr3d_allocate_unset(rows * hidden, sizeof *normed), *attended = mr3d_allocate_unset(rows * hidden, sizeof *attended);
 
   const int64_t shape[3] = {in->B, in->q, hidden}, wide[3] = {in->B, in->q, intermediate};
   mr3d_trace(context, "input", MR3D_F64, 3, shape, in->hidden);
@@ -35,8 +38,8 @@ mr3d_status mr3d_decoder_layer(const mr3d_context *context, const mr3d_config *c
   if (status == MR3D_OK) {
     add_residual(context, in, hidden, in->hidden, attended);
     mr3d_trace(context, "attention_residual", MR3D_F64, 3, shape, attended);
-    double *gate = mr3d_allocate(rows * intermediate, sizeof *gate), *up = mr3d_allocate(rows * intermediate, sizeof *up);
-    double *gated = mr3d_allocate(rows * intermediate, sizeof *gated);
+    double *gate = mr3d_allocate_unset(rows * intermediate, sizeof *gate), *up = mr3d_allocate_unset(rows * intermediate, sizeof *up);
+    double *gated = mr3d_allocate_unset(rows * intermediate, sizeof *gated);
     op->rmsnorm(context, &(mr3d_rmsnorm_in){.rows = rows, .n = hidden, .eps = config->rms_norm_eps, .x = attended, .weight = layer->post_attention_layernorm},
                 normed);
     mr3d_trace(context, "post_attention_norm", MR3D_F64, 3, shape, normed);

@@ -19,14 +19,11 @@ typedef struct statistics {
   double *max, *mean, *lse;
 } statistics;
 
-/** The keys that matter to some query of a tile: all up to the last one visible. */
-static int64_t last_visible(const bool *visible, int64_t queries, int64_t K) {
-  int64_t end = 0;
-  for (int64_t i = 0; i < queries; i++)
-    for (int64_t j = K; j > end; j--)
-      if (visible[i * K + j - 1])
-        end = j;
-  return end;
+/** How many keys matter to a query: all up to the last one visible. */
+static int64_t last_visible(const bool *visible, int64_t K) {
+  while (K > 0 && !visible[K - 1])
+    K--;
+  return K;
 }
 
 /**
@@ -34,19 +31,21 @@ static int64_t last_visible(const bool *visible, int64_t queries, int64_t K) {
  * visible keys.
  */
 static void softmax(const bool *visible, int64_t keys, const roundings *r, int64_t batch, int64_t head, int64_t row, double *s) {
+  const int64_t seen = last_visible(visible, keys);
   double max = -INFINITY, sum = 0;
-  for (int64_t j = 0; j < keys; j++)
+  for (int64_t j = 0; j < seen; j++)
     if (visible[j] && s[j] > max)
       max = s[j];
-  for (int64_t j = 0; j < keys; j++) {
+  for (int64_t j = 0; j < seen; j++) {
     const double below = s[j] - max;
     s[j] = visible[j] ? exp(below) : 0;
     if (r->softmax_noise.on && visible[j])
       s[j] *= 1 + r->softmax_noise.ua * (1 + fabs(below)) * mr3d_noise_at(&r->softmax_noise, batch, head, row, r->softmax_noise.shared ? 0 : j);
     sum = sum + s[j];
   }
-  for (int64_t j = 0; j < keys; j++)
-    s[j] = visible[j] ? s[j] / sum : 0;
+  mr3d_divide(seen, sum, s);
+  for (int64_t j = seen; j < keys; j++)
+    s[j] = 0;
   mr3d_round_row(&r->probability, batch, head, row, keys, s);
   mr3d_round_row(&r->probability_input, batch, head, row, keys, s);
 }
@@ -74,8 +73,12 @@ static void attend(const mr3d_attention_in *in, const roundings *r, const statis
                    double *y) {
   const int64_t D = in->D, K = in->K, kv = (b * in->G + h / (in->H / in->G)) * K * D;
   const bool *visible = in->visible + (b * in->q + first) * K;
-  const int64_t keys = last_visible(visible, queries, K);
-  double *scores = mr3d_allocate(queries * keys, sizeof *scores);
+  int64_t keys = 0;
+  for (int64_t i = 0; i < queries; i++) {
+    const int64_t seen = last_visible(visible + i * K, K);
+    keys = seen > keys ? seen : keys;
+  }
+  double *scores = mr3d_allocate_unset(queries * keys, sizeof *scores);
   float *squares = r->score_noise.on && r->score_noise.stochastic ? mr3d_allocate(queries * (keys > D ? keys : D), sizeof *squares) : NULL;
 
   const mr3d_product_in dot = {.rows = queries, .in = D, .out = keys, .x = in->query + ((b * in->H + h) * in->q + first) * D, .x_row = D,
@@ -87,8 +90,7 @@ static void attend(const mr3d_attention_in *in, const roundings *r, const statis
     double *s = scores + i * keys;
     if (squares != NULL)
       mr3d_noise_add(&r->score_noise, b, h, first + i, keys, D, squares + i * keys, NULL, s);
-    for (int64_t j = 0; j < keys; j++)
-      s[j] = s[j] / sqrt((double)D);
+    mr3d_divide(keys, sqrt((double)D), s);
     mr3d_round_row(&r->score, b, h, first + i, keys, s);
     if (traced->max != NULL)
       take_statistics(traced, (b * in->H + h) * in->q + first + i, visible + i * K, keys, s);

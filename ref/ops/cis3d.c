@@ -2,6 +2,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "../base/product.h"
 #include "mr3d/ops.h"
 
 static double weight_of(const mr3d_cis3d_in *in, int64_t h, int64_t f, int64_t a) {
@@ -39,6 +40,7 @@ void mr3d_cis3d(const mr3d_context *context, const mr3d_cis3d_in *in, double *co
       angle[i] = angle[i] + part[i];
     mr3d_round(context, MR3D_AT_ANGLE, 1, heads, N, F, angle);
   }
+#pragma omp parallel for num_threads(mr3d_thread_count(context->threads)) if (count > 1024)
   for (int64_t i = 0; i < count; i++) {
     cos_table[i] = cos(angle[i]);
     sin_table[i] = sin(angle[i]);

@@ -33,7 +33,8 @@ void mr3d_linear(const mr3d_context *context, const mr3d_linear_in *in, double *
   mr3d_product_in product = product_of(in);
   if (context->arithmetic == NULL) {
     mr3d_product(&product, context->threads, y);
-    for (int64_t r = 0; r < in->rows && in->bias != NULL; r++)
+#pragma omp parallel for num_threads(mr3d_thread_count(context->threads)) if (in->rows * in->out > 16384)
+    for (int64_t r = 0; r < (in->bias != NULL ? in->rows : 0); r++)
       for (int64_t o = 0; o < in->out; o++)
         y[r * in->out + o] = y[r * in->out + o] + in->bias[o];
     return;

@@ -97,8 +97,8 @@ static double temporal_inv_freq(const mr3d_config *config, const mr3d_split *spl
 static void rotate_spatial(const mr3d_context *context, const mr3d_mixed_rope_in *in, const mr3d_split *split, const sample *points, const side *s,
                            const mr3d_cis3d_in *cis, double *y) {
   const int64_t table = s->heads * points->N * cis->F, part = s->heads * points->N * split->Ds;
-  double *cos_table = mr3d_allocate(table, sizeof *cos_table), *sin_table = mr3d_allocate(table, sizeof *sin_table);
-  double *x_part = mr3d_allocate(part, sizeof *x_part), *y_part = mr3d_allocate(part, sizeof *y_part);
+  double *cos_table = mr3d_allocate_unset(table, sizeof *cos_table), *sin_table = mr3d_allocate_unset(table, sizeof *sin_table);
+  double *x_part = mr3d_allocate_unset(part, sizeof *x_part), *y_part = mr3d_allocate_unset(part, sizeof *y_part);
   gather(in, points, s->heads, split->Ds, split->spatial, s->x, x_part);
   context->op->cis3d(context, cis, cos_table, sin_table);
   context->op->rope3d(context, &(mr3d_rope3d_in){1, s->heads, points->N, split->Ds, x_part, cos_table, sin_table}, y_part);
@@ -112,9 +112,9 @@ static void rotate_spatial(const mr3d_context *context, const mr3d_mixed_rope_in
 static void rotate_temporal(const mr3d_context *context, const mr3d_config *config, const mr3d_mixed_rope_in *in, const mr3d_split *split,
                             const sample *points, const side *s, double *y) {
   const int64_t Dt = split->Dt, rows = s->heads * points->N;
-  double *cos_table = mr3d_allocate(points->N * Dt, sizeof *cos_table), *sin_table = mr3d_allocate(points->N * Dt, sizeof *sin_table);
-  double *part = mr3d_allocate(rows * Dt, sizeof *part);
-  double *cos_part = mr3d_allocate(rows * Dt, sizeof *cos_part), *sin_part = mr3d_allocate(rows * Dt, sizeof *sin_part);
+  double *cos_table = mr3d_allocate_unset(points->N * Dt, sizeof *cos_table), *sin_table = mr3d_allocate_unset(points->N * Dt, sizeof *sin_table);
+  double *part = mr3d_allocate_unset(rows * Dt, sizeof *part);
+  double *cos_part = mr3d_allocate_unset(rows * Dt, sizeof *cos_part), *sin_part = mr3d_allocate_unset(rows * Dt, sizeof *sin_part);
   gather(in, points, s->heads, Dt, split->temporal, s->x, part);
   temporal_table(context, config, split, points, cos_table, sin_table);
   for (int64_t r = 0; r < rows; r++) {

@@ -1,6 +1,7 @@
 /** One-dimensional rotary embedding of text tokens, over the full head_dim (spec.md section 3.1). */
 #include <stdlib.h>
 
+#include "../base/product.h"
 #include "mr3d/model.h"
 #include "rotation.h"
 
@@ -14,9 +15,10 @@
  */
 void mr3d_rope1d(const mr3d_context *context, const mr3d_rope1d_in *in, double *y) {
   const int64_t P = in->position_rows * in->q, D = in->D, count = in->B * in->heads * in->q * D;
-  double *cos_table = mr3d_allocate(P * D, sizeof *cos_table), *sin_table = mr3d_allocate(P * D, sizeof *sin_table);
-  double *cos_part = mr3d_allocate(count, sizeof *cos_part), *sin_part = mr3d_allocate(count, sizeof *sin_part);
+  double *cos_table = mr3d_allocate_unset(P * D, sizeof *cos_table), *sin_table = mr3d_allocate_unset(P * D, sizeof *sin_table);
+  double *cos_part = mr3d_allocate_unset(count, sizeof *cos_part), *sin_part = mr3d_allocate_unset(count, sizeof *sin_part);
   context->op->rotary_table(context, P, D, in->rope_theta, in->position_ids, cos_table, sin_table);
+#pragma omp parallel for collapse(3) num_threads(mr3d_thread_count(context->threads)) if (count > 16384)
   for (int64_t b = 0; b < in->B; b++)
     for (int64_t h = 0; h < in->heads; h++)
       for (int64_t i = 0; i < in->q; i++) {

@@ -14,7 +14,8 @@
  */
 void mr3d_rope3d(const mr3d_context *context, const mr3d_rope3d_in *in, double *y) {
   const int64_t F = in->Ds / 2, count = in->B * in->heads * in->N * in->Ds;
-  double *cos_part = mr3d_allocate(count, sizeof *cos_part), *sin_part = mr3d_allocate(count, sizeof *sin_part);
+  double *cos_part = mr3d_allocate_unset(count, sizeof *cos_part), *sin_part = mr3d_allocate_unset(count, sizeof *sin_part);
+#pragma omp parallel for collapse(3) num_threads(mr3d_thread_count(context->threads)) if (count > 16384)
   for (int64_t b = 0; b < in->B; b++)
     for (int64_t h = 0; h < in->heads; h++)
       for (int64_t n = 0; n < in->N; n++)

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../base/product.h"
 #include "mr3d/ops.h"
 
 /* Tags of values that a stack computes once and uses in every layer, for queries and keys alike (mr3d_rounder_fixed). */
@@ -23,7 +24,7 @@ enum { INV_FREQ = 1, ANGLE = 2 };
 void mr3d_rotary_table(const mr3d_context *context, int64_t P, int64_t D, double rope_theta, const int64_t *positions, double *cos_table,
                        double *sin_table) {
   const int64_t half = D / 2;
-  double *inv_freq = mr3d_allocate(half, sizeof *inv_freq), *theta = mr3d_allocate(half, sizeof *theta);
+  double *inv_freq = mr3d_allocate(half, sizeof *inv_freq), *theta = mr3d_allocate_unset(P * half, sizeof *theta);
   const mr3d_rounder inv_freq_rounder = mr3d_rounder_fixed(context, MR3D_AT_ANGLE, INV_FREQ);
   const mr3d_rounder angle_rounder = mr3d_rounder_fixed(context, MR3D_AT_ANGLE, ANGLE);
   for (int64_t j = 0; j < half; j++) {
@@ -35,14 +36,15 @@ void mr3d_rotary_table(const mr3d_context *context, int64_t P, int64_t D, double
   }
   mr3d_round_row(&inv_freq_rounder, 0, 0, 0, half, inv_freq);
 
+#pragma omp parallel for num_threads(mr3d_thread_count(context->threads)) if (P * half > 1024)
   for (int64_t p = 0; p < P; p++) {
-    double *cos_row = cos_table + p * D, *sin_row = sin_table + p * D;
+    double *cos_row = cos_table + p * D, *sin_row = sin_table + p * D, *angle = theta + p * half;
     for (int64_t j = 0; j < half; j++)
-      theta[j] = (double)positions[p] * inv_freq[j];
-    mr3d_round_row(&angle_rounder, 0, 0, positions[p], half, theta);
+      angle[j] = (double)positions[p] * inv_freq[j];
+    mr3d_round_row(&angle_rounder, 0, 0, positions[p], half, angle);
     for (int64_t j = 0; j < half; j++) {
-      cos_row[j] = cos_row[j + half] = cos(theta[j]);
-      sin_row[j] = sin_row[j + half] = sin(theta[j]);
+      cos_row[j] = cos_row[j + half] = cos(angle[j]);
+      sin_row[j] = sin_row[j + half] = sin(angle[j]);
     }
   }
   mr3d_round(context, MR3D_AT_TABLE, 1, 1, P, D, cos_table);

@@ -4,6 +4,7 @@
 
 #include <math.h>
 
+#include "../base/product.h"
 #include "mr3d/ops.h"
 
 /**
@@ -36,7 +37,9 @@ static inline void mr3d_rotation_sum(const mr3d_context *context, mr3d_rounding_
                                      double *cos_part, double *sin_part, double *y) {
   mr3d_round(context, parts, batches, heads, rows, n, cos_part);
   mr3d_round(context, parts, batches, heads, rows, n, sin_part);
-  for (int64_t i = 0; i < batches * heads * rows * n; i++)
+  const int64_t count = batches * heads * rows * n;
+#pragma omp parallel for num_threads(mr3d_thread_count(context->threads)) if (count > 16384)
+  for (int64_t i = 0; i < count; i++)
     y[i] = cos_part[i] + sin_part[i];
   mr3d_round(context, MR3D_AT_ROTATION, batches, heads, rows, n, y);
 }

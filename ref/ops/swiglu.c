@@ -5,7 +5,10 @@
 #include "mr3d/ops.h"
 
 /** x sigmoid(x) = x / (1 + e^-x), for x < 0 written as x e^x / (1 + e^x), which does not overflow. Error: 3 ulp. */
-static double silu(double x) { return x < 0 ? x * exp(x) / (1 + exp(x)) : x / (1 + exp(-x)); }
+static double silu(double x) {
+  const double e = exp(-fabs(x));
+  return (x < 0 ? x * e : x) / (1 + e);
+}
 
 /**
  * y [rows,n] = silu(gate) * up, elementwise.

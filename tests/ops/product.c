@@ -82,10 +82,28 @@ static void sum_over_nothing_is_plus_zero_and_infinities_stay_in_their_row(void 
   assert_true(isinf(y[0]) && isinf(y[1]) && y[2] == 3 && y[3] == 7);
 }
 
+static void quotients_side_by_side_are_those_of_a_plain_loop(void **state) {
+  (void)state;
+  const double by[] = {8, 3, 0x1p-1040, INFINITY, 0};
+  for (size_t k = 0; k < sizeof by / sizeof *by; k++)
+    for (int64_t count = 0; count < 11; count++) {
+      double *x = numbers(count + 1, 4, 1), *expected = calloc((size_t)count + 1, sizeof *expected);
+      for (int64_t i = 0; i <= count; i++) {
+        x[i] *= i % 3 == 2 ? 0x1p-1030 : 1; /* quotients that are subnormal, too */
+        expected[i] = i < count ? x[i] / by[k] : x[i];
+      }
+      mr3d_divide(count, by[k], x);
+      assert_same_bits(x, expected, count + 1);
+      free(x);
+      free(expected);
+    }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(awkward_sizes),
       cmocka_unit_test(no_addition_is_fused_with_a_product),
+      cmocka_unit_test(quotients_side_by_side_are_those_of_a_plain_loop),
       cmocka_unit_test(sum_over_nothing_is_plus_zero_and_infinities_stay_in_their_row),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
