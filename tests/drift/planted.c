@@ -395,13 +395,24 @@ static void rounded_inputs_excuse_no_turn(void **state) {
   assert_int_equal(s.named, 2);
 }
 
+/** The operator's own mistake "no bias at all" fits the key well and the query badly; at this width there is no time for all others unless that is noticed. */
+static void a_mistake_that_fits_badly_does_not_end_the_search(void **state) {
+  (void)state;
+  study s = {.tier = MR3D_BF16_TIER, .model = {.layers = 1, .hidden = 896, .intermediate = 4864, .heads = 14, .kv_heads = 2, .head_dim = 64, .vocab = 257}, .text = 9, .points = 12, .kinds = 1, .sets = 1,
+             .alone = true, .glob = "qwen2-details/bias-on-q-only"};
+  run(&s);
+  assert_int_equal(s.planted, 1);
+  assert_int_equal(s.named, 1);
+}
+
 int main(int argc, char **argv) {
   if (argc == 5 && strcmp(argv[1], "save") == 0) {
     save_trace(mr3d_tier_named(argv[2]), argv[3], argv[4]);
     return 0;
   }
   const struct CMUnitTest tests[] = {cmocka_unit_test(emulated_arithmetic_is_rounding), cmocka_unit_test(points_that_are_rounded_where_they_are_handed_out_are_rounding), cmocka_unit_test(mistakes_of_one_layer_are_placed_and_named_at_fp32),
-                                     cmocka_unit_test(mistakes_above_the_noise_are_placed_and_named_at_bf16), cmocka_unit_test(rounded_inputs_excuse_no_turn)};
+                                     cmocka_unit_test(mistakes_above_the_noise_are_placed_and_named_at_bf16), cmocka_unit_test(rounded_inputs_excuse_no_turn),
+                                     cmocka_unit_test(a_mistake_that_fits_badly_does_not_end_the_search)};
   if (argc < 7) return cmocka_run_group_tests(tests, NULL, NULL);
   const int hidden = atoi(argv[3]);
   study s = {.tier = mr3d_tier_named(argv[1]), .model = {.layers = atoi(argv[2]), .hidden = hidden, .intermediate = atoi(argv[4]), .heads = 14, .kv_heads = 2, .head_dim = hidden >= 896 ? 64 : 16, .vocab = 257},

@@ -20,7 +20,8 @@
 #define LAYER_NOISE 4.0          /* times an operator's scale: what a layer's operators before it add */
 #define CAP 1000.0
 #define WRONG 6.0                /* units of the scale from which on an element is wrong, not noisy */
-#define ALIKE_SECONDS 1.0        /* of TRIAL_SECONDS, of one fault, on mistakes of the layer where one of the operator explains it */
+#define WELL_UNITS 1.0           /* distance up to which a mistake explains a fault well; a right one is 0.2 away, one that is half of it or holds it 1 to 3 */
+#define ALIKE_SECONDS 1.0        /* of TRIAL_SECONDS, of one fault, on mistakes of the layer where one of the operator explains it well */
 #define ALIKE 1.1                /* times the nearest distance, and a twentieth of a unit */
 
 /* ---- requests for one operator ---- */
@@ -671,7 +672,9 @@ static bool has_others(const mr3d_drift_evidence *e, const mr3d_drift_record *re
 static bool explain(const mr3d_drift_evidence *e, mr3d_drift_record *record, bool of_operator, const plays *reference, bool beside) {
   findings_of found = {.n = 0};
   if (of_operator) try_named(e, record, reference, beside, &found);
-  try_layer(e, record, reference, beside, found.n == 0 ? TRIAL_SECONDS : e->drift->trial_seconds < TRIAL_SECONDS / 2 ? ALIKE_SECONDS : 0, &found);
+  double nearest = INFINITY;
+  for (int i = 0; i < found.n; i++) nearest = fmin(nearest, found.list[i].apart);
+  try_layer(e, record, reference, beside, nearest > WELL_UNITS ? TRIAL_SECONDS : e->drift->trial_seconds < TRIAL_SECONDS / 2 ? ALIKE_SECONDS : 0, &found);
   if (found.n == 0) return false;
   mr3d_drift_name_nearest(found.list, found.n, record);
   return true;
