@@ -9,15 +9,15 @@
  */
 
 /**
- * sums[r][o] += x[r][i] * packed[i][o] for i = 0 .. in-1 in order, o = 0 .. width-1. The sums stay in registers; `rows` is 1 or TILE_ROWS.
+ * sums[r][o] += x[r][i] * packed[i][o] for i = 0 .. in-1 in order, o = 0 .. width-1; `fresh`: from 0. They stay in registers; `rows` is 1 or TILE_ROWS.
  */
-TILE_TARGET static void TILE_SUMS(int64_t rows, int64_t in, const TILE_REAL *x, int64_t x_row, const TILE_REAL *packed, TILE_REAL *sums) {
+TILE_TARGET static void TILE_SUMS(int64_t rows, int64_t in, const TILE_REAL *x, int64_t x_row, const TILE_REAL *packed, bool fresh, TILE_REAL *sums, int64_t sums_row) {
   typedef TILE_REAL vector __attribute__((vector_size(TILE_BYTES), aligned(sizeof(TILE_REAL)), may_alias));
   enum { lanes = TILE_BYTES / sizeof(TILE_REAL), width = lanes * TILE_VECTORS };
   if (rows == 1) {
     vector sum[TILE_VECTORS];
     UNROLLED for (int v = 0; v < TILE_VECTORS; v++)
-      sum[v] = *(const vector *)(sums + v * lanes);
+      sum[v] = fresh ? (vector){0} : *(const vector *)(sums + v * lanes);
     for (int64_t i = 0; i < in; i++)
       UNROLLED for (int v = 0; v < TILE_VECTORS; v++)
         sum[v] = sum[v] + x[i] * *(const vector *)(packed + i * width + v * lanes);
@@ -28,14 +28,14 @@ TILE_TARGET static void TILE_SUMS(int64_t rows, int64_t in, const TILE_REAL *x, 
   vector sum[TILE_ROWS][TILE_VECTORS];
   UNROLLED for (int r = 0; r < TILE_ROWS; r++)
     UNROLLED for (int v = 0; v < TILE_VECTORS; v++)
-      sum[r][v] = *(const vector *)(sums + r * width + v * lanes);
+      sum[r][v] = fresh ? (vector){0} : *(const vector *)(sums + r * sums_row + v * lanes);
   for (int64_t i = 0; i < in; i++)
     UNROLLED for (int r = 0; r < TILE_ROWS; r++)
       UNROLLED for (int v = 0; v < TILE_VECTORS; v++)
         sum[r][v] = sum[r][v] + x[r * x_row + i] * *(const vector *)(packed + i * width + v * lanes);
   UNROLLED for (int r = 0; r < TILE_ROWS; r++)
     UNROLLED for (int v = 0; v < TILE_VECTORS; v++)
-      *(vector *)(sums + r * width + v * lanes) = sum[r][v];
+      *(vector *)(sums + r * sums_row + v * lanes) = sum[r][v];
 }
 
 #ifndef TILE_TAKES_FEW
@@ -73,22 +73,27 @@ TILE_TARGET static void TILE_BLOCK(const mr3d_product_in *p, const TILE_REAL *x,
   enum { width = TILE_BYTES / sizeof(TILE_REAL) * TILE_VECTORS };
   for (int64_t start = 0; start == 0 || start < p->in; start += TILE_DEPTH) {
     const int64_t depth = p->in - start < TILE_DEPTH ? p->in - start : TILE_DEPTH;
-    for (int64_t o = 0; o < BLOCK_OUTPUTS && o < (count + width - 1) / width * width; o++) {
-      const double *w = p->w + (first + o) * p->w_out + start * p->w_in;
-      TILE_REAL *lane = packed + o / width * width * TILE_DEPTH + o % width;
+    for (int64_t o = 0; o < count; o += width) {
+      const double *w[width]; /* behind the last output stands the tile's first: its sums go nowhere */
+      TILE_REAL *to = packed + o * TILE_DEPTH;
+      for (int64_t k = 0; k < width; k++)
+        w[k] = p->w + (first + o + (o + k < count ? k : 0)) * p->w_out + start * p->w_in;
       for (int64_t i = 0; i < depth; i++)
-        lane[i * width] = o < count ? TILE_OF(w[i * p->w_in]) : 0;
+        UNROLLED for (int64_t k = 0; k < width; k++)
+          to[i * width + k] = TILE_OF(w[k][i * p->w_in]);
     }
+    const bool fresh = start == 0 && !p->onto;
     for (int64_t r = 0, rows; r < p->rows; r += rows) {
       rows = p->rows - r >= TILE_ROWS ? TILE_ROWS : 1;
       for (int64_t o = 0; o < count; o += width) {
-        TILE_REAL sums[TILE_ROWS * width] = {0};
-        const size_t bytes = sizeof(TILE_REAL) * (size_t)(count - o < width ? count - o : width);
-        for (int64_t k = 0; k < rows && (start > 0 || p->onto); k++)
-          memcpy(sums + k * width, y + (r + k) * p->y_row + first + o, bytes);
-        TILE_SUMS(rows, depth, x + r * x_row + start, x_row, packed + o * TILE_DEPTH, sums);
-        for (int64_t k = 0; k < rows; k++)
-          memcpy(y + (r + k) * p->y_row + first + o, sums + k * width, bytes);
+        TILE_REAL *sums = y + r * p->y_row + first + o, ragged[TILE_ROWS * width];
+        const size_t bytes = sizeof(TILE_REAL) * (size_t)(count - o);
+        const bool whole = count - o >= width;
+        for (int64_t k = 0; k < rows && !whole && !fresh; k++)
+          memcpy(ragged + k * width, sums + k * p->y_row, bytes);
+        TILE_SUMS(rows, depth, x + r * x_row + start, x_row, packed + o * TILE_DEPTH, fresh, whole ? sums : ragged, whole ? p->y_row : width);
+        for (int64_t k = 0; k < rows && !whole; k++)
+          memcpy(sums + k * p->y_row, ragged + k * width, bytes);
       }
     }
   }
