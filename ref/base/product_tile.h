@@ -71,6 +71,7 @@ TILE_TARGET static void TILE_BLOCK(const mr3d_product_in *p, const TILE_REAL *x,
     return;
   }
   enum { width = TILE_BYTES / sizeof(TILE_REAL) * TILE_VECTORS };
+  TILE_REAL ragged[TILE_ROWS * width] = {0}; /* of a last tile that is not whole */
   for (int64_t start = 0; start == 0 || start < p->in; start += TILE_DEPTH) {
     const int64_t depth = p->in - start < TILE_DEPTH ? p->in - start : TILE_DEPTH;
     for (int64_t o = 0; o < count; o += width) {
@@ -86,7 +87,7 @@ TILE_TARGET static void TILE_BLOCK(const mr3d_product_in *p, const TILE_REAL *x,
     for (int64_t r = 0, rows; r < p->rows; r += rows) {
       rows = p->rows - r >= TILE_ROWS ? TILE_ROWS : 1;
       for (int64_t o = 0; o < count; o += width) {
-        TILE_REAL *sums = y + r * p->y_row + first + o, ragged[TILE_ROWS * width];
+        TILE_REAL *sums = y + r * p->y_row + first + o;
         const size_t bytes = sizeof(TILE_REAL) * (size_t)(count - o);
         const bool whole = count - o >= width;
         for (int64_t k = 0; k < rows && !whole && !fresh; k++)
