@@ -10,23 +10,29 @@
 
 #include "f32.h"
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
-#define CLONES __attribute__((target_clones("avx512f", "avx2,fma", "default")))
+#if defined(__x86_64__) && defined(__GNUC__) && __GNUC__ >= 12 && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
+#define CLONES __attribute__((target_clones("arch=x86-64-v3", "default")))
 #else
 #define CLONES
 #endif
 
-enum { PANEL = 16, TERMS = 256, ROWS = 6 };
+#ifdef __x86_64__
+enum { LANES = 8 };
+#else
+enum { LANES = 4 };
+#endif
+enum { PANEL = 16, TERMS = 256, ROWS = 6, PARTS = PANEL / LANES };
 
-/* As many floats as a panel is wide; compilers spread them over the registers there are. */
-typedef float lanes __attribute__((vector_size(PANEL * sizeof(float)), aligned(4), may_alias));
+/* One register: of a vector that no register holds compilers keep the sums in memory, ten times slower. */
+typedef float lanes __attribute__((vector_size(LANES * sizeof(float)), aligned(4), may_alias));
 
 CLONES float dot(int64_t n, const float *a, const float *b) {
-  lanes sum[2] = {{0}, {0}};
+  lanes sum[2 * PARTS] = {{0}};
   int64_t i = 0;
   for (; i + 2 * PANEL <= n; i += 2 * PANEL)
-    for (int l = 0; l < 2; l++) sum[l] += *(const lanes *)(a + i + l * PANEL) * *(const lanes *)(b + i + l * PANEL);
-  lanes total = sum[0] + sum[1];
+    for (int p = 0; p < 2 * PARTS; p++) sum[p] += *(const lanes *)(a + i + p * LANES) * *(const lanes *)(b + i + p * LANES);
+  float total[PANEL];
+  for (int p = 0; p < PARTS; p++) *(lanes *)(total + p * LANES) = sum[p] + sum[PARTS + p];
   for (int half = PANEL / 2; half > 0; half /= 2)
     for (int l = 0; l < half; l++) total[l] += total[l + half];
   float rest = 0;
@@ -36,12 +42,12 @@ CLONES float dot(int64_t n, const float *a, const float *b) {
 
 /* y[ROWS][PANEL] += x[ROWS][terms] panel[terms][PANEL]; rows lie x_step and y_step apart. */
 CLONES static void tile(int64_t terms, const float *x, int64_t x_step, const float *panel, float *y, int64_t y_step) {
-  lanes sum[ROWS] = {{0}};
-  for (int64_t k = 0; k < terms; k++) {
-    const lanes w = *(const lanes *)(panel + k * PANEL);
-    for (int r = 0; r < ROWS; r++) sum[r] += x[r * x_step + k] * w;
-  }
-  for (int r = 0; r < ROWS; r++) *(lanes *)(y + r * y_step) += sum[r];
+  lanes sum[ROWS][PARTS] = {{{0}}};
+  for (int64_t k = 0; k < terms; k++)
+    for (int r = 0; r < ROWS; r++)
+      for (int p = 0; p < PARTS; p++) sum[r][p] += x[r * x_step + k] * *(const lanes *)(panel + k * PANEL + p * LANES);
+  for (int r = 0; r < ROWS; r++)
+    for (int p = 0; p < PARTS; p++) *(lanes *)(y + r * y_step + p * LANES) += sum[r][p];
 }
 
 /* One panel of outputs, from `first` on, for all rows; `width` of it exist. */
