@@ -6,6 +6,7 @@ Products, SiLU and attention are the library's own; rotations multiply in the ti
 Flax's models do. Set JAX_COMPILATION_CACHE_DIR to compile each shape only once.
 """
 
+import json
 import math
 
 import jax
@@ -20,13 +21,20 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 class JaxStack(Stack):
     name, version, tiers = "jax", jax.__version__, ("fp64", "fp32", "bf16", "fp16")
     xp = eager = jnp
+    asked = None  # all that a request's function depends on but the shapes of its arguments
+    traced = {}  # functions by that and the shapes, of all conversations of a kept process: tracing one takes longer than its run
 
     def answer(self, request):
+        self.asked = request.tier, request.op, json.dumps(request.config), tuple(request.tensors)
         with jax.enable_x64(request.tier == "fp64"):
             return {name: np.asarray(tensor) for name, tensor in super().answer(request).items()}
 
     def run(self, compute, *arguments):
-        return jax.jit(compute)(*arguments)
+        if self.asked is None:  # a trace's layer, whose points are asked for one by one
+            return jax.jit(compute)(*arguments)
+        leaves, structure = jax.tree.flatten(arguments)
+        key = *self.asked, structure, *((leaf.shape, str(leaf.dtype)) for leaf in leaves)
+        return self.traced.setdefault(key, jax.jit(compute))(*arguments)
 
     def powers(self, theta, exponents):
         return jnp.exp(jnp.asarray(exponents, self.wide) * self.wide.type(math.log(theta)))
