@@ -1,4 +1,5 @@
 /** Certificates of ten thousand cases: their size, and how long they take to verify. */
+#include <math.h>
 #include <sys/resource.h>
 
 #include "certified.h"
@@ -96,11 +97,14 @@ static void measure(bool two, uint32_t tiers) {
   cJSON_free(payload);
   size_t size;
   free(read_bytes(folder, "large.json", &size));
-  struct rusage before, after;
-  getrusage(RUSAGE_CHILDREN, &before);
-  if (verify("large.json", "") != 0) fail_msg("%s", output);
-  getrusage(RUSAGE_CHILDREN, &after);
-  const double seconds = seconds_of(&after) - seconds_of(&before); /* of processor time, which other work does not lengthen */
+  double seconds = INFINITY; /* of processor time, which other work does not lengthen, but neighbours on the same core do: the shortest of three */
+  for (int attempt = 0; attempt < 3; attempt++) {
+    struct rusage before, after;
+    getrusage(RUSAGE_CHILDREN, &before);
+    if (verify("large.json", "") != 0) fail_msg("%s", output);
+    getrusage(RUSAGE_CHILDREN, &after);
+    seconds = fmin(seconds, seconds_of(&after) - seconds_of(&before));
+  }
   printf("%d cases with %d outputs, %d tests: %.2f MB, verified in %.2f s of processor time\n", N_CASES, 1 + two, n, (double)size / 1e6, seconds);
   assert_true(size < 2000000);
   assert_true(seconds < 1);

@@ -95,6 +95,7 @@ static mr3d_status cases_root(const mr3d_suite *suite, char root[MR3D_HEX_DIGEST
 struct making {
   const mr3d_suite *suite;
   const mr3d_claims *claims;
+  const char *packed; /* the leaves as another statement has them, or NULL */
   mr3d_conclusion *c;
   int n;
   mr3d_test *tests;
@@ -280,23 +281,28 @@ static void add_scope(cJSON *extension, const struct making *m, int version) {
   cJSON_AddStringToObject(challenge, "derivation", "blake2b/1");
 }
 
+static char *pack(const char *leaves) {
+  void *bytes;
+  size_t size;
+  if (mr3d_gzip(leaves, strlen(leaves), &bytes, &size, NULL) != MR3D_OK) return NULL;
+  char *text = mr3d_text_to_base64(bytes, size);
+  free(bytes);
+  return text;
+}
+
 static void add_results(cJSON *extension, const struct making *m) {
   const mr3d_conclusion *c = m->c;
   const struct { const char *key; int n; } counts[] = {{"tests", c->n_tests}, {"passed", c->passed}, {"failed", c->failed}, {"skipped", c->skipped}, {"waived", c->waived}, {"again", c->again}, {"fixed", c->fixed}, {"floating", c->floating}, {"equal", c->equal}};
   cJSON *object = cJSON_AddObjectToObject(extension, "counts");
   for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) cJSON_AddNumberToObject(object, counts[i].key, counts[i].n);
   char root[MR3D_HEX_DIGEST];
-  void *packed;
-  size_t size;
   mr3d_merkle_of_lines(m->claims->leaves, root);
   object = cJSON_AddObjectToObject(extension, "results");
   cJSON_AddStringToObject(object, "root", root);
   cJSON_AddStringToObject(object, "encoding", "gzip+base64");
-  if (mr3d_gzip(m->claims->leaves, strlen(m->claims->leaves), &packed, &size, NULL) != MR3D_OK) return;
-  char *text = mr3d_text_to_base64(packed, size);
-  cJSON_AddStringToObject(object, "leaves", text);
+  char *packed = m->packed ? NULL : pack(m->claims->leaves);
+  cJSON_AddStringToObject(object, "leaves", m->packed ? m->packed : packed);
   free(packed);
-  free(text);
 }
 
 static cJSON *or_null(const cJSON *item) { return item ? cJSON_Duplicate(item, true) : cJSON_CreateNull(); }
@@ -326,7 +332,7 @@ static cJSON *make_extension(const struct making *m, int version) {
   return extension;
 }
 
-static mr3d_status make_payload(const struct making *m, char **payload, mr3d_error *error) {
+static mr3d_status make_statement(const struct making *m, cJSON **out, mr3d_error *error) {
   char root[MR3D_HEX_DIGEST], golden[MR3D_HEX_DIGEST], cases[MR3D_HEX_DIGEST];
   size_t n_golden = 0;
   int version = 0;
@@ -350,13 +356,13 @@ static mr3d_status make_payload(const struct making *m, char **payload, mr3d_err
   add_tests(predicate, "warnedTests", m, false, true);
   add_tests(predicate, "failedTests", m, false, false);
   cJSON_AddItemToObject(predicate, MR3D_EXTENSION, make_extension(m, version));
-  *payload = cJSON_PrintUnformatted(statement);
-  cJSON_Delete(statement);
+  *out = statement;
   return MR3D_OK;
 }
 
-mr3d_status mr3d_statement_make(const mr3d_suite *suite, const mr3d_claims *claims, char **payload, mr3d_conclusion *c, mr3d_error *error) {
-  struct making m = {.suite = suite, .claims = claims, .c = c};
+/** `packed`: the leaves as a statement that is checked has them, or NULL: other versions of zlib pack them otherwise. */
+static mr3d_status make(const mr3d_suite *suite, const mr3d_claims *claims, const char *packed, cJSON **statement, mr3d_conclusion *c, mr3d_error *error) {
+  struct making m = {.suite = suite, .claims = claims, .packed = packed, .c = c};
   char unusable[1024];
   *c = (mr3d_conclusion){0};
   mr3d_status status = mr3d_scope_tests(&claims->scope, suite, &m.tests, &m.n, error);
@@ -370,10 +376,18 @@ mr3d_status mr3d_statement_make(const mr3d_suite *suite, const mr3d_claims *clai
   if (status == MR3D_OK) status = count(&m, error);
   if (status == MR3D_OK) {
     conclude(&m, unusable);
-    status = make_payload(&m, payload, error);
+    status = make_statement(&m, statement, error);
   }
   mr3d_rules_close(&m.rules);
   free(m.tests), free(m.verdicts), free(m.outputs), free(m.waived);
+  return status;
+}
+
+mr3d_status mr3d_statement_make(const mr3d_suite *suite, const mr3d_claims *claims, char **payload, mr3d_conclusion *c, mr3d_error *error) {
+  cJSON *statement = NULL;
+  mr3d_status status = make(suite, claims, NULL, &statement, c, error);
+  if (status == MR3D_OK) *payload = cJSON_PrintUnformatted(statement);
+  cJSON_Delete(statement);
   return status;
 }
 
@@ -590,14 +604,13 @@ static void say_value(const cJSON *item, char to[120]) {
   cJSON_free(text);
 }
 
-/** The first value in which a statement differs from what follows. The packed leaves may differ, as zlib's versions do; their content was taken. */
+/** The first value in which a statement differs from what follows. */
 static mr3d_status compare(const cJSON *says, const cJSON *follows, const char *path, mr3d_error *error) {
   char longer[300], a[120], b[120];
   if (cJSON_IsObject(says) && cJSON_IsObject(follows)) {
     const cJSON *x = says->child, *y = follows->child;
     for (; x && y; x = x->next, y = y->next) {
       if (strcmp(x->string, y->string) != 0) return mr3d_fail(error, MR3D_INVALID, "%s: \"%.60s\" is not in its place; \"%s\" is due", *path ? path : "statement", x->string, y->string);
-      if (strcmp(path, "results") == 0 && strcmp(x->string, "leaves") == 0) continue;
       snprintf(longer, sizeof longer, "%.200s%s%.60s", strcmp(x->string, "predicate") == 0 || strcmp(x->string, MR3D_EXTENSION) == 0 ? "" : path, *path ? "." : "", x->string);
       const bool is_level = strcmp(x->string, "predicate") == 0 || strcmp(x->string, MR3D_EXTENSION) == 0;
       mr3d_status status = compare(x, y, is_level ? "" : longer, error);
@@ -617,26 +630,18 @@ static mr3d_status compare(const cJSON *says, const cJSON *follows, const char *
     say_value(x ? x : y, a);
     return mr3d_fail(error, MR3D_INVALID, "%s: %s is %s", path, a, x ? "too many" : "missing");
   }
-  say_value(says, a), say_value(follows, b);
   if (cJSON_Compare(says, follows, true)) return MR3D_OK;
+  say_value(says, a), say_value(follows, b);
   return mr3d_fail(error, MR3D_INVALID, "%s: the file says %s, but from its results and this suite follows %s", path, a, b);
-}
-
-/** Puts the packed leaves of one statement into another. */
-static void use_leaves_of(const cJSON *from, cJSON *to) {
-  const cJSON *leaves = item_of(item_of(item_of(item_of(from, "predicate"), MR3D_EXTENSION), "results"), "leaves");
-  cJSON *results = cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(to, "predicate"), MR3D_EXTENSION), "results");
-  cJSON_ReplaceItemInObjectCaseSensitive(results, "leaves", cJSON_Duplicate(leaves, true));
 }
 
 mr3d_status mr3d_statement_check(const mr3d_suite *suite, const char *payload, size_t size, mr3d_claims *out, mr3d_conclusion *c, mr3d_error *error) {
   mr3d_claims claims;
   cJSON *says = NULL, *follows = NULL;
-  char *made = NULL;
   mr3d_status status = mr3d_statement_read(payload, size, &claims, &says, error);
   if (status != MR3D_OK) return status;
-  status = mr3d_statement_make(suite, &claims, &made, c, error);
-  if (status == MR3D_OK) status = mr3d_json_parse(made, strlen(made), MR3D_JSON_ANY_NUMBER, &follows, error);
+  const char *packed = item_of(item_of(item_of(item_of(says, "predicate"), MR3D_EXTENSION), "results"), "leaves")->valuestring;
+  status = make(suite, &claims, packed, &follows, c, error);
   if (status == MR3D_OK) {
     status = compare(says, follows, "", error);
     if (status != MR3D_OK && error && strncmp(error->message, "configuration", 13) == 0) {
@@ -645,12 +650,11 @@ mr3d_status mr3d_statement_check(const mr3d_suite *suite, const char *payload, s
                 claims.commit, mr3d_suite_commit());
     }
   }
-  /* What is equal as JSON must be so as bytes: one statement, one text. Only the packed leaves may be those of another zlib. */
-  char *again = status == MR3D_OK ? (use_leaves_of(says, follows), cJSON_PrintUnformatted(follows)) : NULL;
+  /* What is equal as JSON must be so as bytes: one statement, one text. */
+  char *again = status == MR3D_OK ? cJSON_PrintUnformatted(follows) : NULL;
   if (status == MR3D_OK && (strlen(again) != size || memcmp(again, payload, size) != 0))
     status = mr3d_fail(error, MR3D_FORMAT, "statement: its text is not as mr3d writes it (blanks, numbers or escapes)");
   cJSON_free(again);
-  cJSON_free(made);
   cJSON_Delete(says);
   cJSON_Delete(follows);
   if (status == MR3D_OK) *out = claims;
