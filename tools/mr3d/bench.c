@@ -421,6 +421,7 @@ static mr3d_status time_subject(bench *b, subject *who, const char *folder, mr3d
   if (status == MR3D_OK) {
     snprintf(who->name, sizeof who->name, "%s", mr3d_backend_info_of(backend)->name ? mr3d_backend_info_of(backend)->name : who->spec);
     for (int k = 0; k < b->n_works && status == MR3D_OK; k++) {
+      b->machine_peak = fmax(b->machine_peak, measure_peak((int)b->threads)); /* again and again, for on a machine that is shared it comes and goes */
       status = time_model(b, backend, who, &who->timings[k], weights, error);
       if (k == 0) who->peak = fmax(who->peak, peak_memory(who));
       if (k == 0 && status == MR3D_OK) status = measure_reading(weights, (int)b->threads, &who->reading, error); /* right behind the steps: bandwidth comes and goes */
@@ -490,7 +491,6 @@ int mr3d_command_bench(int argc, char **argv) {
   mr3d_error error = {0};
   const char *folder;
   mr3d_status status = mr3d_scratch_open(&folder, &error);
-  b.machine_peak = measure_peak((int)b.threads);
   for (int64_t k = 0; k < b.rounds * n && status == MR3D_OK; k++) status = time_subject(&b, &b.subjects[k % n], folder, &error);
   mr3d_scratch_close();
   if (status == MR3D_OK) {
