@@ -83,30 +83,37 @@ static void reports_keep_to_their_schema_and_load_nothing(void **state) {
 
 static double number_of(const cJSON *object, const char *key) { return cJSON_GetObjectItem(object, key)->valuedouble; }
 
-/** Four layers, n = 0 .. 3: the slope of ln(error) over n is (3 (e3 - e0) + e2 - e1) / 10, the mean lies on the line at n = 1.5. */
-static void growth_is_the_line_through_the_layers_errors(void **state) {
-  (void)state;
-  assert_int_equal(mr3d("drift %s --runs 2 --json %s", in_folder("honest.safetensors"), in_folder("drift.json")), 0);
-  char *text = read_file(in_folder("drift.json"));
-  cJSON *report = cJSON_Parse(text);
-  const cJSON *growth = cJSON_GetObjectItem(cJSON_GetObjectItem(report, "growth"), "layers"), *point;
+/** The slope of ln(error) over 0, 1, ..: of three (e2 - e0) / 2, of four (3 (e3 - e0) + e2 - e1) / 10; the mean lies on the line at the middle. */
+static void check_growth(const cJSON *report, const char *of, const char *place_of, int due) {
+  const cJSON *growth = cJSON_GetObjectItem(cJSON_GetObjectItem(report, "growth"), of), *point;
   double own[4], emulated[4];
   int n = 0;
   cJSON_ArrayForEach(point, cJSON_GetObjectItem(report, "points")) {
     char place[32];
-    snprintf(place, sizeof place, "0.%d.output", n);
-    if (n == 4 || strcmp(cJSON_GetObjectItem(point, "place")->valuestring, place) != 0) continue;
+    snprintf(place, sizeof place, place_of, n);
+    if (n == due || strcmp(cJSON_GetObjectItem(point, "place")->valuestring, place) != 0) continue;
     own[n] = log(number_of(cJSON_GetObjectItem(point, "total"), "absolute") / number_of(point, "size"));
     emulated[n++] = log(number_of(point, "emulated") / number_of(point, "size"));
   }
-  assert_int_equal(n, 4);
-  assert_int_equal(number_of(growth, "n"), 4);
+  assert_int_equal(n, due);
+  assert_int_equal(number_of(growth, "n"), due);
   const double *errors[2] = {own, emulated};
   for (int k = 0; k < 2; k++) {
-    const double *e = errors[k], slope = (3 * (e[3] - e[0]) + e[2] - e[1]) / 10, start = (e[0] + e[1] + e[2] + e[3]) / 4 - 1.5 * slope;
+    const double *e = errors[k];
+    const double slope = due == 3 ? (e[2] - e[0]) / 2 : (3 * (e[3] - e[0]) + e[2] - e[1]) / 10;
+    const double start = due == 3 ? (e[0] + e[1] + e[2]) / 3 - slope : (e[0] + e[1] + e[2] + e[3]) / 4 - 1.5 * slope;
     assert_true(fabs(log(number_of(growth, k ? "emulated_factor" : "factor")) - slope) < 1e-3);
     assert_true(fabs(log(number_of(growth, k ? "emulated_start" : "start")) - start) < 1e-3);
   }
+}
+
+static void growth_is_the_line_through_the_errors_of_layers_and_of_steps(void **state) {
+  (void)state;
+  assert_int_equal(mr3d("drift %s --runs 2 --json %s", in_folder("honest.safetensors"), in_folder("drift.json")), 0);
+  char *text = read_file(in_folder("drift.json"));
+  cJSON *report = cJSON_Parse(text);
+  check_growth(report, "layers", "0.%d.output", 4);
+  check_growth(report, "steps", "%d.model.final_norm", 3);
   cJSON_Delete(report);
   free(text);
 }
@@ -236,7 +243,7 @@ int main(void) {
       cmocka_unit_test(an_honest_trace_is_rounding),
       cmocka_unit_test(a_mistake_in_one_layer_is_placed_and_named),
       cmocka_unit_test(reports_keep_to_their_schema_and_load_nothing),
-      cmocka_unit_test(growth_is_the_line_through_the_layers_errors),
+      cmocka_unit_test(growth_is_the_line_through_the_errors_of_layers_and_of_steps),
       cmocka_unit_test(two_traces_part_where_one_is_wrong),
       cmocka_unit_test(two_traces_may_both_be_wrong),
       cmocka_unit_test(where_points_are_missing_the_fault_lies_between_others),
