@@ -181,7 +181,8 @@ def page(records: list[dict], explained: dict) -> tuple[str, int]:
            "The judge's numbers come from derivations (`tolerance.md`); this page is the other half: backends that are known to be right, in arithmetics of",
            ("their own, on the whole model of 24 layers (`cases.md`), with the inputs of the golden set. A cell" if whole else
             "their own, with inputs that nobody has seen before. A cell") + " is the largest statistic over its limit among all answers that passed, and the rule that it belongs to;",
-           "1 would fail. Written by `tests/calibration/calibrate.py`; do not edit.", "",
+           "1 would fail. Above L0 a cell is of eight emulated runs, in which the spread of a single element is itself uncertain (`element` most of all); only",
+           "thirty-two decide that an answer fails. Written by `tests/calibration/calibrate.py`; do not edit.", "",
            f"{days[0]}{' to ' + days[-1] if days[-1] != days[0] else ''}, mr3d {', '.join(sorted({r['mr3d'] for r in records}))}, "
            f"({', '.join(sorted({r['commit'] for r in records}))}), {', '.join(sorted({r['machine'] for r in records}))}, cases of {', '.join(sorted({'`' + r['selection'] + '`' for r in records}))}"
            + ("." if whole else " without those tagged `slow`."), "", "| stack | version | what is particular | runs |", "|---|---|---|---|"]
