@@ -25,6 +25,7 @@ class JaxStack(Stack):
     traced = {}  # functions by that and the shapes, of all conversations of a kept process: tracing one takes longer than its run
 
     def answer(self, request):
+        request.tensors = dict(sorted(request.tensors.items()))  # a frame's reader gives them in any order
         self.asked = request.tier, request.op, json.dumps(request.config), tuple(request.tensors)
         with jax.enable_x64(request.tier == "fp64"):
             return {name: np.asarray(tensor) for name, tensor in super().answer(request).items()}
