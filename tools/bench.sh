@@ -1,12 +1,12 @@
 #!/bin/sh
 # Times the reference, the float32 example and, where PYTHON has torch, PyTorch in float64 and float32 on the same work, and writes docs/benchmarks.md
-# with its plot. Ten minutes or so on two idle cores; other work on the machine shows in every number.
+# with its plot. Twelve minutes or so on two idle cores; other work on the machine shows in every number.
 #   [PYTHON=venv/bin/python] sh tools/bench.sh [--quick]
 set -eu
 cd "$(dirname "$0")/.."
 . tools/dependencies.sh
 build build
-sizes="--layers 1,6,12,24 --vocabulary 151936"
+sizes="--layers 1,6,12,18,24 --vocabulary 151936"
 sizes="$sizes --repeat 2 --rounds 2"
 [ "${1:-}" != --quick ] || sizes="--layers 1,2,4"
 work=$(mktemp -d)
@@ -28,6 +28,6 @@ build/tools/mr3d bench builtin:reference@fp64 --layers 1 --tokens 786,1572,3144 
   echo
   cat "$work/table.md"
   echo
-  echo "From 786 to 3,144 tokens the reference's attention alone grows as $(tail -1 "$work/attention.txt" | cut -d'|' -f6 | tr -d ' ')."
+  echo "From 786 to 3,144 tokens the reference's attention alone grows as $(tail -1 "$work/attention.txt" | cut -d'|' -f7 | tr -d ' ')."
 } >docs/benchmarks.md
 cp "$work/benchmarks.svg" docs/benchmarks.svg

@@ -274,30 +274,55 @@ static double measure_peak(int threads) {
 
 /* ---- what is printed ---- */
 
-/* A line through logarithms. */
+/* A straight line through points that have weights. */
 typedef struct fit {
   double n, x, y, xx, xy;
 } fit;
 
-static void fit_add(fit *f, double size, double seconds) {
-  const double u = log(size), v = log(seconds);
-  f->n++, f->x += u, f->y += v, f->xx += u * u, f->xy += u * v;
+static void fit_add(fit *f, double x, double y, double weight) {
+  f->n += weight, f->x += weight * x, f->y += weight * y, f->xx += weight * x * x, f->xy += weight * x * y;
 }
 
-static double fit_slope(const fit *f) { return f->n < 2 ? NAN : (f->n * f->xy - f->x * f->y) / (f->n * f->xx - f->x * f->x); }
+/** NAN where there are no two points that differ. */
+static double fit_slope(const fit *f) {
+  const double spread = f->n * f->xx - f->x * f->x;
+  return spread > 0 ? (f->n * f->xy - f->x * f->y) / spread : NAN;
+}
 
-/** By which power a prefill's seconds grow with a size, among the works that differ from the first in that size alone; NAN where there are fewer than two. */
-static double exponent(const bench *b, const subject *who, int64_t (*size)(sizes), bool (*rest_alike)(sizes, sizes)) {
+static double fit_intercept(const fit *f) { return (f->y - fit_slope(f) * f->x) / f->n; }
+
+/* A line through logarithms: its slope is a power. */
+static void fit_add_power(fit *f, int64_t size, double seconds) { fit_add(f, log((double)size), log(seconds), 1); }
+
+static bool differs_in_layers_alone(const bench *b, sizes s) { return s.tokens == b->works[0].tokens && s.points == b->works[0].points; }
+static bool differs_in_tokens_alone(const bench *b, sizes s) { return s.layers == b->works[0].layers && s.points == s.tokens * b->works[0].points / b->works[0].tokens; } /* as plan() has them */
+
+/** Seconds of a prefill over layers, fixed + each * layers (the head and what else is done once are no layers'): the line of least squares of relative distances. */
+typedef struct layer_line {
+  double fixed, each;
+  double off; /* the largest distance of a prefill from it, relative; NAN where there are fewer than three, for two are always on a line */
+} layer_line;
+
+static layer_line line_over_layers(const bench *b, const subject *who) {
+  fit f = {0};
+  int n = 0;
+  for (int i = 0; i < b->n_works; i++) {
+    const double seconds = who->timings[i].prefill;
+    if (differs_in_layers_alone(b, b->works[i])) fit_add(&f, (double)b->works[i].layers, seconds, 1 / (seconds * seconds)), n++;
+  }
+  layer_line line = {fit_intercept(&f), fit_slope(&f), n < 3 ? NAN : 0};
+  for (int i = 0; i < b->n_works && n >= 3; i++)
+    if (differs_in_layers_alone(b, b->works[i])) line.off = fmax(line.off, fabs((line.fixed + line.each * (double)b->works[i].layers) / who->timings[i].prefill - 1));
+  return line;
+}
+
+/** By which power a prefill's seconds grow with tokens, their share of points alike, among the works of the most layers; NAN where there are fewer than two. */
+static double power_of_tokens(const bench *b, const subject *who) {
   fit f = {0};
   for (int i = 0; i < b->n_works; i++)
-    if (rest_alike(b->works[i], b->works[0]) && size(b->works[i]) > 0) fit_add(&f, (double)size(b->works[i]), who->timings[i].prefill);
+    if (differs_in_tokens_alone(b, b->works[i])) fit_add_power(&f, b->works[i].tokens, who->timings[i].prefill);
   return fit_slope(&f);
 }
-
-static int64_t layers_of(sizes s) { return s.layers; }
-static int64_t tokens_of(sizes s) { return s.tokens; }
-static bool alike_but_layers(sizes a, sizes b) { return a.tokens == b.tokens && a.points == b.points; }
-static bool alike_but_tokens(sizes a, sizes b) { return a.layers == b.layers && a.points == a.tokens * b.points / b.tokens; } /* as plan() has them */
 
 static void print_number(FILE *to, double value, const char *format) {
   if (!isfinite(value)) fputs("–", to);
@@ -320,17 +345,21 @@ static void write_table(const bench *b, FILE *to) {
       if (k == 0) fprintf(to, "%.0f", who->peak / 1048576);
       fprintf(to, " |\n");
     }
-  fprintf(to, "\n| backend | tier | prefill grows with layers as | with tokens as | attention alone with tokens as | of %" PRId64 " tokens, s |\n|---|---|---|---|---|---|\n", b->tokens[0]);
+  fprintf(to, "\n| backend | tier | prefill of n layers, s | at most off that line by | prefill grows with tokens as | attention alone with tokens as | of %" PRId64 " tokens, s |\n|---|---|---|---|---|---|---|\n", b->tokens[0]);
   for (int i = 0; i < b->n_subjects; i++) {
     const subject *who = &b->subjects[i];
+    const layer_line line = line_over_layers(b, who);
     fit attention = {0};
-    for (int k = 0; k < b->n_tokens; k++) fit_add(&attention, (double)b->tokens[k], who->attention[k]);
-    fprintf(to, "| %s | %s", who->name, mr3d_tier_name(who->tier));
-    const double powers[] = {exponent(b, who, layers_of, alike_but_layers), exponent(b, who, tokens_of, alike_but_tokens), fit_slope(&attention)};
-    for (int k = 0; k < 3; k++) {
-      fprintf(to, " | ");
-      print_number(to, powers[k], "n^%.2f");
-    }
+    for (int k = 0; k < b->n_tokens; k++) fit_add_power(&attention, b->tokens[k], who->attention[k]);
+    fprintf(to, "| %s | %s | ", who->name, mr3d_tier_name(who->tier));
+    print_number(to, line.fixed, "%.3g");
+    if (isfinite(line.each)) fprintf(to, " + %.3g n", line.each);
+    fprintf(to, " | ");
+    print_number(to, 100 * line.off, "%.1f %%");
+    fprintf(to, " | ");
+    print_number(to, power_of_tokens(b, who), "n^%.2f");
+    fprintf(to, " | ");
+    print_number(to, fit_slope(&attention), "n^%.2f");
     fprintf(to, " | ");
     print_number(to, who->attention[0], "%.3g");
     fprintf(to, " |\n");
@@ -345,7 +374,7 @@ static void write_svg(const bench *b, FILE *to) {
   for (int i = 0; i < b->n_subjects; i++)
     for (int k = 0; k < b->n_works; k++) {
       const timing *t = &b->subjects[i].timings[k];
-      if (!alike_but_tokens(t->of, b->works[0])) continue;
+      if (!differs_in_tokens_alone(b, t->of)) continue;
       lo_x = fmin(lo_x, log((double)t->of.tokens)), hi_x = fmax(hi_x, log((double)t->of.tokens));
       lo_y = fmin(lo_y, log(t->prefill)), hi_y = fmax(hi_y, log(t->prefill));
     }
@@ -359,7 +388,7 @@ static void write_svg(const bench *b, FILE *to) {
     double before_x = NAN, before_y = NAN;
     for (int k = 0; k < b->n_works; k++) {
       const timing *t = &who->timings[k];
-      if (!alike_but_tokens(t->of, b->works[0])) continue;
+      if (!differs_in_tokens_alone(b, t->of)) continue;
       const double x = LEFT + (WIDTH - RIGHT - LEFT) * (log((double)t->of.tokens) - lo_x) / wide, y = HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * (log(t->prefill) - lo_y) / high;
       fprintf(to, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"4\" fill=\"%s\"><title>%s %s, %" PRId64 " tokens: %.3g s</title></circle>\n", x, y, colour, who->name, mr3d_tier_name(who->tier), t->of.tokens, t->prefill);
       if (!isnan(before_x)) fprintf(to, "<path d=\"M%.1f %.1fL%.1f %.1f\" stroke=\"%s\"/>\n", before_x, before_y, x, y, colour);
@@ -461,7 +490,8 @@ int mr3d_command_bench(int argc, char **argv) {
       .text = "Times the same prefill and decode requests of a full-width decoder (hidden 896, 14 heads, 2 KV heads of 64) on each backend, one after\n"
               "the other, with generated weights. GFLOP/s counts products and causal attention of a prefill; the peak is what independent products and\n"
               "sums of binary64 reach on all threads without fused multiply-add, so binary32 may exceed it. A decode step must read all weights once, so that\n"
-              "is timed beside it. Ratios are to the first backend.\n",
+              "is timed beside it. Ratios are to the first backend. Over layers a prefill is a line, for the head and what else is done once are no layers'; how far\n"
+              "the timed ones lie from it says whether it is one.\n",
       .least = 1, .most = -1, .needs = "say whom to time, and at which tier; for instance: mr3d bench builtin:reference@fp64"};
   int n = 0;
   const int parsed = mr3d_options_parse(&usage, options, argc, argv, &n);
