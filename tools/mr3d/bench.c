@@ -155,23 +155,20 @@ static mr3d_status measure_reading(const char *path, int threads, double *shorte
   return sink ? MR3D_OK : mr3d_fail(error, MR3D_INVALID, "%s holds nothing but zeros", path);
 }
 
-/** Asks for a prefill and the steps behind it `repeat` times, and keeps the shortest: what another program on the machine took is no property of a backend. */
+/** Asks for a prefill and the steps behind it, and keeps the shortest: what another program on the machine took is no property of a backend. */
 static mr3d_status time_model(const bench *b, mr3d_backend *backend, const subject *who, timing *t, const char *weights, mr3d_error *error) {
   double seconds;
   char config[512];
   config_text(b, t->of.layers, config);
-  for (int64_t k = 0; k < b->repeat; k++) {
-    MR3D_TRY(ask(backend, who, prefill_request(config, who->tier, t->of, weights), &seconds, error));
-    t->prefill = fmin(t->prefill, seconds);
-    for (int64_t step = 0; step < b->steps; step++) {
-      mr3d_bundle *r = new_request("decode", who->tier, "{}");
-      *(int64_t *)mr3d_bundle_add(r, "input_ids", MR3D_I64, 2, (int64_t[]){1, 1})->data = step % b->vocabulary;
-      MR3D_TRY(ask(backend, who, r, &seconds, error));
-      t->decode = fmin(t->decode, seconds);
-    }
-    MR3D_TRY(ask(backend, who, new_request("drop_session", who->tier, "{}"), &seconds, error));
+  MR3D_TRY(ask(backend, who, prefill_request(config, who->tier, t->of, weights), &seconds, error));
+  t->prefill = fmin(t->prefill, seconds);
+  for (int64_t step = 0; step < b->steps; step++) {
+    mr3d_bundle *r = new_request("decode", who->tier, "{}");
+    *(int64_t *)mr3d_bundle_add(r, "input_ids", MR3D_I64, 2, (int64_t[]){1, 1})->data = step % b->vocabulary;
+    MR3D_TRY(ask(backend, who, r, &seconds, error));
+    t->decode = fmin(t->decode, seconds);
   }
-  return MR3D_OK;
+  return ask(backend, who, new_request("drop_session", who->tier, "{}"), &seconds, error);
 }
 
 /** Asks for causal attention alone among so many tokens, twice `repeat` times, for it is short. */
@@ -449,12 +446,13 @@ static mr3d_status time_subject(bench *b, subject *who, const char *folder, mr3d
   mr3d_status status = mr3d_backend_open(who->spec, &(mr3d_backend_options){.threads = (int)b->threads, .weights = cache}, &backend, error);
   if (status == MR3D_OK) {
     snprintf(who->name, sizeof who->name, "%s", mr3d_backend_info_of(backend)->name ? mr3d_backend_info_of(backend)->name : who->spec);
-    for (int k = 0; k < b->n_works && status == MR3D_OK; k++) {
+    for (int64_t i = 0; i < b->repeat * b->n_works && status == MR3D_OK; i++) { /* all sizes, then all again: a slow minute meets each */
+      const int k = (int)(i % b->n_works);
       b->machine_peak = fmax(b->machine_peak, measure_peak((int)b->threads)); /* again and again, for on a machine that is shared it comes and goes */
       status = time_model(b, backend, who, &who->timings[k], weights, error);
-      if (k == 0) who->peak = fmax(who->peak, peak_memory(who));
+      if (i == 0) who->peak = fmax(who->peak, peak_memory(who));
       if (k == 0 && status == MR3D_OK) status = measure_reading(weights, (int)b->threads, &who->reading, error); /* right behind the steps: bandwidth comes and goes */
-      if (status == MR3D_OK && isatty(STDERR_FILENO)) fprintf(stderr, "%s %s: %d of %d\n", who->name, mr3d_tier_name(who->tier), k + 1, b->n_works);
+      if (status == MR3D_OK && isatty(STDERR_FILENO)) fprintf(stderr, "%s %s: %" PRId64 " of %" PRId64 "\n", who->name, mr3d_tier_name(who->tier), i + 1, b->repeat * b->n_works);
     }
     for (int k = 0; mr3d_backend_offers(mr3d_backend_info_of(backend), "attention") && k < b->n_tokens && status == MR3D_OK; k++) status = time_attention(b, backend, who, b->tokens[k], &who->attention[k], error);
     mr3d_backend_close(&backend);
@@ -479,7 +477,7 @@ int mr3d_command_bench(int argc, char **argv) {
       {"--points", "LIST", MR3D_OPTION_TEXT, &b.points_text, "of them points (default 0,556)"},
       {"--vocabulary", "N", MR3D_OPTION_COUNT, &b.vocabulary, "rows of the head (default 2048; Qwen2's are 151936)"},
       {"--steps", "N", MR3D_OPTION_COUNT, &b.steps, "decode steps behind each prefill (default 3)"},
-      {"--repeat", "K", MR3D_OPTION_COUNT, &b.repeat, "ask each K times and take the shortest (default 3)"},
+      {"--repeat", "K", MR3D_OPTION_COUNT, &b.repeat, "go through all sizes K times and take the shortest of each (default 3)"},
       {"--rounds", "N", MR3D_OPTION_COUNT, &b.rounds, "go through all backends N times (default 1): what slows the machine for a minute then meets them all"},
       {"--threads", "N", MR3D_OPTION_COUNT, &b.threads, "for each backend (default: all processors)"},
       {"--markdown", "FILE", MR3D_OPTION_TEXT, &b.markdown, "write the tables there, too"},
