@@ -33,19 +33,20 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = "tests/calibration"
 TIERS = ("fp64", "fp32", "tf32", "bf16", "fp16")
 TORCH_TIERS = tuple(tier for tier in TIERS if tier != "tf32")
+F32_TIERS = ("fp32", "bf16", "fp16")
 SELECT = "--level L0,L1,L2"
 # name: (--backend, tiers, what is particular)
 STACKS = {
     "emulated": ("builtin:emulated", TIERS[1:], "the reference itself, rounded to nearest wherever some stack stores a value"),
     "torch eager": ("exec:{python} tools/backends/torch_backend.py --attention eager --threads {threads}", TORCH_TIERS, "the library's order of operations, each result stored in the tier's type"),
     "torch SDPA": ("exec:{python} tools/backends/torch_backend.py --attention sdpa --threads {threads}", TORCH_TIERS, "the same with fused attention"),
-    "torch compile": ("exec:{python} " + HERE + "/torch_compile_stack.py --tiers fp32 bf16 --threads {threads}", ("fp32", "bf16"), "operators compiled by Inductor"),
+    "torch compile": ("exec:{python} " + HERE + "/torch_compile_stack.py --tiers fp64 fp32 bf16 fp16 --threads {threads}", TORCH_TIERS, "operators compiled by Inductor"),
     "numpy": ("exec:{python} " + HERE + "/numpy_stack.py", TIERS, "fp64: BLAS; tf32: BLAS in float32, inputs of products rounded to 10 fraction bits; else every sum in index order in float32"),
     "numpy truncated": ("exec:{python} " + HERE + "/numpy_stack.py --truncate", ("tf32",), "the same, the inputs of products cut off at 10 fraction bits"),
     "JAX": ("exec:{python} " + HERE + "/jax_stack.py", TORCH_TIERS, "XLA compiles each request, a layer as one"),
     "ONNX Runtime": ("exec:{python} " + HERE + "/onnx_stack.py", ("fp32", "fp16"), "one optimised graph a request"),
-    "C": ("lib:{build}/tools/backends/f32/mr3d-f32.so", ("fp32",), "tools/backends/f32: -O3, contracted"),
-    "C fast-math": ("lib:{fast_math}", ("fp32",), "the same with -O3 -ffast-math -march=native"),
+    "C": ("lib:{build}/tools/backends/f32/mr3d-f32.so", F32_TIERS, "tools/backends/f32: -O3, contracted; float32, outputs rounded to the tier"),
+    "C fast-math": ("lib:{fast_math}", F32_TIERS, "the same with -O3 -ffast-math -march=native"),
 }
 COLUMNS = ("rope1d", "cis3d", "rope3d", "normalize_coords", "mixed_rope", "rmsnorm", "linear", "swiglu", "attention", "voxelize",
            "attention_block", "decoder_layer", "prefill", "decode")
