@@ -3,7 +3,7 @@
 #
 #   sh tests/certify/slurm.sh MR3D BACKEND [TIER]       OPS, of tools/recipes/shard.sh, narrows it
 #
-# 1. An array of four shards on one slot, then on two: at least 1.7 times as fast (MR3D_LEAST_SPEEDUP; a busy machine cannot show it).
+# 1. An array of four shards on one slot, then on two: at least 1.7 times as fast (MR3D_LEAST_SPEEDUP; a busy machine cannot show it, so there are three attempts).
 # 2. The parts merge into certificates that verify and have the same numbers, bit for bit (tests/certify/shards.c: as one run has).
 # 3. A shard killed half-way loses its own part alone; submitted again, it is the only one that runs.
 set -eu
@@ -86,30 +86,35 @@ ended() {
   while squeue -h -j "${jobs#* }" 2>/dev/null | grep -q .; do sleep 0.2; done
 }
 
-submit one 1
-ended
-one=$seconds
-submit two 2
-ended
-echo "four shards: $one s on one slot, $seconds s on two: $(echo "$one $seconds" | awk '{ printf "%.2f", $1 / $2 }') times as fast"
-echo "$one $seconds ${MR3D_LEAST_SPEEDUP:-1.7}" | awk '{ exit !($1 >= $3 * $2) }' || { echo "that is too slow" >&2; exit 1; }
+attempt=1
+while :; do
+  submit one-$attempt 1
+  ended
+  one=$seconds
+  submit two-$attempt 2
+  ended
+  echo "four shards: $one s on one slot, $seconds s on two: $(echo "$one $seconds" | awk '{ printf "%.2f", $1 / $2 }') times as fast"
+  echo "$one $seconds ${MR3D_LEAST_SPEEDUP:-1.7}" | awk '{ exit !($1 >= $3 * $2) }' && break
+  [ $attempt -lt 3 ] || { echo "that is too slow, three times" >&2; exit 1; }
+  attempt=$((attempt + 1))
+done
 
 # verify CERTIFICATE: says its first line; it must hold.
 verify() {
   "$MR3D" verify "$1" --key "$KEY.pub" --nonce "$NONCE" ${OPS:+--op "$OPS"} >"$work/said" || { cat "$work/said"; exit 1; }
   head -n 1 "$work/said"
 }
-verify "$work/one.json"
-verify "$work/two.json"
+verify "$work/one-$attempt.json"
+verify "$work/two-$attempt.json"
 # root of all numbers
 root() { sed 's/^{"payload":"\([^"]*\)".*/\1/' "$1" | base64 -d | sed 's/.*"results":{"root":"\([0-9a-f]*\)".*/\1/'; }
-root "$work/one.json" | grep -Eq '^[0-9a-f]{64}$'
-[ "$(root "$work/one.json")" = "$(root "$work/two.json")" ] || { echo "the two have other numbers" >&2; exit 1; }
+root "$work/one-$attempt.json" | grep -Eq '^[0-9a-f]{64}$'
+[ "$(root "$work/one-$attempt.json")" = "$(root "$work/two-$attempt.json")" ] || { echo "the two have other numbers" >&2; exit 1; }
 echo "both certificates have the same numbers, bit for bit"
 
 # killed half-way
 submit killed 2
-for attempt in $(seq 1000); do # until the first shard has begun to judge
+for tenth in $(seq 1000); do # until the first shard has begun to judge
   worker=$(pgrep -o -f "certify .*--shard 1/4 .*$work/killed" || true)
   [ -n "$worker" ] && break
   sleep 0.1
@@ -124,5 +129,5 @@ submit killed 2
 ended
 [ "$stamp" = "$(stat -c %Y.%s "$work"/killed/[234]-of-4.json)" ]
 verify "$work/killed.json"
-[ "$(root "$work/killed.json")" = "$(root "$work/one.json")" ]
+[ "$(root "$work/killed.json")" = "$(root "$work/one-$attempt.json")" ]
 echo "a shard that was killed lost its own part alone, and was repeated alone"
