@@ -280,10 +280,10 @@ static void fit_add(fit *f, double x, double y, double weight) {
   f->n += weight, f->x += weight * x, f->y += weight * y, f->xx += weight * x * x, f->xy += weight * x * y;
 }
 
-/** NAN where there are no two points that differ. */
+/** NAN where there are no two points that differ by more than rounding. */
 static double fit_slope(const fit *f) {
   const double spread = f->n * f->xx - f->x * f->x;
-  return spread > 0 ? (f->n * f->xy - f->x * f->y) / spread : NAN;
+  return spread > 1e-12 * f->n * f->xx ? (f->n * f->xy - f->x * f->y) / spread : NAN;
 }
 
 static double fit_intercept(const fit *f) { return (f->y - fit_slope(f) * f->x) / f->n; }
