@@ -44,7 +44,7 @@ STACKS = {
     "numpy": ("exec:{python} " + HERE + "/numpy_stack.py", TIERS, "fp64: BLAS; tf32: BLAS in float32, inputs of products rounded to 10 fraction bits; else every sum in index order in float32"),
     "numpy truncated": ("exec:{python} " + HERE + "/numpy_stack.py --truncate", ("tf32",), "the same, the inputs of products cut off at 10 fraction bits"),
     "JAX": ("exec:{python} " + HERE + "/jax_stack.py", TORCH_TIERS, "XLA compiles each request, a layer as one"),
-    "ONNX Runtime": ("exec:{python} " + HERE + "/onnx_stack.py", ("fp32", "fp16"), "one optimised graph a request"),
+    "ONNX Runtime": ("exec:{python} " + HERE + "/onnx_stack.py", ("fp64", "fp32", "fp16"), "one optimised graph a request"),
     "C": ("lib:{build}/tools/backends/f32/mr3d-f32.so", F32_TIERS, "tools/backends/f32: -O3, contracted; float32, outputs rounded to the tier"),
     "C fast-math": ("lib:{fast_math}", F32_TIERS, "the same with -O3 -ffast-math -march=native"),
 }

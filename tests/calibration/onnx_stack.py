@@ -147,7 +147,7 @@ class Namespace:
 
 
 class OnnxStack(Stack):
-    name, version, tiers = "onnxruntime", onnxruntime.__version__, ("fp32", "fp16")
+    name, version, tiers = "onnxruntime", onnxruntime.__version__, ("fp64", "fp32", "fp16")
     xp = Namespace
 
     def ops(self):
