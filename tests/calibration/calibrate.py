@@ -45,7 +45,7 @@ STACKS = {
     "numpy truncated": ("exec:{python} " + HERE + "/numpy_stack.py --truncate", ("tf32",), "the same, the inputs of products cut off at 10 fraction bits"),
     "JAX": ("exec:{python} " + HERE + "/jax_stack.py", TORCH_TIERS, "XLA compiles each request, a layer as one"),
     "ONNX Runtime": ("exec:{python} " + HERE + "/onnx_stack.py", ("fp64", "fp32", "fp16"), "one optimised graph a request"),
-    "C": ("lib:{build}/tools/backends/f32/mr3d-f32.so", F32_TIERS, "tools/backends/f32: -O3, contracted; float32, outputs rounded to the tier"),
+    "C": ("lib:{build}/tools/backends/f32/mr3d-f32.so", F32_TIERS, "tools/backends/f32: -O3, contracted; float32 at every tier, outputs too"),
     "C fast-math": ("lib:{fast_math}", F32_TIERS, "the same with -O3 -ffast-math -march=native"),
 }
 COLUMNS = ("rope1d", "cis3d", "rope3d", "normalize_coords", "mixed_rope", "rmsnorm", "linear", "swiglu", "attention", "voxelize",
