@@ -16,7 +16,7 @@ torch="exec:${PYTHON:-} tools/backends/torch_backend.py --attention eager"
 set -- "$@" lib:build/tools/backends/f32/mr3d-f32.so@fp32
 [ -z "${PYTHON:-}" ] || set -- "$@" "$torch@fp32"
 build/tools/mr3d bench "$@" $sizes --markdown "$work/table.md" --svg "$work/benchmarks.svg" | tee "$work/said.txt"
-# The sizes above are minutes apart, in which the machine's speed may change: layers once more, in passes through all of them.
+# Two passes at a time are few where the machine's speed changes: layers once more, alone, in six.
 build/tools/mr3d bench builtin:reference@fp64 --layers 1,6,12,18,24 --tokens 786 --points 0 --vocabulary 64 --repeat 6 --steps 0 >"$work/layers.txt"
 # At the sizes above what is the same for any number of tokens shows in the exponent.
 build/tools/mr3d bench builtin:reference@fp64 --layers 1 --tokens 786,1572,3144 --points 0 --vocabulary 64 --repeat 2 --steps 0 >"$work/attention.txt"
