@@ -1,6 +1,6 @@
 """PyTorch compiled: tools/backends/torch_backend.py with its operators under torch.compile, which needs a C++ compiler.
 
-    mr3d check --backend "exec:python tests/calibration/torch_compile_stack.py --tiers fp32 bf16"
+    mr3d check --backend "exec:python tests/calibration/torch_compile_stack.py"
 
 Each operator is compiled by itself, with dynamic shapes; what Inductor fuses within one is not rounded in between.
 """
