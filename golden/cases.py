@@ -23,7 +23,7 @@ PITFALLS = """mask-length decode-rope gqa-heads coords-count mask-ownership batc
 mask-overflow silent-downcast narrow-angles theta-mixup cache-rotation splice keep-all-logits empty-cache qwen2-details
 head-dim axial-weights layout stale-cis degenerate dirty-scan drift-norm order-sensitivity overflow-half token-rows
 sparse-conv group-norm patches grid-pooling fourier-features encoder-gelu
-narrow-products""".split()
+narrow-products truncated-stores""".split()
 
 START, END, PAD = 151652, 151653, 151654  # the default marker ids
 T, N, S, MARK = 231, 556, 786, 24         # canonical sizes; MARK is the index of the start marker
@@ -1278,7 +1278,7 @@ def linear_cases():
 
     product("canonical-q", "q_proj: 786 rows, 896 to 896, massive activations", "the bias is missing", (1, S), 896, 896,
         x=normal(1, S, 896, outliers=OUTLIERS),
-        pitfalls="qwen2-details", tags="canonical")
+        pitfalls="qwen2-details truncated-stores", tags="canonical")
     product("canonical-k", "k_proj: 786 rows, 896 to 128, bias to the hundreds", "the bias is added in a narrow type",
         (1, S), 896, 128, heavy(128, scale=50),
         pitfalls="qwen2-details", tags="canonical")
@@ -1301,7 +1301,7 @@ def linear_cases():
     product("tiny", "inputs of 1e-3, no bias", "an absolute tolerance hides all errors", (13,), 64, 32, False,
         x=normal(13, 64, scale=0.001), tags="tiny")
     product("probe", "64 plain rows", "a gain of 1.003", (64,), 128, 64,
-        pitfalls="silent-downcast narrow-products", tags="probe")
+        pitfalls="silent-downcast narrow-products truncated-stores", tags="probe")
     product("massive-first", "a massive first term: later terms are small against the sum",
         "a narrow sequential sum stands still", (3,), 896, 16, False,
         x=poked(normal(3, 896), _0=1000, _896=-1000), tags="awkward")
@@ -1364,7 +1364,7 @@ def attention_cases():
     att("canonical-decode-three", "3 queries on 789 keys", "causal offset without L", attend(14, 2, 3, 64, S), FULL,
         pitfalls="gqa-heads", tags="canonical")
     att("prefill", "40 queries, 40 keys", "causality forgotten or strict", attend(4, 2, 40, 32),
-        pitfalls="gqa-heads silent-downcast narrow-products")
+        pitfalls="gqa-heads silent-downcast narrow-products truncated-stores")
     for heads, kv, dim in ((4, 4, 32), (6, 2, 32), (4, 1, 64), (2, 1, 128), (6, 3, 16)):
         att(f"heads-{heads}-{kv}-{dim}", f"{heads} query heads, {kv} KV heads of {dim}", "14/2 or 64 compiled in",
             attend(heads, kv, 5, dim, 6), pitfalls="gqa-heads head-dim" if 1 < kv < heads else "head-dim",

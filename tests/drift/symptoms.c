@@ -12,7 +12,7 @@ enum { T = 6, N = 4, S = T - 1 + N }; /* text with one token between the markers
 
 static void every_row_has_its_words_and_pitfalls_that_exist(void **state) {
   (void)state;
-  assert_int_equal(mr3d_signal_count(), 15);
+  assert_int_equal(mr3d_signal_count(), 16);
   for (int i = 0; i < mr3d_signal_count(); i++) {
     const mr3d_signal *s = mr3d_signal_at(i);
     assert_ptr_equal(mr3d_signal_named(s->slug), s);

@@ -14,7 +14,7 @@ static const mr3d_mutant_set *const sets[] = {
     &mr3d_mutants_head_dim, &mr3d_mutants_stale_cis, &mr3d_mutants_degenerate, &mr3d_mutants_dirty_scan, &mr3d_mutants_order_sensitivity,
     &mr3d_mutants_overflow_half,
     &mr3d_mutants_token_rows, &mr3d_mutants_sparse_conv, &mr3d_mutants_group_norm, &mr3d_mutants_patches, &mr3d_mutants_grid_pooling,
-    &mr3d_mutants_fourier_features, &mr3d_mutants_encoder_gelu, &mr3d_mutants_narrow_products,
+    &mr3d_mutants_fourier_features, &mr3d_mutants_encoder_gelu, &mr3d_mutants_narrow_products, &mr3d_mutants_truncated_stores,
 };
 
 static mr3d_mutant *all;

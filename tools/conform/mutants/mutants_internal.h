@@ -132,6 +132,6 @@ extern const mr3d_mutant_set mr3d_mutants_mask_overflow, mr3d_mutants_silent_dow
     mr3d_mutants_empty_cache, mr3d_mutants_head_dim, mr3d_mutants_stale_cis, mr3d_mutants_degenerate, mr3d_mutants_dirty_scan,
     mr3d_mutants_order_sensitivity, mr3d_mutants_overflow_half;
 extern const mr3d_mutant_set mr3d_mutants_token_rows, mr3d_mutants_sparse_conv, mr3d_mutants_group_norm, mr3d_mutants_patches, mr3d_mutants_grid_pooling,
-    mr3d_mutants_fourier_features, mr3d_mutants_encoder_gelu, mr3d_mutants_narrow_products;
+    mr3d_mutants_fourier_features, mr3d_mutants_encoder_gelu, mr3d_mutants_narrow_products, mr3d_mutants_truncated_stores;
 
 #endif
