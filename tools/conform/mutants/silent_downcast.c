@@ -32,6 +32,25 @@ static void softmax_rows(const mr3d_scores *scores) { mr3d_scores_by_row(scores,
 
 static void softmax(const mr3d_context *context, const mr3d_attention_in *in, double *y) { mr3d_attend_with(softmax_rows, false, context, in, y); }
 
+/** 1/sqrt(head_dim) as a float argument; the rows' softmax divides by sqrt(head_dim). */
+static void scale_rows(const mr3d_scores *scores) {
+  const double factor = (double)(1 / sqrtf((float)scores->D)) * sqrt((double)scores->D);
+  for (int64_t i = 0; i < scores->queries * scores->keys; i++) scores->s[i] *= factor;
+  mr3d_scores_by_row(scores, mr3d_softmax_row);
+}
+
+static void scale(const mr3d_context *context, const mr3d_attention_in *in, double *y) { mr3d_attend_with(scale_rows, false, context, in, y); }
+
+static void epsilon(const mr3d_context *context, const mr3d_rmsnorm_in *in, double *y) {
+  mr3d_rmsnorm_in changed = *in;
+  changed.eps = mr3d_in_f32(in->eps);
+  mr3d_rmsnorm(context, &changed, y);
+}
+
+static void rope_theta(const mr3d_context *context, int64_t P, int64_t D, double theta, const int64_t *positions, double *cos_table, double *sin_table) {
+  mr3d_rotary_table(context, P, D, mr3d_in_f32(theta), positions, cos_table, sin_table);
+}
+
 /** x is cast down, and cast back before the product with the weight. */
 static void rmsnorm(const mr3d_context *context, const mr3d_rmsnorm_in *in, double *y) {
   (void)context;
@@ -120,6 +139,9 @@ static void rope3d(const mr3d_context *context, const mr3d_rope3d_in *in, double
 static const mr3d_mutant entries[] = {
     {"silent-downcast", "softmax", "softmax is computed in binary32 inside a binary64 run", MR3D_ATTENDING, {.attention = softmax}, ONLY_FP64},
     {"silent-downcast", "rmsnorm", "RMSNorm casts its input to binary32 inside a binary64 run", MR3D_NORMS, {.rmsnorm = rmsnorm}, ONLY_FP64},
+    {"silent-downcast", "scale", "1/sqrt(head_dim) is held in binary32 inside a binary64 run", MR3D_ATTENDING, {.attention = scale}, ONLY_FP64},
+    {"silent-downcast", "epsilon", "rms_norm_eps is held in binary32 inside a binary64 run", MR3D_NORMS, {.rmsnorm = epsilon}, ONLY_FP64},
+    {"silent-downcast", "rope-theta", "rope_theta is held in binary32 inside a binary64 run", "rope1d " MR3D_ROTATIONS, {.rotary_table = rope_theta}, ONLY_FP64},
     {"silent-downcast", "rotary-table", "the 1D cos and sin are computed in binary32 inside a binary64 run", "rope1d " MR3D_ROTATIONS,
      {.rotary_table = rotary_table}, ONLY_FP64},
     {"silent-downcast", "inverse-frequencies", "the 1D inverse frequencies are stored in binary32 inside a binary64 run, angles are not", "rope1d " MR3D_ROTATIONS,
