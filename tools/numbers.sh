@@ -3,7 +3,7 @@
 #   sh tools/numbers.sh [--seeds LIST] [SECTION ...]
 # Sections, all but `drift` and `source` without one (three idle hours on two cores, most of them `honest`):
 #   reference   how far the reference is from the goldens; time and memory over L0 to L2
-#   speed       one job and two; what the protocol and the judging cost
+#   speed       one job and two; a quick run; what the protocol and the judging cost
 #   mutants     that every mutant is caught, how often it is named, what the diagnosis adds to a run
 #   honest      that right backends pass with fresh inputs, at every tier they claim; --seeds, default "1 2 3 4 5". With PYTHON that has torch, PyTorch too
 #   drift       every mutant in one layer of a decoder: layer, operator and mistake named at fp32 and bf16; honest arithmetic at all tiers (an hour). With PYTHON that has
@@ -47,6 +47,10 @@ if wanted speed; then
   echo "== one job of one thread, and two"
   for jobs in 1 2; do
     $mr3d check --backend lib:build/tools/backends/f32/mr3d-f32.so --tier fp32 --without-slow --threads $jobs --jobs $jobs --quiet | tail -1 || failed=1
+  done
+  echo "== a quick run: L0 to L2 at one tier, first with its yardsticks, then with those kept"
+  for run in first again; do
+    $mr3d check --backend lib:build/tools/backends/f32/mr3d-f32.so --tier fp32 --level L0,L1,L2 --yardsticks "$work/yardsticks" --quiet | tail -1 || failed=1
   done
   echo "== what the protocol and the judging cost"
   $meson test -C build --no-rebuild --benchmark --verbose conform-throughput conform-judging | grep -E 'requests/s|GB/s' || failed=1

@@ -132,17 +132,16 @@ static void measure(oracle_maximum *m, const mr3d_config *config, int Ds, const 
 typedef struct option {
   const char *json;
   int part;
-  bool per_axis, freqs, weights;
 } option;
 
 static const option learned[] = {
-    {"{}", 2, true, true, true},
-    {"{\"mixed_rope_layout\": \"interleaved\"}", 2, true, true, true},
-    {"{\"mixed_rope_layout\": \"interleaved\", \"spatial_temporal_separate_strategy\": \"custom_ratio\", \"spatial_ratio\": 0.25}", 1, true, true, true},
-    {"{\"spatial_temporal_separate_strategy\": \"custom_ratio\", \"spatial_ratio\": 0.25}", 1, true, true, true},
-    {"{\"mixedRoPE_3d_learned_per_axis\": false, \"temporal_rope\": \"native\"}", 2, false, true, true},
-    {"{\"mixedRoPE_3d_learned_axial_mixing_weight\": false, \"spatial_temporal_separate_strategy\": \"full_spatial\", \"coord_norm\": \"none\"}", 4, true, true, false}};
-static const option fixed[] = {{"{\"rope_mixed_3d\": false}", 2, true, false, false}, {"{\"rope_3d_kind\": \"axial\"}", 2, true, false, false}};
+    {"{}", 2},
+    {"{\"mixed_rope_layout\": \"interleaved\"}", 2},
+    {"{\"mixed_rope_layout\": \"interleaved\", \"spatial_temporal_separate_strategy\": \"custom_ratio\", \"spatial_ratio\": 0.25}", 1},
+    {"{\"spatial_temporal_separate_strategy\": \"custom_ratio\", \"spatial_ratio\": 0.25}", 1},
+    {"{\"mixedRoPE_3d_learned_per_axis\": false, \"temporal_rope\": \"native\"}", 2},
+    {"{\"mixedRoPE_3d_learned_axial_mixing_weight\": false, \"spatial_temporal_separate_strategy\": \"full_spatial\", \"coord_norm\": \"none\"}", 4}};
+static const option fixed[] = {{"{\"rope_mixed_3d\": false}", 2}, {"{\"rope_3d_kind\": \"axial\"}", 2}};
 
 typedef double *source(const char *name, int64_t count);
 static double *plain(const char *name, int64_t count) { return drawn_normal(name, count, 1); }
@@ -186,7 +185,8 @@ static void turned(oracle_maximum *m, const option *o, int64_t D, source *from, 
   int64_t *grid = drawn_whole("mixed_rope/grid", B * N * 3, 0, (int64_t)coords), *p = drawn_whole("mixed_rope/positions", B * S, 0, positions);
   for (int64_t i = 0; i < 3 * (H + G) * F; i++) freqs[i] += pow(100, -(double)(i % F) / F), weights[i] += 1;
   for (int i = 0; i < B * N * 3; i++) c[i] = (double)grid[i];
-  const double *f = o->freqs ? freqs : NULL, *w = o->weights ? weights : NULL;
+  const bool learns = config.rope_mixed_3d && config.rope_3d_kind == MR3D_MIXED;
+  const double *f = learns ? freqs : NULL, *w = learns && config.learned_axial_weights ? weights : NULL;
   mr3d_mixed_rope_in in = {B, H, G, S, D, x[0], x[1], B, p, {marked, N, c, counts}, {f, w}, {f ? f + 3 * H * F : NULL, w ? w + H * F * 3 : NULL}};
   if (!from) cancel(&config, Ds, &in, x);
   measure(m, &config, Ds, &in);
