@@ -538,6 +538,50 @@ static void rows_that_err_together_are_as_few_as_what_they_share(void **state) {
   assert_true(fabs(tensor_limit_of(9, MR3D_BF16_TIER) - 2.0 * sqrt(0.5)) < 0.15);
 }
 
+static double mean_square(const problem *p, const mr3d_tensor *expected, int runs, int64_t element) {
+  double sum = 0;
+  for (int r = 0; r < runs; r++) sum += pow(mr3d_emulated_errors(&p->truth->runs[r], expected)[element], 2);
+  return sum / runs;
+}
+
+/** The statistic of `element` over its limit, by so many runs. */
+static double over_element_limit(const problem *p, const mr3d_tensor *expected, const mr3d_bundle *answer, int runs) {
+  const float *errors[MR3D_MANY_RUNS];
+  for (int r = 0; r < runs; r++) errors[r] = mr3d_emulated_errors(&p->truth->runs[r], expected);
+  mr3d_output output;
+  mr3d_output_open(p->truth, expected, mr3d_bundle_find(answer, expected->name), &output);
+  mr3d_output_widen(&output);
+  mr3d_tensor_verdict verdict = {.passed = true};
+  mr3d_judge_by_yardstick(&output, expected->name, runs, errors, &verdict);
+  mr3d_output_close(&output);
+  return statistic(&verdict, "element")->value / statistic(&verdict, "element")->limit;
+}
+
+/** An element whose runs happen to agree among the first eight: what fails by these passes by thirty-two, and twice as much fails by both. */
+static void a_failure_is_declared_only_after_thirty_two_runs(void **state) {
+  (void)state;
+  problem p = pose(layer_request(MR3D_FP32, 3, 1, 48));
+  const mr3d_tensor *expected = mr3d_bundle_find(p.answer, "hidden");
+  mr3d_truth_emulate(p.truth, MR3D_MANY_RUNS);
+  int64_t best = 0;
+  double most = 0;
+  for (int64_t i = 0; i < mr3d_tensor_count(expected); i++) {
+    const double ratio = mean_square(&p, expected, MR3D_MANY_RUNS, i) / mean_square(&p, expected, MR3D_FEW_RUNS, i);
+    if (ratio > most) most = ratio, best = i;
+  }
+  mr3d_bundle *answer = exact_answer(&p);
+  double *hidden = values_of(answer, "hidden"), error = 10 * sqrt(mean_square(&p, expected, MR3D_MANY_RUNS, best));
+  const double truth = hidden[best];
+  hidden[best] = truth + error;
+  error *= 0.98 / over_element_limit(&p, expected, answer, MR3D_MANY_RUNS); /* the statistic is linear in it */
+  hidden[best] = truth + error;
+  assert_true(over_element_limit(&p, expected, answer, MR3D_FEW_RUNS) > 1.02);
+  passes(&p, answer, "thirty-two runs", 3);
+  hidden[best] = truth + 2 * error;
+  fails_by(&p, answer, "hidden", "element");
+  drop(&p);
+}
+
 static void a_layer_with_one_wrong_token_fails_at_every_tier(void **state) {
   (void)state;
   for (int tier = 0; tier < MR3D_N_TIERS; tier++) {
@@ -773,6 +817,7 @@ int main(void) {
       cmocka_unit_test(nearest_and_stochastic_arithmetic_of_a_layer_pass),
       cmocka_unit_test(an_exact_answer_needs_no_yardstick),
       cmocka_unit_test(rows_that_err_together_are_as_few_as_what_they_share),
+      cmocka_unit_test(a_failure_is_declared_only_after_thirty_two_runs),
       cmocka_unit_test(a_layer_with_one_wrong_token_fails_at_every_tier),
       cmocka_unit_test(binary64_is_judged_by_its_own_errors),
       cmocka_unit_test(keys_and_values_of_a_layer_are_judged_too),
