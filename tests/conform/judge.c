@@ -515,31 +515,47 @@ static float drawn_error(uint64_t run, uint64_t i, int64_t free_values) {
   return 1e-4F * ((float)(mr3d_random_raw((mr3d_stream){{run, 1}}, source) >> 40) * 0x1p-23F - 1);
 }
 
-/** The tensor rule on 200 rows with such errors in `n` runs. The answer errs as one run more does or, where `alike` is false, by next to nothing. */
-static mr3d_statistic tensor_rule(int n, int64_t free_values, mr3d_tier tier, bool alike) {
+/** Judges 200 rows by `n` runs with such errors; `first` is the truth of column 0, where no run errs, 1 that of all others. The answer errs by error(i). */
+static mr3d_tensor_verdict judged_by_drawn_runs(int n, int64_t free_values, mr3d_tier tier, double first, double error(uint64_t i, int64_t free_values)) {
   double ref[ROWS * COLS], got[ROWS * COLS];
   float errors[MR3D_MANY_RUNS][ROWS * COLS];
   const float *runs[MR3D_MANY_RUNS];
-  for (int r = 0; r < n; r++) {
-    runs[r] = errors[r];
-    for (uint64_t i = 0; i < ROWS * COLS; i++) errors[r][i] = drawn_error((uint64_t)r, i, free_values);
+  for (uint64_t i = 0; i < ROWS * COLS; i++) {
+    const bool massive = first != 1 && i % COLS == 0;
+    ref[i] = massive ? first : 1, got[i] = ref[i] + error(i, free_values);
+    for (int r = 0; r < n; r++) runs[r] = errors[r], errors[r][i] = massive ? 0 : drawn_error((uint64_t)r, i, free_values);
   }
-  for (uint64_t i = 0; i < ROWS * COLS; i++) ref[i] = 1, got[i] = 1 + (alike ? (double)drawn_error(MR3D_MANY_RUNS, i, free_values) : 1e-6);
   const mr3d_tensor expected = {.name = "hidden", .dtype = MR3D_F64, .rank = 2, .shape = {ROWS, COLS}, .data = ref};
   const mr3d_output output = {.expected = &expected, .units = mr3d_tier_units(tier), .tier = tier, .threads = 1, .rows = ROWS, .cols = COLS, .heads = 1, .per_head = ROWS, .ref = ref, .got = got};
   mr3d_tensor_verdict verdict = {.passed = true};
   mr3d_judge_by_yardstick(&output, "hidden", n, runs, &verdict);
+  return verdict;
+}
+
+static mr3d_statistic tensor_rule(int n, int64_t free_values, mr3d_tier tier, double error(uint64_t i, int64_t free_values)) {
+  const mr3d_tensor_verdict verdict = judged_by_drawn_runs(n, free_values, tier, 1, error);
   assert_true(statistic(&verdict, "tensor")->tested && statistic(&verdict, "tensor")->passed);
   return *statistic(&verdict, "tensor");
 }
 
-static double tensor_limit_of(int64_t free_values, mr3d_tier tier) { return tensor_rule(MR3D_MANY_RUNS, free_values, tier, false).limit; }
+static double as_a_run(uint64_t i, int64_t free_values) { return (double)drawn_error(MR3D_MANY_RUNS, i, free_values); }
+static double next_to_none(uint64_t i, int64_t free_values) { return (void)i, (void)free_values, 1e-6; }
+static double one_rounding(uint64_t i, int64_t free_values) { return (void)free_values, i % COLS != 0 ? 1e-6 : i / COLS % 2 ? 0x1p-24 * 1e5 : -0x1p-24 * 1e5; }
+
+static double tensor_limit_of(int64_t free_values, mr3d_tier tier) { return tensor_rule(MR3D_MANY_RUNS, free_values, tier, next_to_none).limit; }
 
 /** Each run against the others: were it among those that it is measured by, it would seem smaller, and an equal the larger for it: 1.05 of four, the fewest that decide; 200 rows know it to 0.008. */
 static void one_run_more_scores_one(void **state) {
   (void)state;
-  const double score = tensor_rule(4, 0, MR3D_FP32, true).value;
+  const double score = tensor_rule(4, 0, MR3D_FP32, as_a_run).value;
   if (!(fabs(score - 1) < 0.03)) fail_msg("a run's equal scores %g", score);
+}
+
+/** Where all runs store a massive value right and the backend one rounding off; its row's other errors are a hundredth of that. */
+static void a_stored_value_may_be_off_by_its_rounding_where_no_run_errs(void **state) {
+  (void)state;
+  const mr3d_tensor_verdict verdict = judged_by_drawn_runs(MR3D_FEW_RUNS, 0, MR3D_FP32, 1e5, one_rounding);
+  if (!verdict.passed) fail_msg("%s", verdict.problem);
 }
 
 /** 4 sigma of n values (docs/tolerance.md, "Rows that err together"): 2.0 for nine, and 0.7 of that where storage decides. */
@@ -830,6 +846,7 @@ int main(void) {
       cmocka_unit_test(nearest_and_stochastic_arithmetic_of_a_layer_pass),
       cmocka_unit_test(an_exact_answer_needs_no_yardstick),
       cmocka_unit_test(one_run_more_scores_one),
+      cmocka_unit_test(a_stored_value_may_be_off_by_its_rounding_where_no_run_errs),
       cmocka_unit_test(rows_that_err_together_are_as_few_as_what_they_share),
       cmocka_unit_test(a_failure_is_declared_only_after_thirty_two_runs),
       cmocka_unit_test(a_layer_with_one_wrong_token_fails_at_every_tier),
