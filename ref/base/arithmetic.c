@@ -7,6 +7,7 @@
 
 #include "mr3d/ops.h"
 #include "product.h"
+#include "side_by_side.h"
 
 mr3d_arithmetic mr3d_arithmetic_of(mr3d_tier tier, mr3d_rounding rounding, bool shared, uint64_t seed) {
   mr3d_arithmetic arithmetic = {.tier = tier, .units = mr3d_tier_units(tier), .rounding = rounding, .shared = shared, .points = ~0u, .seed = seed};
@@ -91,25 +92,36 @@ static inline double to_spacing(double value, int digits, int min_exponent, doub
   memcpy(&spacing, &spacing_bits, sizeof spacing);
   memcpy(&inverse, &inverse_bits, sizeof inverse);
   const double magic = 0x1.8p52;
-  const double rounded = (value * inverse + threshold + magic - magic) * spacing;
-  return copysign(fabs(rounded) <= max ? rounded : rounded * INFINITY, value); /* NaN stays NaN */
+  const double rounded = fabs((value * inverse + threshold + magic - magic) * spacing), infinite = rounded * INFINITY;
+  return copysign(rounded <= max ? rounded : infinite, value); /* NaN stays NaN */
 }
+
+MR3D_SIDE_BY_SIDE static void round_to_nearest(const mr3d_rounder *rounder, int64_t columns, double *y) {
+  const int digits = rounder->digits, least = rounder->min_exponent;
+  const double max = rounder->max;
+#pragma omp simd
+  for (int64_t c = 0; c < columns; c++)
+    y[c] = to_spacing(y[c], digits, least, max, 0);
+}
+
+MR3D_SIDE_BY_SIDE static void round_by_thresholds(const mr3d_rounder *rounder, uint64_t key, uint64_t step, int64_t columns, double *y) {
+  const int digits = rounder->digits, least = rounder->min_exponent;
+  const double max = rounder->max;
+#pragma omp simd
+  for (int64_t c = 0; c < columns; c++)
+    y[c] = to_spacing(y[c], digits, least, max, (mr3d_double_of(word(key, (uint64_t)c * step) >> 52) + 0.5) * 0x1p-12 - 0.5);
+}
+
+/** Whether all columns of a row have the threshold, or the noise, of the first. */
+static uint64_t column_step(const mr3d_rounder *rounder) { return rounder->shared && rounder->equal_columns ? 0 : 1; }
 
 void mr3d_round_row(const mr3d_rounder *rounder, int64_t batch, int64_t group, int64_t row, int64_t columns, double *y) {
   if (!rounder->on)
     return;
-  const int digits = rounder->digits, least = rounder->min_exponent;
-  const double max = rounder->max;
-  if (!rounder->stochastic) {
-    for (int64_t c = 0; c < columns; c++)
-      y[c] = to_spacing(y[c], digits, least, max, 0);
-    return;
-  }
-  const uint64_t key = row_key(rounder, batch, group, row), step = rounder->shared && rounder->equal_columns ? 0 : 1;
-  for (int64_t c = 0; c < columns; c++) {
-    const double threshold = ((double)(int64_t)(word(key, (uint64_t)c * step) >> 52) + 0.5) * 0x1p-12 - 0.5;
-    y[c] = to_spacing(y[c], digits, least, max, threshold);
-  }
+  if (rounder->stochastic)
+    round_by_thresholds(rounder, row_key(rounder, batch, group, row), column_step(rounder), columns, y);
+  else
+    round_to_nearest(rounder, columns, y);
 }
 
 void mr3d_round(const mr3d_context *context, mr3d_rounding_point point, int64_t batches, int64_t groups, int64_t rows, int64_t columns, double *y) {
@@ -124,8 +136,22 @@ void mr3d_round(const mr3d_context *context, mr3d_rounding_point point, int64_t 
 
 /** The `normal` of docs/generator.md: four 16-bit fields, centred, unit variance. */
 static inline double normal(uint64_t w) {
-  const int64_t sum = (int64_t)(w & 0xFFFF) + (int64_t)(w >> 16 & 0xFFFF) + (int64_t)(w >> 32 & 0xFFFF) + (int64_t)(w >> 48);
-  return (double)(sum - 131070) * 0x1.bb67ae86627e8p-16;
+  const uint64_t sum = (w & 0xFFFF) + (w >> 16 & 0xFFFF) + (w >> 32 & 0xFFFF) + (w >> 48);
+  return (mr3d_double_of(sum) - 131070) * 0x1.bb67ae86627e8p-16;
+}
+
+MR3D_SIDE_BY_SIDE static void normals(uint64_t key, uint64_t step, int64_t columns, double *noise) {
+#pragma omp simd
+  for (int64_t c = 0; c < columns; c++)
+    noise[c] = normal(word(key, (uint64_t)c * step));
+}
+
+void mr3d_noise_row(const mr3d_rounder *rounder, int64_t batch, int64_t group, int64_t row, int64_t columns, double *noise) {
+  if (rounder->on && rounder->stochastic)
+    normals(row_key(rounder, batch, group, row), column_step(rounder), columns, noise);
+  else
+    for (int64_t c = 0; c < columns; c++)
+      noise[c] = 0;
 }
 
 double mr3d_noise_at(const mr3d_rounder *rounder, int64_t batch, int64_t group, int64_t row, int64_t column) {
@@ -134,14 +160,19 @@ double mr3d_noise_at(const mr3d_rounder *rounder, int64_t batch, int64_t group, 
   return normal(word(row_key(rounder, batch, group, row), (uint64_t)column));
 }
 
+MR3D_SIDE_BY_SIDE static void add_noise(uint64_t key, uint64_t step, double factor, int64_t columns, const float *squares, const double *start, double *y) {
+  if (start == NULL)
+#pragma omp simd
+    for (int64_t c = 0; c < columns; c++)
+      y[c] += sqrt(factor * (0.5 * (double)squares[c])) * normal(word(key, (uint64_t)c * step));
+  else
+#pragma omp simd
+    for (int64_t c = 0; c < columns; c++)
+      y[c] += sqrt(factor * (start[c] * start[c] + 0.5 * (double)squares[c])) * normal(word(key, (uint64_t)c * step));
+}
+
 void mr3d_noise_add(const mr3d_rounder *rounder, int64_t batch, int64_t group, int64_t row, int64_t columns, int64_t K, const float *squares,
                     const double *start, double *y) {
-  if (!rounder->on || !rounder->stochastic)
-    return;
-  const uint64_t key = row_key(rounder, batch, group, row), step = rounder->shared && rounder->equal_columns ? 0 : 1;
-  const double factor = rounder->ua * rounder->ua / 3 * (double)K;
-  for (int64_t c = 0; c < columns; c++) {
-    const double begun = start != NULL ? start[c] : 0;
-    y[c] += sqrt(factor * (begun * begun + 0.5 * (double)squares[c])) * normal(word(key, (uint64_t)c * step));
-  }
+  if (rounder->on && rounder->stochastic)
+    add_noise(row_key(rounder, batch, group, row), column_step(rounder), rounder->ua * rounder->ua / 3 * (double)K, columns, squares, start, y);
 }

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "hash.h"
+#include "side_by_side.h"
 
 #define WORDS 4          /* of one Philox block */
 #define CHUNK 1024       /* elements drawn at a time: words and values stay in the first-level cache */
@@ -62,8 +63,8 @@ mr3d_dist mr3d_dist_named(const char *name) {
   return (mr3d_dist)dist;
 }
 
-/* 16-bit field of a word, the lowest first; by way of a signed type, which converts in one instruction. */
-static inline double field(uint64_t word, int index) { return (double)(int32_t)(word >> 16 * index & 0xFFFF); }
+/* 16-bit field of a word, the lowest first. */
+static inline double field(uint64_t word, int index) { return mr3d_double_of(word >> 16 * index & 0xFFFF); }
 
 static inline double uniform(uint64_t word, double lo, double hi) {
   return lo + (hi - lo) * ((double)(int64_t)(word >> 11) * 0x1p-53);
@@ -79,7 +80,7 @@ static inline double heavy(uint64_t w) {
 }
 
 /* Elements first .. first+count-1 of the stream's row-major tensor with `rows` by `columns` in its last two axes. */
-static void draw_elements(const mr3d_draw *draw, mr3d_stream stream, int64_t first, int64_t count, int64_t rows, int64_t columns,
+MR3D_SIDE_BY_SIDE static void draw_elements(const mr3d_draw *draw, mr3d_stream stream, int64_t first, int64_t count, int64_t rows, int64_t columns,
                           double *value) {
   uint64_t word[CHUNK];
   if (draw->dist != MR3D_CONST && draw->dist != MR3D_ONEHOT)
@@ -90,10 +91,12 @@ static void draw_elements(const mr3d_draw *draw, mr3d_stream stream, int64_t fir
       value[i] = uniform(word[i], draw->lo, draw->hi);
     break;
   case MR3D_NORMAL:
+#pragma omp simd
     for (int64_t i = 0; i < count; i++)
       value[i] = normal(word[i]);
     break;
   case MR3D_HEAVY:
+#pragma omp simd
     for (int64_t i = 0; i < count; i++)
       value[i] = heavy(word[i]);
     break;
@@ -113,8 +116,10 @@ static void draw_elements(const mr3d_draw *draw, mr3d_stream stream, int64_t fir
       value[i] = (first + i) % columns == (first + i) / columns % rows % columns;
     break;
   }
+  const double scale = draw->scale, shift = draw->shift;
+#pragma omp simd
   for (int64_t i = 0; i < count; i++)
-    value[i] = value[i] * draw->scale + draw->shift; /* two roundings: nothing here is contracted */
+    value[i] = value[i] * scale + shift; /* two roundings: nothing here is contracted */
   if (draw->outlier_every > 0)
     for (int64_t i = 0; i < count; i++)
       if ((first + i) % columns % draw->outlier_every == draw->outlier_every - 1)

@@ -28,19 +28,21 @@ static int64_t last_visible(const bool *visible, int64_t K) {
 
 /**
  * Scores to probabilities, over visible keys: p = exp(s - max) / sum, the sum in key order; 0 for hidden keys, and everywhere in a row without
- * visible keys.
+ * visible keys. `noise` has room for a row.
  */
-static void softmax(const bool *visible, int64_t keys, const roundings *r, int64_t batch, int64_t head, int64_t row, double *s) {
+static void softmax(const bool *visible, int64_t keys, const roundings *r, int64_t batch, int64_t head, int64_t row, double *noise, double *s) {
   const int64_t seen = last_visible(visible, keys);
   double max = -INFINITY, sum = 0;
   for (int64_t j = 0; j < seen; j++)
+  if (r->softmax_noise.on)
+    mr3d_noise_row(&r->softmax_noise, batch, head, row, seen, noise);
     if (visible[j] && s[j] > max)
       max = s[j];
   for (int64_t j = 0; j < seen; j++) {
     const double below = s[j] - max;
     s[j] = visible[j] ? exp(below) : 0;
     if (r->softmax_noise.on && visible[j])
-      s[j] *= 1 + r->softmax_noise.ua * (1 + fabs(below)) * mr3d_noise_at(&r->softmax_noise, batch, head, row, r->softmax_noise.shared ? 0 : j);
+      s[j] *= 1 + r->softmax_noise.ua * (1 + fabs(below)) * noise[j];
     sum = sum + s[j];
   }
   mr3d_divide(seen, sum, s);
@@ -78,8 +80,8 @@ static void attend(const mr3d_attention_in *in, const roundings *r, const statis
     const int64_t seen = last_visible(visible + i * K, K);
     keys = seen > keys ? seen : keys;
   }
-  double *scores = mr3d_allocate_unset(queries * keys, sizeof *scores);
-  float *squares = r->score_noise.on && r->score_noise.stochastic ? mr3d_allocate(queries * (keys > D ? keys : D), sizeof *squares) : NULL;
+  double *scores = mr3d_allocate_unset(queries * keys, sizeof *scores), *noise = mr3d_allocate_unset(keys, sizeof *noise);
+  float *squares = r->score_noise.on && r->score_noise.stochastic ? mr3d_allocate_unset(queries * (keys > D ? keys : D), sizeof *squares) : NULL;
 
   const mr3d_product_in dot = {.rows = queries, .in = D, .out = keys, .x = in->query + ((b * in->H + h) * in->q + first) * D, .x_row = D,
                                .w = in->key + kv, .w_out = D, .w_in = 1, .y_row = keys};
@@ -94,7 +96,7 @@ static void attend(const mr3d_attention_in *in, const roundings *r, const statis
     mr3d_round_row(&r->score, b, h, first + i, keys, s);
     if (traced->max != NULL)
       take_statistics(traced, (b * in->H + h) * in->q + first + i, visible + i * K, keys, s);
-    softmax(visible + i * K, keys, r, b, h, first + i, s);
+    softmax(visible + i * K, keys, r, b, h, first + i, noise, s);
   }
 
   double *context = y + ((b * in->H + h) * in->q + first) * D;
@@ -109,6 +111,7 @@ static void attend(const mr3d_attention_in *in, const roundings *r, const statis
   }
   free(scores);
   free(squares);
+  free(noise);
 }
 
 static double *rounded_copy(const mr3d_context *context, int64_t B, int64_t heads, int64_t rows, int64_t D, const double *x) {
@@ -130,7 +133,7 @@ static double *rounded_copy(const mr3d_context *context, int64_t B, int64_t head
  *
  * Traced: max, mean and log(sum of exp(s)) of a query's visible scores, scores_max, scores_mean and scores_lse.
  *
- * Emulated: product inputs, scores, probabilities and the context are stored; both products accumulate with noise; each exponential is off by a
+ * Emulated: product inputs, scores, probabilities and the context are stored; both products are fused and accumulate with noise; each exponential is off by a
  * relative ua (1 + |s - max|). Error: mr3d_attention_scale with u = ua = 2^-53.
  */
 void mr3d_attention(const mr3d_context *context, const mr3d_attention_in *in, double *y) {

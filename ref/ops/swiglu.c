@@ -1,5 +1,6 @@
 /** SwiGLU: the gate of the MLP (spec.md section 6). */
 #include <math.h>
+#include <stdlib.h>
 
 #include "../base/product.h"
 #include "mr3d/ops.h"
@@ -25,9 +26,13 @@ void mr3d_swiglu(const mr3d_context *context, const mr3d_swiglu_in *in, double *
     double *row = y + r * in->n;
     for (int64_t i = 0; i < in->n; i++)
       row[i] = silu(gate[i]);
-    if (noise.on)
+    if (noise.on) {
+      double *strayed = mr3d_allocate_unset(in->n, sizeof *strayed);
+      mr3d_noise_row(&noise, 0, 0, r, in->n, strayed);
       for (int64_t i = 0; i < in->n; i++)
-        row[i] *= 1 + noise.ua * (1 + fabs(gate[i]) / 4) * mr3d_noise_at(&noise, 0, 0, r, i);
+        row[i] *= 1 + noise.ua * (1 + fabs(gate[i]) / 4) * strayed[i];
+      free(strayed);
+    }
     mr3d_round_row(&activated, 0, 0, r, in->n, row);
     for (int64_t i = 0; i < in->n; i++)
       row[i] = row[i] * up[i];

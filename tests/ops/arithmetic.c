@@ -156,6 +156,40 @@ static void run_is_a_function_of_its_seed_at_any_thread_count(void **state) {
   free(other);
 }
 
+/** A short row is done one by one and a long one several at a time. */
+static void elements_done_side_by_side_are_those_done_one_by_one(void **state) {
+  (void)state;
+  enum { N = 70 };
+  const double special[] = {0, -0.0, 1, 65520, -65520, 0x1p-24, -0x1p-25, 3e-5, INFINITY, -INFINITY, NAN, 1e300, -1e300, 0x1p-149, -0x1p-160, 0x1p-1040, FLT_MAX, 0x1.FFp127};
+  double *x = numbers(N, 3, 1), *row = unwritten(N), *part = unwritten(N);
+  float squares[N];
+  for (int i = 0; i < N; i++) {
+    squares[i] = (float)(x[i] * x[i]);
+    if (i % 3 == 0) x[i] = special[i / 3 % (int)(sizeof special / sizeof *special)];
+  }
+  for (int tier = 0; tier < MR3D_N_TIERS; tier++)
+    for (int mode = 0; mode < 3; mode++) {
+      run r;
+      start(&r, (mr3d_tier)tier, mode == 0 ? MR3D_NEAREST : MR3D_STOCHASTIC, mode == 2, 5, 1);
+      const mr3d_rounder rounder = mr3d_rounder_at(&r.context, mode == 2 ? MR3D_AT_SCORE : MR3D_AT_NORM), noise = mr3d_rounder_at(&r.context, MR3D_AT_ACCUMULATION);
+      for (int what = 0; what < 4; what++) {
+        for (int n = N; n > 0; n--) {
+          double *y = n == N ? row : part;
+          memcpy(y, x, (size_t)n * sizeof *y);
+          if (what == 0) mr3d_round_row(&rounder, 1, 2, 3, n, y);
+          else if (what == 1) mr3d_noise_row(&noise, 1, 2, 3, n, y);
+          else mr3d_noise_add(&noise, 1, 2, 3, n, 64, squares, what == 2 ? NULL : x, y);
+          assert_same_bits(y, row, n);
+        }
+        for (int c = 0; c < N && what == 1; c++)
+          assert_true(row[c] == mr3d_noise_at(&noise, 1, 2, 3, c));
+      }
+    }
+  free(x);
+  free(row);
+  free(part);
+}
+
 static void without_arithmetic_or_with_its_point_off_nothing_changes(void **state) {
   (void)state;
   double x[3] = {0.1, 1e300, -7.7}, y[3] = {0.1, 1e300, -7.7};
@@ -705,6 +739,7 @@ int main(void) {
       cmocka_unit_test(representable_values_stay),
       cmocka_unit_test(shared_thresholds_depend_on_head_and_column_but_not_on_batch_and_token),
       cmocka_unit_test(run_is_a_function_of_its_seed_at_any_thread_count),
+      cmocka_unit_test(elements_done_side_by_side_are_those_done_one_by_one),
       cmocka_unit_test(without_arithmetic_or_with_its_point_off_nothing_changes),
       cmocka_unit_test(accumulation_noise_has_the_variance_of_its_formula),
       cmocka_unit_test(emulated_float_angles_spread_like_honest_ones_and_are_the_same_in_every_call),

@@ -91,6 +91,8 @@ void mr3d_round(const mr3d_context *, mr3d_rounding_point, int64_t batches, int6
  */
 void mr3d_noise_add(const mr3d_rounder *, int64_t batch, int64_t group, int64_t row, int64_t columns, int64_t K, const float *squares,
                     const double *start, double *y);
+/** Standard normal values, at most 3.46, one a column; zeros where the rounder is off or nearest. */
+void mr3d_noise_row(const mr3d_rounder *, int64_t batch, int64_t group, int64_t row, int64_t columns, double *noise);
 /** A standard normal value of that place, at most 3.46; 0 where the rounder is off or nearest. */
 double mr3d_noise_at(const mr3d_rounder *, int64_t batch, int64_t group, int64_t row, int64_t column);
 
