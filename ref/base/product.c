@@ -6,6 +6,7 @@
 #else
 #define omp_get_num_procs() 1
 #endif
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,16 +22,34 @@
 #define UNROLLED _Pragma("GCC unroll 8")
 #define ITSELF(w) (w)
 #define SQUARE(w) (float)((w) * (w))
+#define PLAIN(sum, x, w) ((sum) + (x) * (w))
+#define FUSED(sum, x, w) fma(x, w, sum)
+#define FUSED_SINGLE(sum, x, w) fmaf(x, w, sum)
 
 /* 16 bytes: SSE2 and NEON; elsewhere the compiler takes the vectors apart. */
+typedef double pair __attribute__((vector_size(16), aligned(8), may_alias));
+typedef float quad __attribute__((vector_size(16), aligned(4), may_alias));
+#define FUSED_PAIR(sum, x, w) ((pair){fma(x, (w)[0], (sum)[0]), fma(x, (w)[1], (sum)[1])})
+#define FUSED_QUAD(sum, x, w) ((quad){fmaf(x, (w)[0], (sum)[0]), fmaf(x, (w)[1], (sum)[1]), fmaf(x, (w)[2], (sum)[2]), fmaf(x, (w)[3], (sum)[3])})
+
 #define TILE_REAL double
 #define TILE_OF ITSELF
 #define TILE_BYTES 16
 #define TILE_VECTORS 2
 #define TILE_TARGET
-#define TILE_SUMS sums_portable
-#define TILE_BLOCK block_portable
-#define TILE_FEW few_portable
+#define TILE_STEP PLAIN
+#define TILE_TERM PLAIN
+#define TILE_NAME(part) part##_portable
+#include "product_tile.h"
+
+#define TILE_REAL double
+#define TILE_OF ITSELF
+#define TILE_BYTES 16
+#define TILE_VECTORS 2
+#define TILE_TARGET
+#define TILE_STEP FUSED_PAIR
+#define TILE_TERM FUSED
+#define TILE_NAME(part) part##_fused_portable
 #include "product_tile.h"
 
 #define TILE_REAL float
@@ -38,30 +57,47 @@
 #define TILE_BYTES 16
 #define TILE_VECTORS 2
 #define TILE_TARGET
-#define TILE_SUMS sums_squares_portable
-#define TILE_BLOCK block_squares_portable
-#define TILE_FEW few_squares_portable
+#define TILE_STEP FUSED_QUAD
+#define TILE_TERM FUSED_SINGLE
+#define TILE_NAME(part) part##_squares_portable
 #include "product_tile.h"
 
 #if defined(__x86_64__)
+#include <immintrin.h>
+
+#define AVX2 __attribute__((target("avx2,fma"))) /* no processor has the first alone */
+#define AVX512 __attribute__((target("avx512f")))
+
 #define TILE_REAL double
 #define TILE_OF ITSELF
 #define TILE_BYTES 32
 #define TILE_VECTORS 2
-#define TILE_TARGET __attribute__((target("avx2")))
-#define TILE_SUMS sums_avx2
-#define TILE_BLOCK block_avx2
-#define TILE_FEW few_avx2
+#define TILE_TARGET AVX2
+#define TILE_STEP PLAIN
+#define TILE_TERM PLAIN
+#define TILE_NAME(part) part##_avx2
 #include "product_tile.h"
 
+#define FUSED_256(sum, x, w) (vector) _mm256_fmadd_pd(_mm256_set1_pd(x), (__m256d)(w), (__m256d)(sum))
+#define TILE_REAL double
+#define TILE_OF ITSELF
+#define TILE_BYTES 32
+#define TILE_VECTORS 2
+#define TILE_TARGET AVX2
+#define TILE_STEP FUSED_256
+#define TILE_TERM FUSED
+#define TILE_NAME(part) part##_fused_avx2
+#include "product_tile.h"
+
+#define FUSED_256_SINGLE(sum, x, w) (vector) _mm256_fmadd_ps(_mm256_set1_ps(x), (__m256)(w), (__m256)(sum))
 #define TILE_REAL float
 #define TILE_OF SQUARE
 #define TILE_BYTES 32
 #define TILE_VECTORS 2
-#define TILE_TARGET __attribute__((target("avx2")))
-#define TILE_SUMS sums_squares_avx2
-#define TILE_BLOCK block_squares_avx2
-#define TILE_FEW few_squares_avx2
+#define TILE_TARGET AVX2
+#define TILE_STEP FUSED_256_SINGLE
+#define TILE_TERM FUSED_SINGLE
+#define TILE_NAME(part) part##_squares_avx2
 #include "product_tile.h"
 
 /* Four registers side by side: the processor has 32, and one with 512 bits takes two turns on some. */
@@ -69,39 +105,51 @@
 #define TILE_OF ITSELF
 #define TILE_BYTES 64
 #define TILE_VECTORS 4
-#define TILE_TARGET __attribute__((target("avx512f")))
-#define TILE_SUMS sums_avx512
-#define TILE_BLOCK block_avx512
+#define TILE_TARGET AVX512
+#define TILE_STEP PLAIN
+#define TILE_TERM PLAIN
+#define TILE_NAME(part) part##_avx512
 #define TILE_FEW few_avx2
-#define TILE_TAKES_FEW
 #include "product_tile.h"
 
+#define FUSED_512(sum, x, w) (vector) _mm512_fmadd_pd(_mm512_set1_pd(x), (__m512d)(w), (__m512d)(sum))
+#define TILE_REAL double
+#define TILE_OF ITSELF
+#define TILE_BYTES 64
+#define TILE_VECTORS 4
+#define TILE_TARGET AVX512
+#define TILE_STEP FUSED_512
+#define TILE_TERM FUSED
+#define TILE_NAME(part) part##_fused_avx512
+#define TILE_FEW few_fused_avx2
+#include "product_tile.h"
+
+#define FUSED_512_SINGLE(sum, x, w) (vector) _mm512_fmadd_ps(_mm512_set1_ps(x), (__m512)(w), (__m512)(sum))
 #define TILE_REAL float
 #define TILE_OF SQUARE
 #define TILE_BYTES 64
 #define TILE_VECTORS 4
-#define TILE_TARGET __attribute__((target("avx512f")))
-#define TILE_SUMS sums_squares_avx512
-#define TILE_BLOCK block_squares_avx512
+#define TILE_TARGET AVX512
+#define TILE_STEP FUSED_512_SINGLE
+#define TILE_TERM FUSED_SINGLE
+#define TILE_NAME(part) part##_squares_avx512
 #define TILE_FEW few_squares_avx2
-#define TILE_TAKES_FEW
 #include "product_tile.h"
 
 static int widest_wanted = 64;
 static int vector_bytes(void) {
-  return widest_wanted >= 64 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx2") ? 64 : widest_wanted >= 32 && __builtin_cpu_supports("avx2") ? 32 : 16;
+  const bool has_256 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), has_512 = has_256 && __builtin_cpu_supports("avx512f");
+  return widest_wanted >= 64 && has_512 ? 64 : widest_wanted >= 32 && has_256 ? 32 : 16;
 }
 int mr3d_product_widest(int bytes) {
   widest_wanted = bytes;
   return vector_bytes();
 }
+#define VERSION(name) (vector_bytes() == 64 ? name##_avx512 : vector_bytes() == 32 ? name##_avx2 : name##_portable)
 #else
-#define block_avx512 block_portable
-#define block_avx2 block_portable
-#define block_squares_avx512 block_squares_portable
-#define block_squares_avx2 block_squares_portable
 static int vector_bytes(void) { return 16; }
 int mr3d_product_widest(int bytes) { return (void)bytes, vector_bytes(); }
+#define VERSION(name) name##_portable
 #endif
 
 int mr3d_thread_count(int threads) { return threads > 0 ? threads : omp_get_num_procs(); }
@@ -158,7 +206,7 @@ static void few_stored(const mr3d_product_in *p, int64_t first, int64_t count, d
 }
 
 void mr3d_product(const mr3d_product_in *p, int threads, double *y) {
-  const int bytes = vector_bytes();
+  void (*const of_block)(const mr3d_product_in *, const double *, int64_t, int64_t, int64_t, double *, double *) = p->fused ? VERSION(block_fused) : VERSION(block);
   (void)threads; /* without OpenMP */
 #pragma omp parallel for num_threads(mr3d_thread_count(threads)) schedule(dynamic) if (block_count(p) > 1 && threads != 1)
   for (int64_t block = 0; block < block_count(p); block++) {
@@ -167,7 +215,7 @@ void mr3d_product(const mr3d_product_in *p, int threads, double *y) {
       continue;
     }
     double packed[BLOCK_OUTPUTS * TILE_DEPTH];
-    (bytes == 64 ? block_avx512 : bytes == 32 ? block_avx2 : block_portable)(p, p->x, p->x_row, block * BLOCK_OUTPUTS, block_size(p, block), packed, y);
+    of_block(p, p->x, p->x_row, block * BLOCK_OUTPUTS, block_size(p, block), packed, y);
   }
 }
 
@@ -181,16 +229,16 @@ void mr3d_divide(int64_t count, double by, double *x) {
 }
 
 void mr3d_product_squares(const mr3d_product_in *p, int threads, float *squares) {
-  const int bytes = vector_bytes();
+  void (*const of_block)(const mr3d_product_in *, const float *, int64_t, int64_t, int64_t, float *, float *) = VERSION(block_squares);
   (void)threads; /* without OpenMP */
-  float *x = mr3d_allocate(p->rows * p->in, sizeof *x);
+  float *x = mr3d_allocate_unset(p->rows * p->in, sizeof *x);
   for (int64_t r = 0; r < p->rows; r++)
     for (int64_t i = 0; i < p->in; i++)
       x[r * p->in + i] = SQUARE(p->x[r * p->x_row + i]);
 #pragma omp parallel for num_threads(mr3d_thread_count(threads)) schedule(dynamic) if (block_count(p) > 1 && threads != 1)
   for (int64_t block = 0; block < block_count(p); block++) {
     float packed[BLOCK_OUTPUTS * TILE_DEPTH];
-    (bytes == 64 ? block_squares_avx512 : bytes == 32 ? block_squares_avx2 : block_squares_portable)(p, x, p->in, block * BLOCK_OUTPUTS, block_size(p, block), packed, squares);
+    of_block(p, x, p->in, block * BLOCK_OUTPUTS, block_size(p, block), packed, squares);
   }
   free(x);
 }

@@ -5,7 +5,12 @@
  *
  *     sum = 0 (onto: y[r][o]);  for i = 0 .. in-1:  sum = sum + x[r][i] * w[o][i];  y[r][o] = sum
  *
- * on every processor and at every thread count, because the loop is vectorised across outputs and never along a sum.
+ * on every processor and at every thread count, because the loop is vectorised across outputs and never along a sum. A `fused` product is what
+ * emulated runs take, in which much more than a rounding of binary64 is astray: each term joins its sum in one rounding,
+ *
+ *     sum = fma(x[r][i], w[o][i], sum)
+ *
+ * with the same bits everywhere, too, in two thirds of the instructions.
  */
 #ifndef MR3D_PRODUCT_H
 #define MR3D_PRODUCT_H
@@ -26,13 +31,15 @@ typedef struct mr3d_product_in {
   int64_t w_out, w_in;
   int64_t y_row;
   bool onto; /* y holds what each sum starts from: a sum in pieces has the bits of the whole one */
-  const mr3d_tensor *stored; /* in place of w: [out,in] in a narrower type, aligned; each element is widened, which is exact. Not for mr3d_product_squares */
+  bool fused;
+  const mr3d_tensor *stored; /* in place of w: [out,in] in a narrower type, aligned; each element is widened, which is exact. Neither fused nor for mr3d_product_squares */
 } mr3d_product_in;
 
 void mr3d_product(const mr3d_product_in *, int threads, double *y);
 
 /**
- * squares[r][o] = sum_i (x[r][i] * w[o][i])^2 in binary32: what an emulated accumulation's noise is made of. Terms whose square is below
+ * squares[r][o] = sum_i (x[r][i] * w[o][i])^2 in binary32, fused: what an emulated accumulation's noise is made of. Each factor is squared and rounded
+ * before the product; terms whose square is below
  * binary32's range count as 0.
  */
 void mr3d_product_squares(const mr3d_product_in *, int threads, float *squares);

@@ -4,14 +4,15 @@
  *   TILE_REAL      double or float              TILE_OF(w)    what is packed for a weight: w, or its square
  *   TILE_BYTES     bytes of a vector register   TILE_VECTORS  registers side by side in a tile
  *   TILE_TARGET    target attribute of the functions, or nothing
- *   TILE_SUMS      name of the inner function   TILE_BLOCK    name of the outer one
- *   TILE_FEW       name of that for few rows; where TILE_TAKES_FEW is defined one that is there already
+ *   TILE_STEP(sum, x, w)  a vector of sums with a term more, x * w added in two roundings or in one; TILE_TERM: the same for one sum
+ *   TILE_NAME(part)  name of a function: sums, the inner one; block, the outer one; few, that for few rows
+ *   TILE_FEW       where defined, the one for few rows, which is there already
  */
 
 /**
  * sums[r][o] += x[r][i] * packed[i][o] for i = 0 .. in-1 in order, o = 0 .. width-1; `fresh`: from 0. They stay in registers; `rows` is 1 or TILE_ROWS.
  */
-TILE_TARGET static void TILE_SUMS(int64_t rows, int64_t in, const TILE_REAL *x, int64_t x_row, const TILE_REAL *packed, bool fresh, TILE_REAL *sums, int64_t sums_row) {
+TILE_TARGET static void TILE_NAME(sums)(int64_t rows, int64_t in, const TILE_REAL *x, int64_t x_row, const TILE_REAL *packed, bool fresh, TILE_REAL *sums, int64_t sums_row) {
   typedef TILE_REAL vector __attribute__((vector_size(TILE_BYTES), aligned(sizeof(TILE_REAL)), may_alias));
   enum { lanes = TILE_BYTES / sizeof(TILE_REAL), width = lanes * TILE_VECTORS };
   if (rows == 1) {
@@ -20,7 +21,7 @@ TILE_TARGET static void TILE_SUMS(int64_t rows, int64_t in, const TILE_REAL *x, 
       sum[v] = fresh ? (vector){0} : *(const vector *)(sums + v * lanes);
     for (int64_t i = 0; i < in; i++)
       UNROLLED for (int v = 0; v < TILE_VECTORS; v++)
-        sum[v] = sum[v] + x[i] * *(const vector *)(packed + i * width + v * lanes);
+        sum[v] = TILE_STEP(sum[v], x[i], *(const vector *)(packed + i * width + v * lanes));
     UNROLLED for (int v = 0; v < TILE_VECTORS; v++)
       *(vector *)(sums + v * lanes) = sum[v];
     return;
@@ -32,15 +33,15 @@ TILE_TARGET static void TILE_SUMS(int64_t rows, int64_t in, const TILE_REAL *x, 
   for (int64_t i = 0; i < in; i++)
     UNROLLED for (int r = 0; r < TILE_ROWS; r++)
       UNROLLED for (int v = 0; v < TILE_VECTORS; v++)
-        sum[r][v] = sum[r][v] + x[r * x_row + i] * *(const vector *)(packed + i * width + v * lanes);
+        sum[r][v] = TILE_STEP(sum[r][v], x[r * x_row + i], *(const vector *)(packed + i * width + v * lanes));
   UNROLLED for (int r = 0; r < TILE_ROWS; r++)
     UNROLLED for (int v = 0; v < TILE_VECTORS; v++)
       *(vector *)(sums + r * sums_row + v * lanes) = sum[r][v];
 }
 
-#ifndef TILE_TAKES_FEW
+#ifndef TILE_FEW
 /** Outputs first .. first+count-1 of few rows, without packing. FEW_SUMS of them side by side hide how long an addition takes. */
-TILE_TARGET static void TILE_FEW(const mr3d_product_in *p, const TILE_REAL *x, int64_t x_row, int64_t first, int64_t count, TILE_REAL *y) {
+TILE_TARGET static void TILE_NAME(few)(const mr3d_product_in *p, const TILE_REAL *x, int64_t x_row, int64_t first, int64_t count, TILE_REAL *y) {
   for (int64_t o = first; o < first + count; o += FEW_SUMS) {
     const int64_t n = first + count - o < FEW_SUMS ? first + count - o : FEW_SUMS;
     const double *w[FEW_SUMS];
@@ -52,19 +53,19 @@ TILE_TARGET static void TILE_FEW(const mr3d_product_in *p, const TILE_REAL *x, i
         memcpy(sum, y + r * p->y_row + o, sizeof(TILE_REAL) * (size_t)n);
       for (int64_t i = 0; i < p->in; i++)
         UNROLLED for (int k = 0; k < FEW_SUMS; k++)
-          sum[k] = sum[k] + x[r * x_row + i] * TILE_OF(w[k][i]);
+          sum[k] = TILE_TERM(sum[k], x[r * x_row + i], TILE_OF(w[k][i]));
       memcpy(y + r * p->y_row + o, sum, sizeof(TILE_REAL) * (size_t)n);
     }
   }
 }
-
+#define TILE_FEW TILE_NAME(few)
 #endif
 
 /**
  * Outputs first .. first+count-1 of all rows, TILE_DEPTH terms at a time: y carries the sums from one stretch of terms to the next.
  * packed holds BLOCK_OUTPUTS * TILE_DEPTH elements.
  */
-TILE_TARGET static void TILE_BLOCK(const mr3d_product_in *p, const TILE_REAL *x, int64_t x_row, int64_t first, int64_t count,
+TILE_TARGET static void TILE_NAME(block)(const mr3d_product_in *p, const TILE_REAL *x, int64_t x_row, int64_t first, int64_t count,
                                    TILE_REAL *packed, TILE_REAL *y) {
   if (p->rows <= MR3D_FEW_ROWS && p->w_in == 1) {
     TILE_FEW(p, x, x_row, first, count, y);
@@ -92,7 +93,7 @@ TILE_TARGET static void TILE_BLOCK(const mr3d_product_in *p, const TILE_REAL *x,
         const bool whole = count - o >= width;
         for (int64_t k = 0; k < rows && !whole && !fresh; k++)
           memcpy(ragged + k * width, sums + k * p->y_row, bytes);
-        TILE_SUMS(rows, depth, x + r * x_row + start, x_row, packed + o * TILE_DEPTH, fresh, whole ? sums : ragged, whole ? p->y_row : width);
+        TILE_NAME(sums)(rows, depth, x + r * x_row + start, x_row, packed + o * TILE_DEPTH, fresh, whole ? sums : ragged, whole ? p->y_row : width);
         for (int64_t k = 0; k < rows && !whole; k++)
           memcpy(sums + k * p->y_row, ragged + k * width, bytes);
       }
@@ -104,7 +105,7 @@ TILE_TARGET static void TILE_BLOCK(const mr3d_product_in *p, const TILE_REAL *x,
 #undef TILE_BYTES
 #undef TILE_VECTORS
 #undef TILE_TARGET
-#undef TILE_SUMS
-#undef TILE_BLOCK
+#undef TILE_STEP
+#undef TILE_TERM
+#undef TILE_NAME
 #undef TILE_FEW
-#undef TILE_TAKES_FEW

@@ -11,6 +11,7 @@ enum { QUERY_TILE = 64 }; /* queries of one head worked on together; any number 
 
 /** All roundings of one call, in the order of the computation. */
 typedef struct roundings {
+  bool emulated;
   mr3d_rounder score_noise, score, softmax_noise, probability, probability_input, context_noise, context;
 } roundings;
 
@@ -84,7 +85,7 @@ static void attend(const mr3d_attention_in *in, const roundings *r, const statis
   float *squares = r->score_noise.on && r->score_noise.stochastic ? mr3d_allocate_unset(queries * (keys > D ? keys : D), sizeof *squares) : NULL;
 
   const mr3d_product_in dot = {.rows = queries, .in = D, .out = keys, .x = in->query + ((b * in->H + h) * in->q + first) * D, .x_row = D,
-                               .w = in->key + kv, .w_out = D, .w_in = 1, .y_row = keys};
+                               .w = in->key + kv, .w_out = D, .w_in = 1, .y_row = keys, .fused = r->emulated};
   mr3d_product(&dot, 1, scores);
   if (squares != NULL)
     mr3d_product_squares(&dot, 1, squares);
@@ -100,7 +101,7 @@ static void attend(const mr3d_attention_in *in, const roundings *r, const statis
   }
 
   double *context = y + ((b * in->H + h) * in->q + first) * D;
-  const mr3d_product_in mix = {.rows = queries, .in = keys, .out = D, .x = scores, .x_row = keys, .w = in->value + kv, .w_out = 1, .w_in = D, .y_row = D};
+  const mr3d_product_in mix = {.rows = queries, .in = keys, .out = D, .x = scores, .x_row = keys, .w = in->value + kv, .w_out = 1, .w_in = D, .y_row = D, .fused = r->emulated};
   mr3d_product(&mix, 1, context);
   if (squares != NULL)
     mr3d_product_squares(&mix, 1, squares);
@@ -145,6 +146,7 @@ void mr3d_attention(const mr3d_context *context, const mr3d_attention_in *in, do
     rounded.value = copies[2] = rounded_copy(context, in->B, in->G, in->K, in->D, in->value);
   }
   roundings r = {
+      .emulated = context->arithmetic != NULL,
       .score_noise = mr3d_rounder_at(context, MR3D_AT_ACCUMULATION), .score = mr3d_rounder_at(context, MR3D_AT_SCORE),
       .softmax_noise = mr3d_rounder_at(context, MR3D_AT_ACCUMULATION), .probability = mr3d_rounder_at(context, MR3D_AT_PROBABILITY),
       .probability_input = mr3d_rounder_at(context, MR3D_AT_PRODUCT_INPUT), .context_noise = mr3d_rounder_at(context, MR3D_AT_ACCUMULATION),

@@ -26,7 +26,7 @@ static mr3d_product_in product_of(const mr3d_linear_in *in) {
  * y [rows,out] = sum over i, in index order, of x[r,i] * weight[o,i], then + bias[o]. The same bits as mr3d_linear_plain, which is the
  * definition.
  *
- * Emulated: the inputs as the tier's product takes them (stored weights are in the tier's type already, so only tf32 narrows them), the
+ * Emulated: a fused product of the inputs as the tier's product takes them (stored weights are in the tier's type already, so only tf32 narrows them), the
  * accumulation's noise, the product stored, the biased sum stored. Error: mr3d_linear_scale with u = ua = 2^-53.
  */
 void mr3d_linear(const mr3d_context *context, const mr3d_linear_in *in, double *y) {
@@ -60,6 +60,7 @@ void mr3d_linear(const mr3d_context *context, const mr3d_linear_in *in, double *
 #pragma omp parallel for num_threads(mr3d_thread_count(context->threads))
     for (int64_t r = 0; r < in->rows; r++)
       mr3d_noise_add(&noise, 0, 0, r, in->out, in->in, squares + r * in->out, in->bias, y + r * in->out);
+  product.fused = true;
     free(squares);
   }
   if (in->bias != NULL) {

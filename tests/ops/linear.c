@@ -157,12 +157,26 @@ static void tf32_inputs_rounded_or_cut_stay_within_its_scale_and_bf16_inputs_do_
   free(y);
 }
 
+static void emulated_sums_are_fused(void **state) {
+  (void)state;
+  const double e = 0x1p-30, x[2] = {1, 1 + e}, w[2] = {-1, 1 - e}; /* (1 + e)(1 - e) rounds to 1 */
+  mr3d_arithmetic arithmetic = mr3d_arithmetic_of(MR3D_FP32, MR3D_NEAREST, false, 1);
+  arithmetic.points = 0;
+  uint64_t calls = 0;
+  double y = 5;
+  mr3d_linear(&(mr3d_context){&mr3d_reference_operators, &arithmetic, 1, &calls}, &(mr3d_linear_in){.rows = 1, .in = 2, .out = 1, .x = x, .weight = w}, &y);
+  assert_true(y == -e * e);
+  mr3d_linear(&exact, &(mr3d_linear_in){.rows = 1, .in = 2, .out = 1, .x = x, .weight = w}, &y);
+  assert_true(y == 0);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(rows_of_the_weight_are_outputs_and_the_bias_comes_last),
       cmocka_unit_test(sum_runs_in_index_order_and_starts_from_zero),
       cmocka_unit_test(every_size_has_the_bits_of_the_plain_loop_and_is_near_long_double),
       cmocka_unit_test(stored_weights_have_the_bits_of_widened_ones),
+      cmocka_unit_test(emulated_sums_are_fused),
       cmocka_unit_test(float_loops_stay_within_the_scale_wherever_they_start),
       cmocka_unit_test(tf32_inputs_rounded_or_cut_stay_within_its_scale_and_bf16_inputs_do_not),
   };

@@ -1,15 +1,15 @@
-/** The fast product has the bits of the plain loop, whatever the size, the strides, the instruction set and the threads. */
+/** The fast product has the bits of the plain loop, fused or not, whatever the size, the strides, the instruction set and the threads. */
 #include "../../ref/base/product.h"
 #include "ops_test.h"
 
 enum { MARGIN = 3 };
 
 /** x rows and y rows with gaps, w transposed or not; sentinels between and behind the rows of y. */
-static void compare(int64_t rows, int64_t in, int64_t out, bool transposed, bool onto, int threads) {
+static void compare(int64_t rows, int64_t in, int64_t out, bool transposed, bool onto, bool fused, int threads) {
   const int64_t x_row = in + MARGIN, y_row = out + MARGIN, w_out = transposed ? 1 : in, w_in = transposed ? out : 1;
   double *x = numbers(rows * x_row, 3, 1), *w = numbers(out * in, 1, 2), *y = unwritten(rows * y_row + MARGIN);
   float *squares = calloc((size_t)(rows * y_row + 1), sizeof *squares);
-  const mr3d_product_in p = {rows, in, out, x, x_row, w, w_out, w_in, y_row, onto};
+  const mr3d_product_in p = {rows, in, out, x, x_row, w, w_out, w_in, y_row, onto, fused};
   double *start = numbers(rows * y_row, 5, 3);
   for (int64_t i = 0; i < rows * y_row && onto; i++)
     if (i % y_row < out) {
@@ -20,14 +20,15 @@ static void compare(int64_t rows, int64_t in, int64_t out, bool transposed, bool
   mr3d_product_squares(&p, threads, squares);
   for (int64_t r = 0; r < rows; r++)
     for (int64_t o = 0; o < y_row; o++) {
-      double sum = onto ? start[r * y_row + o] : 0, square = onto && o < out ? fabs(start[r * y_row + o]) : 0;
+      double sum = onto ? start[r * y_row + o] : 0;
+      float square = onto && o < out ? (float)fabs(start[r * y_row + o]) : 0;
       for (int64_t i = 0; i < in && o < out; i++) {
-        sum = sum + x[r * x_row + i] * w[o * w_out + i * w_in];
-        square += pow(x[r * x_row + i] * w[o * w_out + i * w_in], 2);
+        const double a = x[r * x_row + i], b = w[o * w_out + i * w_in];
+        sum = fused ? fma(a, b, sum) : sum + a * b;
+        square = fmaf((float)(a * a), (float)(b * b), square);
       }
-      const double expected = o < out ? sum : 1e77;
-      assert_same_bits(&y[r * y_row + o], &expected, 1);
-      assert_near_at(r * y_row + o, (double)squares[r * y_row + o], square, 1e-4 * square);
+      const double expected[] = {o < out ? sum : 1e77, (double)square}, got[] = {y[r * y_row + o], (double)squares[r * y_row + o]};
+      assert_same_bits(got, expected, 2);
     }
   for (int64_t i = rows * y_row; i < rows * y_row + MARGIN; i++)
     assert_true(y[i] == 1e77);
@@ -45,13 +46,13 @@ static void awkward_sizes(void **state) {
                               {6, 448, 64}, {7, 449, 65}, {12, 447, 63}, {13, 897, 33}};
   for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++)
     for (int threads = 1; threads <= 3; threads++)
-      for (int mode = 0; mode < 4; mode++)
+      for (int mode = 0; mode < 8; mode++)
         for (int bytes = 64; bytes >= 16; bytes /= 2)
-          if (mr3d_product_widest(bytes) == bytes) compare(sizes[k][0], sizes[k][1], sizes[k][2], mode & 1, mode & 2, threads);
+          if (mr3d_product_widest(bytes) == bytes) compare(sizes[k][0], sizes[k][1], sizes[k][2], mode & 1, mode & 2, mode & 4, threads);
   mr3d_product_widest(64);
 }
 
-static void no_addition_is_fused_with_a_product(void **state) {
+static void an_addition_is_fused_with_a_product_only_where_asked(void **state) {
   (void)state;
   /* (1 + e)(1 - e) rounds to 1; fused with -1 it would leave -e^2 */
   const double e = 0x1p-30, x[2] = {1, 1 + e}, w[2] = {-1, 1 - e};
@@ -60,6 +61,8 @@ static void no_addition_is_fused_with_a_product(void **state) {
     mr3d_product_widest(bytes);
     mr3d_product(&(mr3d_product_in){1, 2, 1, x, 2, w, 2, 1, 1}, 1, &y);
     assert_true(y == 0);
+    mr3d_product(&(mr3d_product_in){1, 2, 1, x, 2, w, 2, 1, 1, .fused = true}, 1, &y);
+    assert_true(y == -e * e);
     double many[5 * 9], x4[10], w9[18];
     for (int i = 0; i < 10; i++)
       x4[i] = x[i % 2];
@@ -68,6 +71,9 @@ static void no_addition_is_fused_with_a_product(void **state) {
     mr3d_product(&(mr3d_product_in){5, 2, 9, x4, 2, w9, 2, 1, 9}, 1, many);
     for (int i = 0; i < 45; i++)
       assert_true(many[i] == 0);
+    mr3d_product(&(mr3d_product_in){5, 2, 9, x4, 2, w9, 2, 1, 9, .fused = true}, 1, many);
+    for (int i = 0; i < 45; i++)
+      assert_true(many[i] == -e * e);
   }
 }
 
@@ -102,7 +108,7 @@ static void quotients_side_by_side_are_those_of_a_plain_loop(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(awkward_sizes),
-      cmocka_unit_test(no_addition_is_fused_with_a_product),
+      cmocka_unit_test(an_addition_is_fused_with_a_product_only_where_asked),
       cmocka_unit_test(quotients_side_by_side_are_those_of_a_plain_loop),
       cmocka_unit_test(sum_over_nothing_is_plus_zero_and_infinities_stay_in_their_row),
   };
