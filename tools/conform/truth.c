@@ -97,7 +97,7 @@ mr3d_status mr3d_truth_step(mr3d_truth *truth, const mr3d_bundle *request, const
   truth->answers = grown(truth->answers, n, sizeof *truth->answers);
   truth->requests[n] = request;
   truth->answers[n] = fresh;
-  truth->has_line = truth->has_line && mr3d_request_line_add(&truth->line, truth->cache, truth->tier, request);
+  truth->has_line = truth->has_line && mr3d_op_is_composed(mr3d_bundle_get(request, "op")) && mr3d_request_line_add(&truth->line, truth->cache, truth->tier, request);
   *answer = fresh;
   return MR3D_OK;
 }

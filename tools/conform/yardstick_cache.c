@@ -27,13 +27,16 @@ static mr3d_status digest_file(const char *path, unsigned char digest[32], mr3d_
   return MR3D_OK;
 }
 
-/** The program and, where the reference is a shared library, that: the code that computes the runs. */
+/** The program and, where they are shared libraries, the reference and the judge: the code that computes the runs. */
 static mr3d_status digest_code(unsigned char digest[32], mr3d_error *error) {
-  unsigned char digests[2][32] = {{0}};
+  static const char *const symbols[] = {"mr3d_server_answer", "mr3d_truth_emulate"};
+  unsigned char digests[3][32] = {{0}};
   Dl_info info;
-  const void *symbol = dlsym(RTLD_DEFAULT, "mr3d_server_answer");
   mr3d_status status = digest_file("/proc/self/exe", digests[0], error);
-  if (status == MR3D_OK && symbol && dladdr(symbol, &info) && strchr(info.dli_fname, '/')) status = digest_file(info.dli_fname, digests[1], error);
+  for (int i = 0; i < 2 && status == MR3D_OK; i++) {
+    const void *symbol = dlsym(RTLD_DEFAULT, symbols[i]);
+    if (symbol && dladdr(symbol, &info) && strchr(info.dli_fname, '/')) status = digest_file(info.dli_fname, digests[i + 1], error);
+  }
   crypto_generichash(digest, 32, digests[0], sizeof digests, NULL, 0);
   return status;
 }
@@ -42,7 +45,9 @@ mr3d_status mr3d_yardstick_cache_open(const char *folder, mr3d_yardstick_cache *
   mr3d_yardstick_cache *cache = mr3d_allocate(1, sizeof *cache);
   struct stat there;
   mr3d_status status = MR3D_OK;
-  if (snprintf(cache->folder, sizeof cache->folder, "%s", folder) >= (int)sizeof cache->folder)
+  if (sodium_init() < 0) /* which finds the fastest hash for this processor */
+    status = mr3d_fail(error, MR3D_IO, "libsodium cannot start: the system gives no random bytes");
+  else if (snprintf(cache->folder, sizeof cache->folder, "%s", folder) >= (int)sizeof cache->folder)
     status = mr3d_fail(error, MR3D_IO, "the folder for yardstick runs is too long a path");
   else if ((mkdir(folder, 0777) != 0 && errno != EEXIST) || stat(folder, &there) != 0)
     status = mr3d_fail(error, MR3D_IO, "the folder for yardstick runs, %s, can't be made: %s; its parent must exist and be writable", folder, strerror(errno));
@@ -69,11 +74,14 @@ static void add_text(crypto_generichash_state *state, const char *text) {
   crypto_generichash_update(state, (const unsigned char *)text, length);
 }
 
-static void add_tensor(crypto_generichash_state *state, const mr3d_tensor *tensor) {
-  add_text(state, tensor->name);
-  add_text(state, mr3d_dtype_name(tensor->dtype));
-  crypto_generichash_update(state, (const unsigned char *)tensor->shape, (size_t)tensor->rank * sizeof *tensor->shape);
-  crypto_generichash_update(state, tensor->data, (size_t)mr3d_tensor_count(tensor) * mr3d_dtype_size(tensor->dtype));
+static void digest_tensor(const mr3d_tensor *tensor, unsigned char digest[32]) {
+  crypto_generichash_state state;
+  crypto_generichash_init(&state, NULL, 0, 32);
+  add_text(&state, tensor->name);
+  add_text(&state, mr3d_dtype_name(tensor->dtype));
+  crypto_generichash_update(&state, (const unsigned char *)tensor->shape, (size_t)tensor->rank * sizeof *tensor->shape);
+  crypto_generichash_update(&state, tensor->data, (size_t)mr3d_tensor_count(tensor) * mr3d_dtype_size(tensor->dtype));
+  crypto_generichash_final(&state, digest, 32);
 }
 
 bool mr3d_request_line_add(mr3d_request_line *line, const mr3d_yardstick_cache *cache, mr3d_tier tier, const mr3d_bundle *request) {
@@ -95,7 +103,12 @@ bool mr3d_request_line_add(mr3d_request_line *line, const mr3d_yardstick_cache *
     if (digest_file(value, digest, &error) != MR3D_OK) return false;
     crypto_generichash_update(&state, digest, sizeof digest);
   }
-  for (int i = 0; i < mr3d_bundle_count(request); i++) add_tensor(&state, mr3d_bundle_at(request, i));
+  const int n_tensors = mr3d_bundle_count(request);
+  unsigned char(*digests)[32] = mr3d_allocate(n_tensors, sizeof *digests);
+#pragma omp parallel for schedule(dynamic)
+  for (int i = 0; i < n_tensors; i++) digest_tensor(mr3d_bundle_at(request, i), digests[i]);
+  crypto_generichash_update(&state, digests[0], (size_t)n_tensors * sizeof *digests);
+  free(digests);
   crypto_generichash_final(&state, line->digest, sizeof line->digest);
   return true;
 }

@@ -1,7 +1,7 @@
 /**
  * Yardstick runs kept in a folder, so that the next backend, or the next run of the same one, need not compute them again.
  *
- * A kept run is found by what it depends on: the bytes of the program and the reference library that made it, tier, number of the run, and every request of the case
+ * A kept run is found by what it depends on: the bytes of the program and of the libraries, reference and judge, that made it, tier, number of the run, and every request of the case
  * so far, weights included. Nothing else names it, so a stale one is never found and the folder may be shared and deleted at any time.
  * Who can write to the folder can widen the yardstick: it is for one's own runs, and reports say how many runs came from it.
  */
