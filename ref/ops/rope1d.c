@@ -38,6 +38,7 @@ void mr3d_rope1d(const mr3d_context *context, const mr3d_rope1d_in *in, double *
  */
 void mr3d_rope1d_scale(const mr3d_units *units, const mr3d_rope1d_in *in, double *scale, double *turn) {
   const int64_t D = in->D, half = D / 2;
+#pragma omp parallel for collapse(3) if (in->B * in->heads * in->q * D > 16384)
   for (int64_t b = 0; b < in->B; b++)
     for (int64_t h = 0; h < in->heads; h++)
       for (int64_t i = 0; i < in->q; i++) {

@@ -38,6 +38,7 @@ void mr3d_rope3d(const mr3d_context *context, const mr3d_rope3d_in *in, double *
  */
 void mr3d_rope3d_scale(const mr3d_units *units, const mr3d_rope3d_in *in, double *scale, double *turn) {
   const int64_t F = in->Ds / 2;
+#pragma omp parallel for collapse(3) if (in->B * in->heads * in->N * in->Ds > 16384)
   for (int64_t b = 0; b < in->B; b++)
     for (int64_t h = 0; h < in->heads; h++)
       for (int64_t n = 0; n < in->N; n++)

@@ -266,16 +266,17 @@ static double limit_of_freedom(double freedom, bool narrow) { return fmax(TENSOR
 static double freedom_of(const yardstick *stick, const row_sums *sums, int64_t active_rows) {
   const mr3d_output *output = stick->output;
   const int64_t cols = output->cols, most = FREEDOM_ELEMENTS / cols < FREEDOM_ROWS ? FREEDOM_ELEMENTS / cols + 1 : FREEDOM_ROWS, step = (active_rows + most - 1) / most;
-  double gram[MR3D_MANY_RUNS][MR3D_MANY_RUNS] = {{0}}, overlap = 0, *work = mr3d_allocate(4 * cols, sizeof *work), *sigma = work + 3 * cols;
+  double gram[MR3D_MANY_RUNS][MR3D_MANY_RUNS] = {{0}}, overlap = 0, *work = mr3d_allocate((4 + stick->n) * cols, sizeof *work), *sigma = work + 3 * cols, *scaled = work + 4 * cols;
   int64_t seen = 0;
   for (int64_t r = 0; r < output->rows; r++) {
     if (!sums[r].active || seen++ % step != 0) continue;
     sum_squares(stick, r, work);
     sigmas_of(stick, r, -1, work, work + cols, work + 2 * cols, sigma);
     for (int a = 0; a < stick->n; a++)
+      for (int64_t i = 0; i < cols; i++) scaled[a * cols + i] = sigma[i] > 0 ? (double)stick->runs[a][r * cols + i] / sigma[i] : 0;
+    for (int a = 0; a < stick->n; a++)
       for (int b = 0; b <= a; b++)
-        for (int64_t i = 0; i < cols; i++)
-          if (sigma[i] > 0) gram[a][b] += (double)stick->runs[a][r * cols + i] * (double)stick->runs[b][r * cols + i] / (sigma[i] * sigma[i]);
+        for (int64_t i = 0; i < cols; i++) gram[a][b] += scaled[a * cols + i] * scaled[b * cols + i];
   }
   for (int a = 0; a < stick->n; a++)
     for (int b = 0; b < a; b++)
