@@ -291,15 +291,23 @@ mr3d_tensor *mr3d_bundle_borrow(mr3d_bundle *b, const char *name, mr3d_dtype dty
   return tensor;
 }
 
-mr3d_tensor *mr3d_bundle_add(mr3d_bundle *b, const char *name, mr3d_dtype dtype, int rank, const int64_t shape[]) {
+static mr3d_tensor *add_owned(mr3d_bundle *b, const char *name, mr3d_dtype dtype, int rank, const int64_t shape[], void *allocate(long long, unsigned long)) {
   mr3d_tensor *tensor = mr3d_bundle_borrow(b, name, dtype, rank, shape, NULL);
-  tensor->data = mr3d_allocate(mr3d_tensor_count(tensor), mr3d_dtype_size(dtype));
+  tensor->data = allocate(mr3d_tensor_count(tensor), mr3d_dtype_size(dtype));
   mr3d_bundle_keep(b, tensor->data, mr3d_tensor_bytes(tensor), release_block);
   return tensor;
 }
 
+mr3d_tensor *mr3d_bundle_add(mr3d_bundle *b, const char *name, mr3d_dtype dtype, int rank, const int64_t shape[]) {
+  return add_owned(b, name, dtype, rank, shape, mr3d_allocate);
+}
+
+mr3d_tensor *mr3d_bundle_add_unset(mr3d_bundle *b, const char *name, mr3d_dtype dtype, int rank, const int64_t shape[]) {
+  return add_owned(b, name, dtype, rank, shape, mr3d_allocate_unset);
+}
+
 mr3d_tensor *mr3d_bundle_copy(mr3d_bundle *b, const char *name, const mr3d_tensor *source) {
-  mr3d_tensor *tensor = mr3d_bundle_add(b, name != NULL ? name : source->name, source->dtype, source->rank, source->shape);
+  mr3d_tensor *tensor = mr3d_bundle_add_unset(b, name != NULL ? name : source->name, source->dtype, source->rank, source->shape);
   memcpy(tensor->data, source->data, mr3d_tensor_bytes(source));
   return tensor;
 }

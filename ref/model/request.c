@@ -169,11 +169,12 @@ static mr3d_status read_values(mr3d_request *r, mr3d_kind kind, const mr3d_tenso
   if (kind == MR3D_KIND_FLAG) return check_flags(r, tensor);
   if (kind >= MR3D_KIND_INTEGER) return check_integers(r, kind, tensor);
   if (tensor->dtype != MR3D_F64) {
-    double *converted = mr3d_request_memory(r, mr3d_tensor_count(tensor), sizeof *converted);
+    double *converted = mr3d_allocate_unset(mr3d_tensor_count(tensor), sizeof *converted);
+    mr3d_request_own(r, converted);
     mr3d_tensor_to_double(tensor, converted);
     *values = converted;
   }
-  return kind == MR3D_KIND_POINTS ? MR3D_OK : mr3d_check_finite(tensor->name, tensor, *values, r->error);
+  return kind == MR3D_KIND_POINTS || r->finite ? MR3D_OK : mr3d_check_finite(tensor->name, tensor, *values, r->error);
 }
 
 /* ---- presence ---- */

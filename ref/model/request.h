@@ -71,7 +71,7 @@ typedef struct mr3d_request {
   mr3d_config config;      /**< the request's, or its session's where one is open */
   mr3d_tier tier;
   mr3d_context context;
-  bool with_scale;
+  bool with_scale, finite; /**< of the server */
   mr3d_units units;
   mr3d_session *session;   /**< the open session of the name asked for, or NULL */
   bool has_points;         /**< the call marks at least one token as a point */

@@ -50,6 +50,8 @@ mr3d_server *mr3d_server_new(const mr3d_server_options *options) {
   server->emulate = options->emulate;
   server->with_scale = options->with_scale;
   server->kept = options->kept;
+  server->squares = options->squares;
+  server->finite = options->finite;
   server->init_missing = options->init_missing;
   server->init_seed = options->init_seed;
   server->tracer = options->tracer;
@@ -116,8 +118,9 @@ mr3d_status mr3d_server_answer(mr3d_server *server, const mr3d_bundle *request, 
       .server = server,
       .bundle = request,
       .answer = mr3d_bundle_new(),
-      .context = {.op = server->operators, .arithmetic = server->emulate ? &server->arithmetic : NULL, .threads = server->threads, .calls = &calls},
+      .context = {.op = server->operators, .arithmetic = server->emulate ? &server->arithmetic : NULL, .threads = server->threads, .calls = &calls, .squares = server->squares},
       .with_scale = server->with_scale,
+      .finite = server->finite,
       .error = error ? error : &unread,
   };
   const int callers_threads = omp_get_max_threads();

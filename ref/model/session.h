@@ -38,8 +38,9 @@ const char *mr3d_session_list(const mr3d_session *table, char text[400]);
 struct mr3d_server {
   const mr3d_operators *operators;
   mr3d_arithmetic arithmetic;
-  bool emulate, with_scale, init_missing;
+  bool emulate, with_scale, finite, init_missing;
   uint64_t init_seed;
+  mr3d_kept_squares *squares;
   const mr3d_tracer *tracer;
   const mr3d_watch *watch;
   int threads;

@@ -34,9 +34,9 @@ static int64_t last_visible(const bool *visible, int64_t K) {
 static void softmax(const bool *visible, int64_t keys, const roundings *r, int64_t batch, int64_t head, int64_t row, double *noise, double *s) {
   const int64_t seen = last_visible(visible, keys);
   double max = -INFINITY, sum = 0;
-  for (int64_t j = 0; j < seen; j++)
   if (r->softmax_noise.on)
     mr3d_noise_row(&r->softmax_noise, batch, head, row, seen, noise);
+  for (int64_t j = 0; j < seen; j++)
     if (visible[j] && s[j] > max)
       max = s[j];
   for (int64_t j = 0; j < seen; j++) {
@@ -111,12 +111,12 @@ static void attend(const mr3d_attention_in *in, const roundings *r, const statis
     mr3d_round_row(&r->context, b, h, first + i, D, context + i * D);
   }
   free(scores);
-  free(squares);
   free(noise);
+  free(squares);
 }
 
 static double *rounded_copy(const mr3d_context *context, int64_t B, int64_t heads, int64_t rows, int64_t D, const double *x) {
-  double *copy = mr3d_allocate(B * heads * rows * D, sizeof *copy);
+  double *copy = mr3d_allocate_unset(B * heads * rows * D, sizeof *copy);
   memcpy(copy, x, (size_t)(B * heads * rows * D) * sizeof *copy);
   mr3d_round(context, MR3D_AT_PRODUCT_INPUT, B, heads, rows, D, copy);
   return copy;

@@ -22,6 +22,22 @@ static mr3d_product_in product_of(const mr3d_linear_in *in) {
                            .stored = in->weight == NULL ? in->stored : NULL};
 }
 
+/** Sums of the terms' squares: those that another run has kept, else computed. *own is what the caller is to free, or NULL. */
+static const float *squares_of(const mr3d_context *context, const mr3d_product_in *product, uint64_t call, float **own) {
+  mr3d_kept_squares *kept = context->squares;
+  const float *found = kept != NULL ? mr3d_kept_squares_find(kept, call) : NULL;
+  *own = NULL;
+  if (found != NULL)
+    return found;
+  float *squares = mr3d_allocate_unset(product->rows * product->out, sizeof *squares);
+  mr3d_product_squares(product, context->threads, squares);
+  if (kept != NULL && !mr3d_kept_squares_are_complete(kept))
+    mr3d_kept_squares_add(kept, call, squares);
+  else
+    *own = squares;
+  return squares;
+}
+
 /**
  * y [rows,out] = sum over i, in index order, of x[r,i] * weight[o,i], then + bias[o]. The same bits as mr3d_linear_plain, which is the
  * definition.
@@ -40,12 +56,13 @@ void mr3d_linear(const mr3d_context *context, const mr3d_linear_in *in, double *
     return;
   }
 
-  double *x = mr3d_allocate(in->rows * in->in, sizeof *x), *weight = NULL;
+  double *x = mr3d_allocate_unset(in->rows * in->in, sizeof *x), *weight = NULL;
   memcpy(x, in->x, (size_t)(in->rows * in->in) * sizeof *x);
   mr3d_round(context, MR3D_AT_PRODUCT_INPUT, 1, 1, in->rows, in->in, x);
   product.x = x;
+  product.fused = true;
   if (context->arithmetic->units.up > context->arithmetic->units.u) {
-    weight = mr3d_allocate(in->out * in->in, sizeof *weight);
+    weight = mr3d_allocate_unset(in->out * in->in, sizeof *weight);
     memcpy(weight, in->weight, (size_t)(in->out * in->in) * sizeof *weight);
     /* rows of a weight are outputs, not tokens: never one threshold for all of them */
     mr3d_round(context, MR3D_AT_PRODUCT_INPUT, 1, in->out, 1, in->in, weight);
@@ -53,15 +70,15 @@ void mr3d_linear(const mr3d_context *context, const mr3d_linear_in *in, double *
   }
   mr3d_product(&product, context->threads, y);
 
+  const uint64_t call = *context->calls;
   const mr3d_rounder noise = mr3d_rounder_at(context, MR3D_AT_ACCUMULATION);
   if (noise.on && noise.stochastic) {
-    float *squares = mr3d_allocate(in->rows * in->out, sizeof *squares);
-    mr3d_product_squares(&product, context->threads, squares);
+    float *own;
+    const float *squares = squares_of(context, &product, call, &own);
 #pragma omp parallel for num_threads(mr3d_thread_count(context->threads))
     for (int64_t r = 0; r < in->rows; r++)
       mr3d_noise_add(&noise, 0, 0, r, in->out, in->in, squares + r * in->out, in->bias, y + r * in->out);
-  product.fused = true;
-    free(squares);
+    free(own);
   }
   if (in->bias != NULL) {
     mr3d_round(context, MR3D_AT_BEFORE_BIAS, 1, 1, in->rows, in->out, y);
@@ -75,7 +92,7 @@ void mr3d_linear(const mr3d_context *context, const mr3d_linear_in *in, double *
 }
 
 static double *sizes_of(int64_t count, const double *x) {
-  double *sizes = mr3d_allocate(count, sizeof *sizes);
+  double *sizes = mr3d_allocate_unset(count, sizeof *sizes);
   for (int64_t i = 0; i < count; i++)
     sizes[i] = fabs(x[i]);
   return sizes;
@@ -93,7 +110,7 @@ void mr3d_linear_scale(const mr3d_units *units, const mr3d_linear_in *in, double
   const double K = (double)in->in, c = units->narrow ? fmax(sqrt(K), K / 16) : sqrt(K), u = units->narrow ? units->u : 0;
   const double before_bias = units->narrow ? mr3d_stored_unit(units, MR3D_AT_BEFORE_BIAS) : 0;
   const int64_t count = in->rows * in->out;
-  double *xw = mr3d_allocate(count, sizeof *xw), *size = mr3d_allocate(count, sizeof *size);
+  double *xw = mr3d_allocate_unset(count, sizeof *xw), *size = mr3d_allocate_unset(count, sizeof *size);
   double *x_size = sizes_of(in->rows * in->in, in->x), *weight_size = sizes_of(in->out * in->in, in->weight);
   float *squares = mr3d_allocate(count, sizeof *squares);
   mr3d_product_in product = product_of(in);

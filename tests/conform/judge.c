@@ -611,6 +611,73 @@ static void a_failure_is_declared_only_after_thirty_two_runs(void **state) {
   drop(&p);
 }
 
+/** Errors of run r in one truth against another's, both with the same names. */
+static void assert_same_errors(const mr3d_bundle *got, const mr3d_bundle *expected, const char *tier, int run, int threads) {
+  assert_int_equal(mr3d_bundle_count(got), mr3d_bundle_count(expected));
+  for (int i = 0; i < mr3d_bundle_count(expected); i++) {
+    const mr3d_tensor *a = mr3d_bundle_at(got, i), *b = mr3d_bundle_at(expected, i);
+    assert_string_equal(a->name, b->name);
+    if (memcmp(a->data, b->data, (size_t)mr3d_tensor_count(b) * sizeof(float)) != 0) fail_msg("%s, run %d, %d threads: other errors of %s", tier, run, threads, b->name);
+  }
+}
+
+static void runs_made_side_by_side_are_those_made_one_after_another(void **state) {
+  (void)state;
+  for (int tier = 0; tier < MR3D_N_TIERS; tier++) {
+    problem p = pose(layer_request((mr3d_tier)tier, 3, 1, 48));
+    mr3d_truth_emulate(p.truth, MR3D_FEW_RUNS);
+    const int threads[] = {2, 3, 5, 12};
+    for (int t = 0; t < 4; t++) {
+      const mr3d_bundle *answer;
+      mr3d_error error = {0};
+      mr3d_truth *truth = mr3d_truth_new((mr3d_tier)tier, NULL, NULL, threads[t]);
+      assert_int_equal(mr3d_truth_step(truth, p.request, &answer, &error), MR3D_OK);
+      if (t % 2) mr3d_truth_emulate(truth, 4);
+      mr3d_truth_emulate(truth, MR3D_FEW_RUNS);
+      for (int r = 0; r < MR3D_FEW_RUNS; r++) assert_same_errors(truth->runs[r].errors, p.truth->runs[r].errors, mr3d_tier_name((mr3d_tier)tier), r, threads[t]);
+      mr3d_truth_free(&truth);
+    }
+    drop(&p);
+  }
+}
+
+static mr3d_bundle *generated_request(mr3d_tier tier) {
+  mr3d_bundle *r = request_of("prefill", tier);
+  mr3d_bundle_set(r, "session", "s");
+  mr3d_bundle_set(r, "weights", "generated:3"); /* drawn by the tier */
+  draw(r, "inputs_embeds", mr3d_tier_storage(tier), normal, 3, SHAPE(1, 6, 128));
+  int64_t *mask = mr3d_bundle_add(r, "attention_mask", MR3D_I64, SHAPE(1, 6))->data;
+  for (int i = 0; i < 6; i++) mask[i] = 1;
+  return r;
+}
+
+/** The first run's errors are those of a server of its own, the others' to within what no one sees: they take the size of their noise from the first. */
+static void runs_err_as_servers_of_their_own_would(void **state) {
+  (void)state;
+  for (int i = 0; i < 2 * MR3D_N_TIERS; i++) {
+    const int tier = i / 2;
+    problem p = pose(i % 2 ? generated_request((mr3d_tier)tier) : layer_request((mr3d_tier)tier, 3, 1, 48));
+    mr3d_truth_emulate(p.truth, MR3D_FEW_RUNS);
+    for (int r = 0; r < MR3D_FEW_RUNS; r++) {
+      mr3d_bundle *answer = emulated_answer(p.request, mr3d_arithmetic_of((mr3d_tier)tier, MR3D_STOCHASTIC, r % 2, (uint64_t)r + 1));
+      for (int t = 0; t < mr3d_bundle_count(answer); t++) {
+        const mr3d_tensor *own = mr3d_bundle_at(answer, t), *expected = mr3d_bundle_find(p.answer, own->name);
+        const float *errors = mr3d_emulated_errors(&p.truth->runs[r], expected);
+        double apart = 0, size = 0;
+        for (int64_t j = 0; j < mr3d_tensor_count(own); j++) {
+          const double error = ((double *)own->data)[j] - ((double *)expected->data)[j];
+          apart += pow((double)errors[j] - error, 2);
+          size += error * error;
+        }
+        const double most = i % 2 || r == 0 ? 1e-7 /* of binary32 */ : 1e-3;
+        if (!(size > 0 && sqrt(apart / size) < most)) fail_msg("%s, run %d: errors of %s are %g of their size apart", mr3d_tier_name((mr3d_tier)tier), r, own->name, sqrt(apart / size));
+      }
+      mr3d_bundle_free(&answer);
+    }
+    drop(&p);
+  }
+}
+
 static void a_layer_with_one_wrong_token_fails_at_every_tier(void **state) {
   (void)state;
   for (int tier = 0; tier < MR3D_N_TIERS; tier++) {
@@ -849,6 +916,8 @@ int main(void) {
       cmocka_unit_test(a_stored_value_may_be_off_by_its_rounding_where_no_run_errs),
       cmocka_unit_test(rows_that_err_together_are_as_few_as_what_they_share),
       cmocka_unit_test(a_failure_is_declared_only_after_thirty_two_runs),
+      cmocka_unit_test(runs_made_side_by_side_are_those_made_one_after_another),
+      cmocka_unit_test(runs_err_as_servers_of_their_own_would),
       cmocka_unit_test(a_layer_with_one_wrong_token_fails_at_every_tier),
       cmocka_unit_test(binary64_is_judged_by_its_own_errors),
       cmocka_unit_test(keys_and_values_of_a_layer_are_judged_too),

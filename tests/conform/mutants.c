@@ -8,6 +8,7 @@
 #include "run.h"
 #include "scratch.h"
 #include "trial.h"
+#include "widened_request.h"
 
 static mr3d_lessons lessons;
 
@@ -550,7 +551,7 @@ static void named_when_accepted(const cases *from, const char *id, const char *m
   mr3d_reply reply = {.kind = MR3D_REPLY_ANSWER};
   for (int s = 0; s <= last; s++) {
     if (mr3d_posing_request(&posed, s, &error) != MR3D_OK || mr3d_posing_answer(&posed, s, NULL, &error) != MR3D_OK) fail_msg("%s: %s", id, error.message);
-    mr3d_bundle *request = mr3d_trial_request(posed.requests[s], widened);
+    mr3d_bundle *request = mr3d_widened_request(posed.requests[s], widened);
     mr3d_bundle_free(&reply.answer);
     if (mr3d_mutant_server_answer(server, request, &reply.answer, &error) != MR3D_OK) fail_msg("%s refuses: %s", mutant, error.message);
     mr3d_bundle_free(&request);

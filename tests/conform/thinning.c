@@ -5,6 +5,7 @@
 #include "posing.h"
 #include "thinning.h"
 #include "trial.h"
+#include "widened_request.h"
 
 #define TOKENS 5
 
@@ -98,14 +99,14 @@ static int drop_prefill(void **state) {
 
 static void a_decoders_last_layer_is_thinned_alone(void **state) {
   (void)state;
-  mr3d_bundle *request = mr3d_trial_request(posed.requests[0], true);
+  mr3d_bundle *request = mr3d_widened_request(posed.requests[0], true);
   assert_true(compare_all(request, "prefill", weights, 300, (int64_t[TOKENS]){0, 13, 150, 151, 299}, false) > 100);
   mr3d_bundle_free(&request);
 }
 
 static void the_first_tokens_need_no_later_ones_unless_the_mask_lets_them_look(void **state) {
   (void)state;
-  mr3d_bundle *request = mr3d_trial_request(posed.requests[0], true);
+  mr3d_bundle *request = mr3d_widened_request(posed.requests[0], true);
   assert_true(compare_all(request, "prefill", weights, 300, (int64_t[TOKENS]){0, 13, 20, 40, 59}, true) > 100);
   mr3d_bundle_free(&request);
 }

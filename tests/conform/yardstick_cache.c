@@ -146,6 +146,30 @@ static void kept_runs_give_the_very_statistics_of_computed_ones(void **state) {
   mr3d_yardstick_cache_close(&cache);
 }
 
+static void runs_that_are_not_kept_are_the_same_beside_kept_ones(void **state) {
+  (void)state;
+  mr3d_yardstick_cache *cache = opened();
+  problem p = pose(layer_request(MR3D_FP32, 3, 1, 30)); /* where runs take the size of their noise from the first */
+  const mr3d_request_line line = line_of(cache, MR3D_FP32, p.request);
+  mr3d_truth_emulate(p.truth, MR3D_FEW_RUNS);
+  for (int r = 0; r < 4; r += 3) mr3d_yardstick_cache_keep(cache, &line, r, p.truth->runs[r].errors);
+  mr3d_truth *truth = mr3d_truth_new(MR3D_FP32, NULL, NULL, 2);
+  mr3d_truth_keep_runs(truth, cache);
+  const mr3d_bundle *answer;
+  mr3d_error error = {0};
+  assert_int_equal(mr3d_truth_step(truth, p.request, &answer, &error), MR3D_OK);
+  mr3d_truth_emulate(truth, MR3D_FEW_RUNS);
+  assert_int_equal(mr3d_yardstick_cache_found(cache), 2);
+  for (int r = 0; r < MR3D_FEW_RUNS; r++)
+    for (int i = 0; i < mr3d_bundle_count(p.truth->runs[r].errors); i++) {
+      const mr3d_tensor *expected = mr3d_bundle_at(p.truth->runs[r].errors, i), *got = mr3d_bundle_find(truth->runs[r].errors, expected->name);
+      assert_memory_equal(got->data, expected->data, (size_t)mr3d_tensor_count(expected) * sizeof(float));
+    }
+  mr3d_truth_free(&truth);
+  drop(&p);
+  mr3d_yardstick_cache_close(&cache);
+}
+
 static void kept_runs_decide_and_a_damaged_one_is_computed_again(void **state) {
   (void)state;
   mr3d_yardstick_cache *cache = opened();
@@ -194,6 +218,7 @@ int main(void) {
       TEST(a_run_is_found_under_its_own_number_and_requests_alone),
       TEST(weights_count_by_their_bytes_and_not_by_their_path),
       TEST(kept_runs_give_the_very_statistics_of_computed_ones),
+      TEST(runs_that_are_not_kept_are_the_same_beside_kept_ones),
       TEST(kept_runs_decide_and_a_damaged_one_is_computed_again),
       TEST(a_folder_that_cannot_be_made_is_said),
   };

@@ -1,4 +1,6 @@
 /** Requests of single operators: names, types and shapes of the answers, and every form in which an input may come. */
+#include <math.h>
+
 #include "../../ref/model/request.h"
 #include "fixture.h"
 
@@ -459,6 +461,24 @@ static void scales_and_turns_stand_beside_their_outputs(void **state) {
   mr3d_server_free(&server);
 }
 
+static void values_that_were_looked_at_before_are_not_again(void **state) {
+  (void)state;
+  for (int finite = 0; finite < 2; finite++) {
+    mr3d_server *server = mr3d_server_new(&(mr3d_server_options){.threads = 1, .finite = finite});
+    mr3d_bundle *r = request("swiglu", CONFIG), *a = NULL;
+    add_reals(r, "gate", 1, SHAPE(1, 2, 4));
+    add_reals(r, "up", 1, SHAPE(1, 2, 4));
+    ((double *)mr3d_bundle_find(r, "up")->data)[5] = atof("nan");
+    mr3d_error error = {0};
+    assert_int_equal(mr3d_server_answer(server, r, &a, &error), finite ? MR3D_OK : MR3D_INVALID);
+    for (int i = 0; i < 8 && finite; i++) assert_true(isnan(((double *)mr3d_bundle_find(a, "y")->data)[i]) == (i == 5));
+    if (!finite) assert_non_null(strstr(error.message, "up[0,1,1] is NaN"));
+    mr3d_bundle_free(&a);
+    mr3d_bundle_free(&r);
+    mr3d_server_free(&server);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(splice_answers_sources_and_labels_when_given),
@@ -479,6 +499,7 @@ int main(void) {
       cmocka_unit_test(linear_adds_its_bias),
       cmocka_unit_test(attention_repeats_each_kv_head_for_neighbouring_query_heads),
       cmocka_unit_test(scan_becomes_cells_and_cells_tokens),
+      cmocka_unit_test(values_that_were_looked_at_before_are_not_again),
       cmocka_unit_test(scales_and_turns_stand_beside_their_outputs),
   };
   return cmocka_run_group_tests_name("answers of single operators", tests, NULL, NULL);

@@ -28,9 +28,11 @@ struct mr3d_truth {
   int n_steps;                 /* accepted requests */
   const mr3d_bundle **requests;
   mr3d_bundle **answers;
+  mr3d_bundle **widened;       /* the requests as runs are asked them; NULL until one is */
   double seconds;              /* of processor time that the answers took */
   mr3d_bundle *scaled;         /* the latest answer again with scale: and turn:, or NULL */
   mr3d_emulated runs[MR3D_MANY_RUNS];
+  mr3d_kept_squares *squares;  /* of the only step, that all runs share; NULL: each has its own */
   mr3d_yardstick_cache *cache; /* or NULL */
   mr3d_request_line line;      /* names the requests so far in it */
   bool has_line;

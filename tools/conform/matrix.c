@@ -13,6 +13,7 @@
 #include "posing.h"
 #include "thinning.h"
 #include "trial.h"
+#include "widened_request.h"
 #include "words.h"
 
 #define THIN_TOKENS 12    /* of many tokens of a hidden state or logits, this many are compared */
@@ -194,7 +195,7 @@ static mr3d_status run_steps(job *j, mr3d_error *error) {
   for (int s = 0; s < j->test->n_steps && status == MR3D_OK; s++) {
     status = ask_reference(j, s, error);
     if (status != MR3D_OK) break;
-    mr3d_bundle *request = mr3d_trial_request(j->posed.requests[s], !refuses);
+    mr3d_bundle *request = mr3d_widened_request(j->posed.requests[s], !refuses);
     if (s == 0 && j->test->n_steps > 1 && tokens_of(request) >= PART_FROM) {
       ask_all(j, servers, s, request, tokens_of(request) / 5);
       for (int m = 0; m <= n; m++)

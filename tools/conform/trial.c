@@ -3,8 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "mr3d/format.h"
 #include "thinning.h"
+#include "widened_request.h"
 
 struct mr3d_trial {
   int n_requests;
@@ -16,28 +16,12 @@ struct mr3d_trial {
   bool has_reference; /* its results are remembered */
 };
 
-mr3d_bundle *mr3d_trial_request(const mr3d_bundle *request, bool widened) {
-  mr3d_bundle *wide = mr3d_bundle_new();
-  for (int i = 0; i < mr3d_bundle_meta_count(request); i++) {
-    const char *key, *value;
-    mr3d_bundle_meta_at(request, i, &key, &value);
-    mr3d_bundle_set(wide, key, widened && strcmp(key, "tier") == 0 ? mr3d_tier_name(MR3D_FP64) : value);
-  }
-  for (int i = 0; i < mr3d_bundle_count(request); i++) {
-    const mr3d_tensor *tensor = mr3d_bundle_at(request, i);
-    if (widened && mr3d_dtype_is_float(tensor->dtype) && tensor->dtype != MR3D_F64)
-      mr3d_tensor_to_double(tensor, mr3d_bundle_add(wide, tensor->name, MR3D_F64, tensor->rank, tensor->shape)->data);
-    else mr3d_bundle_borrow(wide, tensor->name, tensor->dtype, tensor->rank, tensor->shape, tensor->data);
-  }
-  return wide;
-}
-
 mr3d_trial *mr3d_trial_new(int n_requests, mr3d_bundle *const requests[], const bool refused[], bool refusal_due, int64_t n_tokens, const int64_t tokens[],
                            mr3d_weights_cache *weights, int threads) {
   mr3d_trial *trial = mr3d_allocate(1, sizeof *trial);
   *trial = (mr3d_trial){.n_requests = n_requests, .refused = refused, .weights = weights, .threads = threads};
   trial->requests = mr3d_allocate(n_requests, sizeof *trial->requests);
-  for (int i = 0; i < n_requests; i++) trial->requests[i] = mr3d_trial_request(requests[i], !refusal_due);
+  for (int i = 0; i < n_requests; i++) trial->requests[i] = mr3d_widened_request(requests[i], !refusal_due);
   const mr3d_bundle *last = trial->requests[n_requests - 1];
   trial->thinning = mr3d_thinning_new(last, mr3d_bundle_find(last, "hidden") ? n_tokens : 0, tokens, false);
   if (mr3d_thinning_is_thin(trial->thinning)) trial->threads = 1; /* what is left is too little to share */

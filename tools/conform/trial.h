@@ -7,12 +7,6 @@
 typedef struct mr3d_trial mr3d_trial;
 
 /**
- * The same request; `widened`: at fp64, since the reference computes in binary64 at every tier and takes F64 as it lies. Other tensors are borrowed. A
- * request that is to be refused stays as it is: one of its types may be the reason.
- */
-mr3d_bundle *mr3d_trial_request(const mr3d_bundle *request, bool widened);
-
-/**
  * Prepares trials on these requests, which must outlive them: floating inputs are widened once for all mutants. Of a single layer over many tokens only
  * `tokens` (ascending, n_tokens of them) are computed, as thinning.h says; of other operators everything. Where the last request is one to be refused
  * nothing is widened: a type may be the reason. `refused` says which of the requests before the last one the backend refused.

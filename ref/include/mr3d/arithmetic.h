@@ -91,6 +91,21 @@ void mr3d_round(const mr3d_context *, mr3d_rounding_point, int64_t batches, int6
  */
 void mr3d_noise_add(const mr3d_rounder *, int64_t batch, int64_t group, int64_t row, int64_t columns, int64_t K, const float *squares,
                     const double *start, double *y);
+/**
+ * Sums of squared terms of a request's products (product.h), by number of the call. Runs of one request differ in them by their roundings alone, which
+ * no one sees in the size of a noise: the first run keeps them, and the others, once they are complete, find them.
+ */
+typedef struct mr3d_kept_squares mr3d_kept_squares;
+mr3d_kept_squares *mr3d_kept_squares_new(void);
+void mr3d_kept_squares_free(mr3d_kept_squares **);
+/** No run keeps anything more: from now on several may look at once. */
+void mr3d_kept_squares_complete(mr3d_kept_squares *);
+bool mr3d_kept_squares_are_complete(const mr3d_kept_squares *);
+/** Those of a call, NULL where there are none. */
+const float *mr3d_kept_squares_find(const mr3d_kept_squares *, uint64_t call);
+/** Takes malloc'ed memory over. */
+void mr3d_kept_squares_add(mr3d_kept_squares *, uint64_t call, float *squares);
+
 /** Standard normal values, at most 3.46, one a column; zeros where the rounder is off or nearest. */
 void mr3d_noise_row(const mr3d_rounder *, int64_t batch, int64_t group, int64_t row, int64_t columns, double *noise);
 /** A standard normal value of that place, at most 3.46; 0 where the rounder is off or nearest. */

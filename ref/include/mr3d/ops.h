@@ -32,6 +32,7 @@ typedef struct mr3d_tracer mr3d_tracer;
  *
  * `calls` numbers the roundings of an emulated run, so that layers do not share thresholds. The owner of the context sets it to where
  * the run's numbers start (0, or the number of the request << 32) and keeps it for all operators of the run; NULL without an arithmetic.
+ * `squares` (NULL: none) is what an emulated run has in common with others of the same request.
  *
  * `tracer` (mr3d/trace.h; NULL: none) is handed what passes between operators of the model; `layer` says of which one.
  */
@@ -40,6 +41,7 @@ struct mr3d_context {
   const mr3d_arithmetic *arithmetic;
   int threads;
   uint64_t *calls;
+  mr3d_kept_squares *squares;
   const mr3d_tracer *tracer;
   int64_t layer;
 };

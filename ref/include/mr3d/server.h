@@ -23,10 +23,12 @@ typedef struct mr3d_server_options {
   const mr3d_operators *operators;   /**< NULL: the reference */
   mr3d_arithmetic arithmetic;
   bool emulate;                      /**< use `arithmetic`; false: exact binary64 */
+  mr3d_kept_squares *squares;        /**< that emulated runs of one request share; borrowed, NULL: none */
   int threads;                       /**< 0: as many as the processor has */
   mr3d_weights_cache *weights;       /**< NULL: the server's own */
   uint32_t kept;                     /**< mr3d_units.kept of the scales: what the judged backend promises */
   bool with_scale;                   /**< add the judge's extra tensors, see mr3d_server_answer */
+  bool finite;                       /**< another server has answered these requests before: no value is looked at for NaN or infinity again */
   bool init_missing;                 /**< learned rotary parameters that a checkpoint lacks are drawn, by init_seed; false: refused */
   uint64_t init_seed;
   const mr3d_tracer *tracer;         /**< takes points of requests without metadata `trace` as they are computed, where answers would hold too much; NULL: no one */

@@ -60,6 +60,8 @@ void mr3d_bundle_free(mr3d_bundle **bundle);
 
 /** Adds a zeroed tensor that the bundle owns. Requires: the name is new, sizes are >= 0 (else it ends the program: a bug). */
 mr3d_tensor *mr3d_bundle_add(mr3d_bundle *bundle, const char *name, mr3d_dtype dtype, int rank, const int64_t shape[]);
+/** The same, holding anything: for a tensor that is written whole. */
+mr3d_tensor *mr3d_bundle_add_unset(mr3d_bundle *bundle, const char *name, mr3d_dtype dtype, int rank, const int64_t shape[]);
 /** Adds a tensor whose data the caller keeps alive and unchanged as long as the bundle. */
 mr3d_tensor *mr3d_bundle_borrow(mr3d_bundle *bundle, const char *name, mr3d_dtype dtype, int rank, const int64_t shape[],
                                 void *data);
