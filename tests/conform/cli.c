@@ -597,6 +597,17 @@ static void signals_of_a_backend_do_not_end_a_run(void **state) {
   assert_said("NOT COMPLIANT: 20 of 20 compared results failed"); /* it sends back what it was sent, but the run has come to its end */
 }
 
+/** One byte more behind the judge's library, which the loader does not see. */
+static void yardsticks_kept_by_another_version_of_the_judge_are_not_taken(void **state) {
+  (void)state;
+  static const char script[] =
+      "set -e; w=$(mktemp -d); trap 'rm -rf $w' EXIT; libs=$(dirname \"$MR3D\")/conform; mkdir $w/lib; cp \"$libs\"/libmr3d-judge.so.0 $w/lib/\n"
+      "run() { \"$MR3D\" check --backend builtin:emulated --tier fp32 --case attention-block/canonical-prefill --yardsticks $w/kept --quiet --json $w/r >/dev/null; grep -o 'yardsticks_taken\":[0-9]*' $w/r; }\n"
+      "run; run; printf x >>$w/lib/libmr3d-judge.so.0; export LD_LIBRARY_PATH=$w/lib:$LD_LIBRARY_PATH; run";
+  assert_int_equal(run_command(script), 0);
+  assert_string_equal(output, "yardsticks_taken\":0\nyardsticks_taken\":8\nyardsticks_taken\":0\n");
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       FACT(every_command_has_help),
@@ -620,6 +631,7 @@ int main(void) {
       FACT(compare_judges_at_another_tier),
       FACT(compare_follows_a_session),
       FACT(lists_are_complete_and_json_parses),
+      cmocka_unit_test(yardsticks_kept_by_another_version_of_the_judge_are_not_taken),
       cmocka_unit_test(signals_of_a_backend_do_not_end_a_run),
       cmocka_unit_test(catalogue_holds_36_whole_pitfalls),
       cmocka_unit_test(every_pitfall_of_cases_and_mutants_is_in_the_catalogue),
